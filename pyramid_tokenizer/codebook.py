@@ -1,0 +1,107 @@
+"""A codebook's two operations: the nearest entry of a vector, and k-means to fill the entries. Pure, seeded, float32."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from pyramid_tokenizer.errors import DataError
+
+ROWS_PER_CHUNK = 1024
+"""Rows per matrix product. Every product has this many (the last is padded), so that a vector's id does not depend on how
+many others came with it: float sums differ between matrix shapes. Also bounds memory at 1024 x K floats."""
+
+
+def nearest(vectors: Tensor, codebook: Tensor) -> Tensor:
+    """Index of the entry with the smallest Euclidean distance; the lowest index wins a tie.
+
+    For unit-norm entries this is also the entry of the largest cosine.
+
+    Args:
+        vectors: (N, d) float.
+        codebook: (K, d) float on the same device.
+
+    Returns:
+        (N,) int64 in [0, K).
+
+    Example:
+        >>> nearest(torch.tensor([[0.9, 0.0], [0.0, 2.0]]), torch.tensor([[1.0, 0.0], [0.0, 1.0]])).tolist()
+        [0, 1]
+    """
+    codebook = codebook.float()
+    half_squares = codebook.square().sum(1) / 2  # (K,)
+    transposed = codebook.T.contiguous()
+    # |v - c|^2 / 2 = |v|^2 / 2 - v.c + |c|^2 / 2, and the first term is the same for every entry
+    return by_rows(lambda rows: torch.addmm(half_squares, rows.float(), transposed, alpha=-1).argmin(1), vectors)
+
+
+def by_rows(function: Callable[[Tensor], Tensor], rows: Tensor) -> Tensor:
+    """`function(rows)`, computed in products of one fixed shape, so that a row's result never depends on its neighbours.
+
+    Args:
+        function: Maps (ROWS_PER_CHUNK, C) to (ROWS_PER_CHUNK, ...), each row on its own.
+        rows: (N, C), N >= 1.
+
+    Returns:
+        (N, ...).
+    """
+    results = []
+    for start in range(0, len(rows), ROWS_PER_CHUNK):
+        part = rows[start : start + ROWS_PER_CHUNK]
+        missing = ROWS_PER_CHUNK - len(part)
+        padded = torch.cat([part, part.new_zeros(missing, part.shape[1])]) if missing else part
+        results.append(function(padded)[: len(part)])
+    return torch.cat(results)
+
+
+def kmeans(
+    vectors: Tensor, num_codes: int, *, iterations: int = 20, spherical: bool = False, generator: torch.Generator | None = None
+) -> Tensor:
+    """Centres of Lloyd's algorithm, from a random start; empty clusters restart at badly served vectors.
+
+    Args:
+        vectors: (N, d) float, N >= num_codes; 20 to 50 per code give stable centres.
+        num_codes: K.
+        iterations: Lloyd steps.
+        spherical: Vectors and centres have unit norm (cosine distance).
+        generator: On the CPU; makes the result repeatable.
+
+    Returns:
+        (K, d) float32 on the device of `vectors`.
+
+    Raises:
+        DataError: There are fewer vectors than codes.
+
+    Source: S. Lloyd, "Least squares quantization in PCM" (1982); the restarts draw by squared error, as the seeding of
+        Arthur and Vassilvitskii, "k-means++" (2007) does.
+
+    Example:
+        >>> centres = kmeans(torch.tensor([[0.0], [0.2], [5.0], [5.2]]), 2, generator=torch.Generator().manual_seed(0))
+        >>> sorted(round(c, 1) for c in centres.flatten().tolist())
+        [0.1, 5.1]
+    """
+    if len(vectors) < num_codes:
+        raise DataError(f"expected at least {num_codes} vectors for {num_codes} codes, got {len(vectors)}: give more images or a smaller codebook")
+    vectors = vectors.float()
+    start = torch.randperm(len(vectors), generator=generator)[:num_codes]
+    centres = vectors[start.to(vectors.device)].clone()
+    for step in range(iterations):
+        ids = nearest(vectors, centres)
+        counts = torch.bincount(ids, minlength=num_codes)
+        sums = torch.zeros_like(centres).index_add_(0, ids, vectors)
+        centres = sums / counts.clamp(min=1).unsqueeze(1)
+        empty = (counts == 0).nonzero().flatten()
+        if len(empty) and step < iterations - 1:
+            error = (vectors - centres[ids]).square().sum(1).cpu() + 1e-12
+            centres[empty] = vectors[_draw(error, len(empty), generator).to(vectors.device)]
+        if spherical:
+            centres = torch.nn.functional.normalize(centres, dim=1)
+    return centres
+
+
+def _draw(weights: Tensor, count: int, generator: torch.Generator | None) -> Tensor:
+    """`count` distinct indices, drawn by weight (Gumbel top-k: multinomial takes at most 2^24 categories)."""
+    noise = -torch.log(-torch.log(torch.rand(len(weights), generator=generator).clamp(1e-12, 1 - 1e-7)))
+    return (weights.log() + noise).topk(count).indices

@@ -1,0 +1,193 @@
+"""Configuration: data only, frozen, checked where it is made. `tokenizer.from_config` alone turns it into modules.
+
+    TokenizerConfig
+    ├── backbone:  BackboneConfig     which frozen tower, and which of its blocks are read
+    ├── quantizer: QuantizerConfig    one LevelConfig per level, and how levels see each other
+    └── decoder:   DecoderConfig      width and depth of the shared trunk and of the pixel decoder
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import types
+import typing
+from dataclasses import dataclass, field
+from typing import Any, Literal, TypeVar
+
+from pyramid_tokenizer.errors import ConfigError
+
+FORMAT_VERSION = 1
+"""Written into every config.json; a newer one is refused."""
+
+Composition = Literal["residual", "bottom_up", "none"]
+Distance = Literal["euclidean", "cosine"]
+
+
+def _check(condition: bool, expected: str, got: object, fix: str) -> None:
+    if not condition:
+        raise ConfigError(f"expected {expected}, got {got!r}: {fix}")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class BackboneConfig:
+    """Which frozen tower a tokenizer stands on."""
+
+    kind: Literal["open_clip", "toy"] = "open_clip"
+    """The adapter that loads it."""
+    name: str = ""
+    """open_clip model name, e.g. "ViT-B-16"; "" when the tower lies in the model's own backbone/ folder."""
+    weights: str | None = None
+    """open_clip weight tag, e.g. "openai"; None when the tower lies in the model's own backbone/ folder."""
+    blocks: tuple[int, ...] = ()
+    """Indices for open_clip's `forward_intermediates`, shallow to deep; () takes the family's preset."""
+    fingerprint: str = ""
+    """SHA-256 over the image tower's weights, checked at loading; "" before the first save."""
+
+    def __post_init__(self) -> None:
+        _check(self.kind in ("open_clip", "toy"), 'backbone.kind "open_clip" or "toy"', self.kind, "name one of the two")
+        _check(list(self.blocks) == sorted(set(self.blocks)), "backbone.blocks in increasing order", self.blocks, "sort them and drop repeats")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LevelConfig:
+    """One level of the token pyramid."""
+
+    stride: int
+    """Input pixels per cell, at least 1."""
+    maps: tuple[int, ...]
+    """Which of the backbone's maps the level reads: indices into `FeaturePyramid.maps`, 0 = coarsest."""
+    codebook_size: int
+    """K, entries of the codebook, at least 2."""
+    dim: int
+    """d, dimensions of one entry, at least 1."""
+    distance: Distance = "euclidean"
+    """How the nearest entry is found: "euclidean" keeps amplitude (pixels), "cosine" uses unit-norm codes (meaning)."""
+    semantic_weight: float = 0.0
+    """Share of the closed-form target that is meaning (the dense text-aligned map, or the features themselves where the
+    tower has none) and not pixels, in [0, 1]."""
+
+    def __post_init__(self) -> None:
+        _check(self.stride >= 1, "stride >= 1", self.stride, "use the pixels per cell")
+        _check(len(self.maps) >= 1, "at least one map per level", self.maps, "name the backbone maps the level reads")
+        _check(self.codebook_size >= 2, "codebook_size >= 2", self.codebook_size, "a codebook needs two entries or more")
+        _check(self.dim >= 1, "dim >= 1", self.dim, "codes need a dimension")
+        _check(self.distance in ("euclidean", "cosine"), 'distance "euclidean" or "cosine"', self.distance, "name one of the two")
+        _check(0.0 <= self.semantic_weight <= 1.0, "semantic_weight in [0, 1]", self.semantic_weight, "it is a share")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class QuantizerConfig:
+    """The levels, coarse to fine, and how they see each other."""
+
+    levels: tuple[LevelConfig, ...]
+    """Level 0 is the coarsest; each stride divides the one before it (equal strides make a residual stage)."""
+    composition: Composition = "residual"
+    """"residual": a level encodes what the coarser ones leave unexplained. "bottom_up" (the paper): a level also sees
+    the finer level's quantised codes, pooled. "none": levels do not see each other."""
+
+    def __post_init__(self) -> None:
+        _check(len(self.levels) >= 1, "at least one level", self.levels, "add a LevelConfig")
+        _check(self.composition in typing.get_args(Composition), f"composition in {typing.get_args(Composition)}", self.composition, "name one of them")
+        strides = [level.stride for level in self.levels]
+        for coarse, fine in zip(strides, strides[1:], strict=False):
+            _check(coarse % fine == 0, "strides from coarse to fine, each a multiple of the next", strides, "e.g. 32, 16, 8")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DecoderConfig:
+    """Width and depth of the shared top-down trunk and of the pixel decoder."""
+
+    widths: tuple[int, ...] = (160, 128, 96)
+    """Channels of the fused map per level, coarse to fine."""
+    depths: tuple[int, ...] = (2, 2, 3)
+    """Residual blocks per level of the trunk."""
+    pixel_widths: tuple[int, ...] = (48,)
+    """Channels of the pixel decoder's stages; each stage doubles the resolution before the last step to pixels."""
+    pixel_depth: int = 2
+    """Residual blocks per stage of the pixel decoder."""
+    shared: bool = True
+    """One trunk for the pixel and the semantic branch (the paper); False gives each its own."""
+
+    def __post_init__(self) -> None:
+        _check(len(self.widths) == len(self.depths), "as many depths as widths", (self.widths, self.depths), "give one of each per level")
+        _check(all(w >= 1 for w in (*self.widths, *self.pixel_widths)), "positive widths", (self.widths, self.pixel_widths), "count channels")
+        _check(all(d >= 0 for d in (*self.depths, self.pixel_depth)), "depths of 0 or more", (self.depths, self.pixel_depth), "count blocks")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TokenizerConfig:
+    """Everything that `from_config` needs to build a `PyramidTokenizer`."""
+
+    backbone: BackboneConfig
+    """The frozen tower."""
+    quantizer: QuantizerConfig
+    """Levels and codebooks."""
+    decoder: DecoderConfig = field(default_factory=DecoderConfig)
+    """Trunk and pixel decoder; one width per level."""
+    format_version: int = FORMAT_VERSION
+    """Version of the files' layout."""
+
+    def __post_init__(self) -> None:
+        _check(
+            self.format_version == FORMAT_VERSION, f"format_version {FORMAT_VERSION}", self.format_version,
+            "install the pyramid-tokenizer release that wrote it",
+        )
+        levels, widths = len(self.quantizer.levels), len(self.decoder.widths)
+        _check(levels == widths, f"{levels} decoder widths, one per level", widths, "match decoder.widths to quantizer.levels")
+
+
+Config = TypeVar("Config")
+
+
+def to_dict(config: Any) -> dict[str, Any]:
+    """Plain JSON-ready data of any config of this module; `from_dict` inverts it."""
+    return dataclasses.asdict(config)
+
+
+def from_dict(cls: type[Config], data: Any, *, where: str = "config") -> Config:
+    """The config that `to_dict` wrote.
+
+    Args:
+        cls: A dataclass of this module.
+        data: A mapping of its field names to plain values.
+        where: Path of `data` in the file, for messages.
+
+    Raises:
+        ConfigError: A field is unknown (the nearest name is told), missing, or of the wrong type.
+
+    Example:
+        >>> level = LevelConfig(stride=8, maps=(2,), codebook_size=64, dim=4)
+        >>> from_dict(LevelConfig, to_dict(level)) == level
+        True
+    """
+    _check(isinstance(data, dict), f"{where} as a mapping", data, "see config.json of a saved model")
+    fields = {f.name: f for f in dataclasses.fields(cls)}  # type: ignore[arg-type]
+    for name in data:
+        if name not in fields:
+            near = difflib.get_close_matches(str(name), list(fields), n=1)
+            hint = f"did you mean {near[0]!r}?" if near else f"known fields: {', '.join(fields)}"
+            raise ConfigError(f"expected only known fields in {where}, got {name!r}: {hint}")
+    types_of = typing.get_type_hints(cls)
+    missing = [n for n, f in fields.items() if n not in data and f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING]
+    _check(not missing, f"{where} with all required fields", f"none for {', '.join(missing)}", "add them")
+    return cls(**{name: _from_plain(types_of[name], value, f"{where}.{name}") for name, value in data.items()})
+
+
+def _from_plain(kind: Any, value: Any, where: str) -> Any:
+    origin, args = typing.get_origin(kind), typing.get_args(kind)
+    if dataclasses.is_dataclass(kind) and isinstance(kind, type):
+        return from_dict(kind, value, where=where)
+    if origin is tuple:
+        _check(isinstance(value, (list, tuple)), f"{where} as a list", value, "write a JSON list")
+        return tuple(_from_plain(args[0], item, f"{where}[{i}]") for i, item in enumerate(value))
+    if origin is Literal:
+        _check(value in args, f"{where} as one of {args}", value, "name one of them")
+        return value
+    if origin in (typing.Union, types.UnionType):
+        return None if value is None else _from_plain(next(a for a in args if a is not type(None)), value, where)
+    if kind is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    right = isinstance(value, kind) and (kind is bool or not isinstance(value, bool))
+    _check(right, f"{where} as {kind.__name__}", value, "correct its type")
+    return value

@@ -1,0 +1,100 @@
+"""Every error this package raises for a user's input. Each is a `PyramidTokenizerError` and also a built-in kind.
+
+    PyramidTokenizerError
+    ├── ImageError (ValueError)             pixels that are not a picture
+    │   ├── ImageValueError                 NaN, wrong range, dtype or shape
+    │   ├── ImageFileError (OSError)        missing, empty, truncated or not a picture
+    │   ├── ImageTooLargeError              more pixels than the limit: a decompression bomb
+    │   └── MixedSizesError                 one batch needs one size
+    ├── TokenError (ValueError)             tokens that cannot be used
+    │   ├── TokenFileError (OSError)        flipped, missing or foreign bytes
+    │   ├── TokenRangeError                 an id outside its codebook, a grid of the wrong shape
+    │   ├── TokenMismatchError              tokens of another tokenizer
+    │   └── TokenSequenceError              a flat sequence that breaks the grammar of `Vocabulary`
+    ├── ConfigError (ValueError)            an unknown field or a value out of its range
+    ├── ModelNotFoundError (OSError)        no bundled model, directory or hub repository of that name
+    ├── CheckpointError (RuntimeError)      a missing, extra, misshapen or altered weight
+    ├── BackboneError (RuntimeError)        a tower that cannot be loaded or used, or has no weights
+    │   └── CapabilityError                 the tower has no such output, e.g. no dense text-aligned map
+    ├── NotFittedError (RuntimeError)       codebooks that were never fitted
+    ├── DataError (ValueError)              training data that cannot be used: none, or fewer vectors than codes
+    └── MissingExtraError (ImportError)     an optional dependency; names the pip command
+"""
+
+from __future__ import annotations
+
+
+class PyramidTokenizerError(Exception):
+    """Base of all errors below. The message says what was expected, what came, and what to do."""
+
+
+class ImageError(PyramidTokenizerError, ValueError):
+    """Pixels that are not a picture."""
+
+
+class ImageValueError(ImageError):
+    """NaN or infinite pixels, a wrong range, dtype or shape."""
+
+
+class ImageFileError(ImageError, OSError):
+    """A file that is missing, empty, truncated or not a picture."""
+
+
+class ImageTooLargeError(ImageError):
+    """More pixels than the limit, as in a decompression bomb."""
+
+
+class MixedSizesError(ImageError):
+    """Images of different sizes where one batch needs one size."""
+
+
+class TokenError(PyramidTokenizerError, ValueError):
+    """Tokens that cannot be used."""
+
+
+class TokenFileError(TokenError, OSError):
+    """Token bytes that are altered, cut short or not of this format."""
+
+
+class TokenRangeError(TokenError):
+    """An id outside its codebook, or grids that do not belong together."""
+
+
+class TokenMismatchError(TokenError):
+    """Tokens that another tokenizer made."""
+
+
+class TokenSequenceError(TokenError):
+    """A flat sequence that breaks the grammar of `Vocabulary`."""
+
+
+class ConfigError(PyramidTokenizerError, ValueError):
+    """An unknown configuration field, or a value out of its range."""
+
+
+class ModelNotFoundError(PyramidTokenizerError, OSError):
+    """No bundled model, local directory or hub repository of that name."""
+
+
+class CheckpointError(PyramidTokenizerError, RuntimeError):
+    """A checkpoint with a missing, extra, misshapen or altered weight."""
+
+
+class BackboneError(PyramidTokenizerError, RuntimeError):
+    """A tower that cannot be loaded or used, or that has no weights."""
+
+
+class CapabilityError(BackboneError):
+    """The tower has no such output, e.g. no dense text-aligned map."""
+
+
+class NotFittedError(PyramidTokenizerError, RuntimeError):
+    """Codebooks that were never fitted."""
+
+
+class DataError(PyramidTokenizerError, ValueError):
+    """Training data that cannot be used: none at all, or fewer vectors than codes."""
+
+
+class MissingExtraError(PyramidTokenizerError, ImportError):
+    """An optional dependency that is not installed; the message names the pip command."""

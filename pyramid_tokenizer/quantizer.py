@@ -1,0 +1,300 @@
+"""Features <-> ids: one `LevelQuantizer` per level, and the `PyramidQuantizer` that lets levels build on each other.
+
+A level whitens the backbone maps it reads, projects them to a few dimensions (the adapter), takes the nearest codebook
+entry, and has two linear read-outs of an entry: `paint` (the pixels of the cell, at the level's scale) and `align` (its
+place in the text space). Painting every cell gives the *sketch*, the picture that the ids hold without any decoder.
+
+Everything here stays in float32 whatever the tokenizer is cast to: ids must not depend on precision.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator, Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from pyramid_tokenizer.blocks import enlarge
+from pyramid_tokenizer.codebook import by_rows, nearest
+from pyramid_tokenizer.config import LevelConfig, QuantizerConfig
+from pyramid_tokenizer.errors import ConfigError, ImageValueError, NotFittedError, TokenRangeError
+from pyramid_tokenizer.pyramid import FeaturePyramid
+
+
+class LevelQuantizer(nn.Module):
+    """One level: whiten -> adapter -> nearest entry -> read-outs.
+
+    Args:
+        config: Stride, maps, codebook size and dimensions.
+        in_channels: C, channels of the level's input (maps and context).
+        patch_px: p, side of the picture that one cell paints.
+        embedding_dim: D, dimensions of the text space.
+    """
+
+    mean: Tensor
+    std: Tensor
+    codebook: Tensor
+    share: Tensor
+
+    def __init__(self, config: LevelConfig, *, in_channels: int, patch_px: int, embedding_dim: int):
+        super().__init__()
+        self.config = config
+        self.patch_px = patch_px
+        self.register_buffer("mean", torch.zeros(in_channels))
+        self.register_buffer("std", torch.ones(in_channels))
+        self.register_buffer("codebook", torch.zeros(config.codebook_size, config.dim))
+        self.register_buffer("share", torch.ones(()))
+        self.down = nn.Linear(in_channels, config.dim)
+        self.paint = nn.Linear(config.dim, 3 * patch_px**2)
+        self.align = nn.Linear(config.dim, embedding_dim)
+
+    @property
+    def is_fitted(self) -> bool:
+        """Whether the codebook was ever filled."""
+        return bool(self.codebook.any())
+
+    def project(self, x: Tensor) -> Tensor:
+        """The adapter: (B, C, h, w) float -> (B, d, h, w) float32, before quantisation. Unit norm for cosine levels."""
+        weight = self.down.weight / self.std  # whitening folded in
+        bias = self.down.bias - weight @ self.mean
+        rows = x.float().permute(0, 2, 3, 1).flatten(0, 2)  # (B h w, C)
+        if torch.is_grad_enabled() and weight.requires_grad:
+            projected = F.linear(rows, weight, bias)
+        else:
+            projected = by_rows(lambda part: F.linear(part, weight, bias), rows)
+        if self.config.distance == "cosine":
+            projected = F.normalize(projected, dim=1)
+        batch, _, height, width = x.shape
+        return projected.view(batch, height, width, -1).permute(0, 3, 1, 2)  # (B, d, h, w)
+
+    def assign(self, projected: Tensor) -> Tensor:
+        """(B, d, h, w) -> ids (B, h, w) int64."""
+        rows = projected.permute(0, 2, 3, 1).flatten(0, 2)
+        return nearest(rows, self.codebook).view(projected.shape[0], *projected.shape[2:])
+
+    def look_up(self, ids: Tensor) -> Tensor:
+        """Ids (B, h, w) -> codes (B, d, h, w) float32."""
+        return F.embedding(ids, self.codebook).permute(0, 3, 1, 2)
+
+    def painted(self, codes: Tensor) -> Tensor:
+        """Codes (B, d, h, w) -> pixels (B, 3, p h, p w) at the level's scale, as differences from the coarser picture."""
+        pixels = self.paint(codes.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)  # (B, 3 p p, h, w)
+        return F.pixel_shuffle(pixels, self.patch_px)
+
+    def aligned(self, codes: Tensor) -> Tensor:
+        """Codes (B, d, h, w) -> unit vectors of the text space (B, D, h, w)."""
+        return F.normalize(self.align(codes.permute(0, 2, 3, 1)), dim=-1).permute(0, 3, 1, 2)
+
+
+class PyramidQuantizer(nn.Module):
+    """All levels together.
+
+    Args:
+        config: Levels coarse to fine and their composition.
+        channels: Channels of the backbone's maps, coarse to fine.
+        strides: Strides of the backbone's maps.
+        embedding_dim: D of the backbone.
+
+    Raises:
+        ConfigError: A level reads a map that the backbone does not have, or whose stride does not fit its own.
+
+    Example:
+        >>> from pyramid_tokenizer.config import LevelConfig, QuantizerConfig
+        >>> levels = (LevelConfig(stride=16, maps=(1,), codebook_size=8, dim=4), LevelConfig(stride=8, maps=(2,), codebook_size=16, dim=4))
+        >>> q = PyramidQuantizer(QuantizerConfig(levels=levels), channels=(32, 24, 16), strides=(32, 16, 8), embedding_dim=16)
+        >>> q.patch_px, q.codebook_sizes
+        (8, (8, 16))
+    """
+
+    def __init__(self, config: QuantizerConfig, *, channels: Sequence[int], strides: Sequence[int], embedding_dim: int):
+        super().__init__()
+        self.config = config
+        self.strides = tuple(level.stride for level in config.levels)
+        self.codebook_sizes = tuple(level.codebook_size for level in config.levels)
+        self.patch_px = self.strides[-1]
+        self.levels = nn.ModuleList()
+        for index, level in enumerate(config.levels):
+            in_channels = sum(_adapted_channels(channels, strides, level, map_index) for map_index in level.maps)
+            in_channels += self._context_channels(index)
+            self.levels.append(LevelQuantizer(level, in_channels=in_channels, patch_px=self.patch_px, embedding_dim=embedding_dim))
+        self.requires_grad_(False)
+
+    def _context_channels(self, index: int) -> int:
+        if self.config.composition == "residual" and index > 0:
+            return 3 * self.patch_px**2
+        if self.config.composition == "bottom_up" and index + 1 < len(self.config.levels):
+            return self.config.levels[index + 1].dim
+        return 0
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> PyramidQuantizer:
+        """Follows the tokenizer to another device, and stays float32 when it is cast."""
+
+        def keep_float32(tensor: Tensor) -> Tensor:
+            moved = fn(tensor)
+            return tensor.to(moved.device) if tensor.is_floating_point() and moved.dtype != tensor.dtype else moved
+
+        return super()._apply(keep_float32, recurse)
+
+    def level(self, index: int) -> LevelQuantizer:
+        """The level's own quantizer, 0 = coarsest."""
+        module = self.levels[index]
+        assert isinstance(module, LevelQuantizer)
+        return module
+
+    @property
+    def order(self) -> list[int]:
+        """Levels in the order in which they are computed: fine to coarse for "bottom_up", else coarse to fine."""
+        indices = list(range(len(self.levels)))
+        return indices[::-1] if self.config.composition == "bottom_up" else indices
+
+    @property
+    def is_fitted(self) -> bool:
+        """Whether every codebook was filled."""
+        return all(self.level(i).is_fitted for i in range(len(self.levels)))
+
+    @torch.no_grad()
+    def encode(self, features: FeaturePyramid) -> tuple[Tensor, ...]:
+        """Ids per level, coarse to fine: (B, h_l, w_l) int64 each.
+
+        Raises:
+            NotFittedError: The codebooks are empty.
+            ImageValueError: The image size is no multiple of the coarsest stride.
+        """
+        self._require_fitted()
+        with torch.autocast(features.maps[0].device.type, enabled=False):
+            ids: dict[int, Tensor] = {}
+            codes: dict[int, Tensor] = {}
+            for index, x in self.inputs(features, codes):
+                level = self.level(index)
+                ids[index] = level.assign(level.project(x))
+                codes[index] = level.look_up(ids[index])
+        return tuple(ids[i] for i in range(len(self.levels)))
+
+    @torch.no_grad()
+    def encode_continuous(self, features: FeaturePyramid) -> tuple[Tensor, ...]:
+        """What `encode` would give codes for, before quantisation: (B, d_l, h_l, w_l) float32 per level."""
+        self._require_fitted()
+        with torch.autocast(features.maps[0].device.type, enabled=False):
+            codes: dict[int, Tensor] = {}
+            for index, x in self.inputs(features, codes):
+                codes[index] = self.level(index).project(x)
+        return tuple(codes[i] for i in range(len(self.levels)))
+
+    def codes(self, ids: Sequence[Tensor]) -> tuple[Tensor, ...]:
+        """Codebook vectors of the ids of every level or of a prefix.
+
+        Args:
+            ids: (B, h_l, w_l) int64 in [0, K_l) per level, coarse to fine.
+
+        Returns:
+            (B, d_l, h_l, w_l) float32 per level given.
+
+        Raises:
+            NotFittedError: The codebooks are empty.
+            TokenRangeError: More levels than codebooks, or an id outside its codebook.
+        """
+        self._require_fitted()
+        if not 1 <= len(ids) <= len(self.levels):
+            raise TokenRangeError(f"expected ids of 1 to {len(self.levels)} levels, got {len(ids)}: give a prefix of the levels")
+        for index, (level_ids, size) in enumerate(zip(ids, self.codebook_sizes, strict=False)):
+            if level_ids.numel() and not (0 <= int(level_ids.min()) and int(level_ids.max()) < size):
+                worst = int(level_ids.min()) if int(level_ids.min()) < 0 else int(level_ids.max())
+                raise TokenRangeError(f"expected ids of level {index} in [0, {size}), got {worst}: these are tokens of another tokenizer")
+        return tuple(self.level(i).look_up(level_ids) for i, level_ids in enumerate(ids))
+
+    def sketches(self, codes: Sequence[Tensor]) -> list[Tensor]:
+        """The picture at the end of each level, at that level's own scale: (B, 3, p h_l, p w_l), roughly in [0, 1]."""
+        pictures: list[Tensor] = []
+        for index, level_codes in enumerate(codes):
+            picture = self.level(index).painted(level_codes)
+            if self.config.composition == "residual" and pictures:
+                picture = picture + self.coarser(pictures[-1], index)
+            pictures.append(picture)
+        return pictures
+
+    def sketch(self, codes: Sequence[Tensor]) -> Tensor:
+        """The last of `sketches` at the resolution of the finest level: (B, 3, H, W) for any prefix of levels."""
+        return enlarge(self.sketches(codes)[-1], self.strides[len(codes) - 1] // self.patch_px)
+
+    def coarser(self, picture: Tensor, index: int) -> Tensor:
+        """Level `index - 1`'s picture at the scale of level `index`."""
+        return enlarge(picture, self.strides[index - 1] // self.strides[index])
+
+    def inputs(self, features: FeaturePyramid, codes: dict[int, Tensor]) -> Iterator[tuple[int, Tensor]]:
+        """Each level's index and input (B, C_l, h_l, w_l), in order; the caller puts a level's codes into `codes` before the next.
+
+        Raises:
+            ImageValueError: The image size is no multiple of the coarsest stride.
+        """
+        height, width = features.image_size
+        if height % self.strides[0] or width % self.strides[0]:
+            raise ImageValueError(f"expected sides in multiples of {self.strides[0]} px, got {height} x {width}: pad the batch first")
+        picture: Tensor | None = None
+        for index in self.order:
+            level = self.config.levels[index]
+            parts = [_adapt(features.maps[m].float(), features.strides[m], level.stride) for m in level.maps]
+            if self.config.composition == "residual" and index > 0:
+                painted = self.level(index - 1).painted(codes[index - 1])
+                picture = painted if picture is None else picture + painted
+                picture = self.coarser(picture, index)
+                # how good a picture is already there is an input, not a path for gradients to the coarser level
+                parts.append(F.pixel_unshuffle(picture.detach(), self.patch_px))
+            if self.config.composition == "bottom_up" and index + 1 in codes:
+                parts.append(F.avg_pool2d(codes[index + 1].detach(), level.stride // self.strides[index + 1]))
+            yield index, torch.cat(parts, 1)
+
+    def embedding(self, codes: Sequence[Tensor]) -> Tensor:
+        """Image embedding of the codes: unit (B, D), the mean over cells and levels of their places in the text space."""
+        total = sum(
+            (self.level(i).share * self.level(i).aligned(level_codes).mean((2, 3)) for i, level_codes in enumerate(codes)),
+            start=torch.zeros((), device=codes[0].device),
+        )
+        return F.normalize(total, dim=1)
+
+    def update_digest(self, digest: hashlib._Hash) -> None:
+        """Feeds everything that determines ids, and nothing else: not `align`, and `paint` only where levels see the picture."""
+        for index in range(len(self.levels)):
+            level = self.level(index)
+            tensors = [level.mean, level.std, level.down.weight, level.down.bias, level.codebook]
+            if self.config.composition == "residual":
+                tensors += [level.paint.weight, level.paint.bias]
+            for tensor in tensors:
+                digest.update(repr(tuple(tensor.shape)).encode())
+                digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+
+    def _require_fitted(self) -> None:
+        if not self.is_fitted:
+            raise NotFittedError("expected fitted codebooks, got empty ones: call fit(batches) or load a trained model")
+
+
+def _adapted_channels(channels: Sequence[int], strides: Sequence[int], level: LevelConfig, index: int) -> int:
+    if not 0 <= index < len(channels):
+        raise ConfigError(f"expected maps in [0, {len(channels)}), got {index}: the backbone gives {len(channels)} maps of strides {tuple(strides)}")
+    own, wanted = strides[index], level.stride
+    if own % wanted and wanted % own:
+        raise ConfigError(f"expected a level stride that divides or is a multiple of {own}, got {wanted}: choose another stride or map")
+    if own > wanted:
+        return channels[index] * (own // wanted) ** 2
+    return channels[index] * (4 if wanted > own else 1)
+
+
+def _adapt(features: Tensor, own: int, wanted: int) -> Tensor:
+    """Brings a map (B, C, h, w) of one stride to the grid of another.
+
+    To a coarser grid: averages down to twice the wanted grid, then lays the four neighbours side by side (nothing is lost
+    for a ratio of two). To a finer one: each of the r x r places in a cell gets the cell's features in channels of its own,
+    so that the adapter's one matrix is the field's "linear, then pixel shuffle".
+    """
+    if own == wanted:
+        return features
+    if own < wanted:
+        ratio = wanted // own
+        pooled = F.avg_pool2d(features, ratio // 2) if ratio > 2 else features
+        return F.pixel_unshuffle(pooled, 2)
+    ratio = own // wanted
+    batch, channels, height, width = features.shape
+    places = torch.eye(ratio**2, device=features.device, dtype=features.dtype).view(1, ratio**2, 1, 1, ratio, 1, ratio)
+    spread = features.view(batch, 1, channels, height, 1, width, 1) * places  # (B, r r, C, h, r, w, r)
+    return spread.reshape(batch, ratio**2 * channels, height * ratio, width * ratio)
