@@ -13,6 +13,7 @@
     │   └── TokenSequenceError              a flat sequence that breaks the grammar of `Vocabulary`
     ├── ConfigError (ValueError)            an unknown field or a value out of its range
     ├── ModelNotFoundError (OSError)        no bundled model, directory or hub repository of that name
+    ├── HubError (OSError)                  the Hub cannot be reached or refuses an upload
     ├── CheckpointError (RuntimeError)      a missing, extra, misshapen or altered weight
     ├── BackboneError (RuntimeError)        a tower that cannot be loaded or used, or has no weights
     │   └── CapabilityError                 the tower has no such output, e.g. no dense text-aligned map
@@ -74,6 +75,10 @@ class ConfigError(PyramidTokenizerError, ValueError):
 
 class ModelNotFoundError(PyramidTokenizerError, OSError):
     """No bundled model, local directory or hub repository of that name."""
+
+
+class HubError(PyramidTokenizerError, OSError):
+    """The Hub cannot be reached or refuses an upload."""
 
 
 class CheckpointError(PyramidTokenizerError, RuntimeError):
