@@ -150,8 +150,9 @@ def _why_not_downloaded(repo_id: str, revision: str | None, local_files_only: bo
         return f"{start}, got a name that no repository can have: {error}"
     if local_files_only:
         return f"{start} in the local cache, got no complete copy there: call once without local_files_only, or give a directory"
+    cause = error.__cause__ or error  # the client wraps "offline" in three sentences
     return (
-        f"{start}, got no answer from the Hub and no complete copy in the cache ({type(error).__name__}: {error}): check the network, "
+        f"{start}, got no answer from the Hub and no complete copy in the cache ({type(cause).__name__}: {cause}): check the network, "
         "use local_files_only=True with a copy downloaded before, or give a directory"
     )
 

@@ -1,0 +1,106 @@
+"""`psnr` and `ssim` of pairs of images, per image, on 8-bit pixels as files and screens hold them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pyramid_tokenizer.errors import ImageValueError, MissingExtraError
+
+SSIM_WINDOW_PX = 11
+"""Side of the Gaussian window: sigma 1.5 cut at 3.5 sigma, as in the paper."""
+
+
+def psnr(a: Tensor, b: Tensor) -> Tensor:
+    """Peak signal-to-noise ratio of each pair, in dB: 10 log10(255^2 / MSE) over all pixels and channels.
+
+    Args:
+        a: (B, 3, H, W) float in [0, 1]; rounded to 8 bit before it is compared.
+        b: The same shape and range.
+
+    Returns:
+        (B,) float64 on the CPU; infinite where both are the same picture in 8 bit. Average it over images (the mean of
+        PSNRs is not the PSNR of the mean error).
+
+    Raises:
+        ImageValueError: Different shapes, not (B, 3, H, W) float, or values outside [0, 1].
+
+    Example:
+        >>> black = torch.zeros(1, 3, 2, 2)
+        >>> psnr(black, torch.full_like(black, 0.1)).round(decimals=2).item()  # 0.1 is 26 of 255
+        19.83
+    """
+    left, right = _pair_to_8_bit(a, b)
+    error = (left.double() - right.double()).square().flatten(1).mean(1)  # (B,)
+    return 10 * torch.log10(255.0**2 / error)
+
+
+def ssim(a: Tensor, b: Tensor) -> Tensor:
+    """Structural similarity of each pair with the settings of the original paper, by scikit-image.
+
+    Gaussian window of 11x11 px (sigma 1.5), population covariance, K1 = 0.01, K2 = 0.03, 8-bit range 255; computed per RGB
+    channel and averaged. The 5 px border is left out of the mean.
+
+    Args:
+        a: (B, 3, H, W) float in [0, 1], H and W >= 11; rounded to 8 bit before it is compared.
+        b: The same shape and range.
+
+    Returns:
+        (B,) float64 on the CPU, in [-1, 1]; 1 for the same picture.
+
+    Raises:
+        ImageValueError: Different shapes, not (B, 3, H, W) float, values outside [0, 1], or a side shorter than the window.
+        MissingExtraError: scikit-image is not installed.
+
+    Source: Z. Wang et al., "Image quality assessment: from error visibility to structural similarity" (2004), section III.
+
+    Example:
+        >>> ramp = torch.linspace(0, 1, 16).expand(1, 3, 16, 16)
+        >>> ssim(ramp, ramp).item()
+        1.0
+    """
+    left, right = _pair_to_8_bit(a, b)
+    if min(left.shape[-2:]) < SSIM_WINDOW_PX:
+        raise ImageValueError(
+            f"expected sides of at least {SSIM_WINDOW_PX} px for SSIM's window, got {tuple(left.shape[-2:])}: use psnr for smaller images"
+        )
+    structural_similarity = _structural_similarity()
+    settings: dict[str, Any] = {"gaussian_weights": True, "sigma": 1.5, "use_sample_covariance": False}
+    values = [
+        structural_similarity(x.numpy(), y.numpy(), data_range=255, channel_axis=0, **settings)
+        for x, y in zip(left, right, strict=True)
+    ]
+    return torch.tensor(values, dtype=torch.float64)
+
+
+def _pair_to_8_bit(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
+    """Both as (B, 3, H, W) uint8 on the CPU."""
+    if a.shape != b.shape:
+        raise ImageValueError(
+            f"expected two batches of one shape, got {tuple(a.shape)} and {tuple(b.shape)}: crop or resize one"
+        )
+    return _to_8_bit(a), _to_8_bit(b)
+
+
+def _to_8_bit(images: Tensor) -> Tensor:
+    if images.ndim != 4 or images.shape[1] != 3 or not images.is_floating_point():
+        raise ImageValueError(
+            f"expected (B, 3, H, W) float, got {tuple(images.shape)} {images.dtype}: divide 8-bit pixels by 255"
+        )
+    if not bool(((images >= 0) & (images <= 1)).all()):  # also catches NaN
+        raise ImageValueError("expected pixels in [0, 1], got others or NaN: clamp them, or divide 8-bit pixels by 255")
+    # float32 first: in half precision 255 steps are not all distinct
+    return (images.float() * 255).round().to("cpu", torch.uint8)
+
+
+def _structural_similarity() -> Callable[..., Any]:
+    try:
+        from skimage.metrics import structural_similarity
+    except ImportError as error:
+        raise MissingExtraError(
+            'expected scikit-image for SSIM, got none: pip install "pyramid-tokenizer[eval]"'
+        ) from error
+    return structural_similarity
