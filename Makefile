@@ -1,0 +1,83 @@
+# One command per job; `make` alone lists them. They work from any directory and in a path with spaces: every step
+# enters the repository first, and tools run as `python -m`, because a script's #! line cannot hold a space.
+#
+#   make test ARGS="-k tokens"     more arguments for the tool behind the target
+#   make test VENV="$HOME/my env"  another environment (a relative path starts at the repository)
+#   make demo PYTHON=python3.12    another Python, 3.10 or newer, for a new environment
+
+VENV ?= .venv
+PYTHON ?=
+ARGS ?=
+DATA ?= ../shared/data
+
+quote = '$(subst ','\'',$(1))'
+root := $(shell CDPATH= cd "$$(dirname -- "$$(printf '%s' $(call quote,$(MAKEFILE_LIST)) | sed 's/^ *//')")" && pwd)
+enter := cd $(call quote,$(root)) &&
+venv := $(call quote,$(VENV))
+python := $(enter) $(venv)/bin/python
+install := $(enter) ./.ci/install $(venv) $(call quote,$(PYTHON))
+
+.NOTPARALLEL:
+.PHONY: help install demo test test-slow check format cov bench golden build
+
+help: ## list the commands
+	@$(enter) sed -n 's/^\([a-z-]*\):.*## /  make \1@/p' Makefile | awk -F@ '{printf "%-18s %s\n", $$1, $$2}'
+
+install: ## make .venv with everything a developer needs
+	@$(install) dev
+
+demo: ## photos -> tokens -> photos with the bundled model, into out/
+	@$(install) eval
+	@echo "demo: photos to tokens and back, into out/"
+	@$(python) -m pyramid_tokenizer.cli demo $(ARGS)
+
+test: ## the fast tests
+	@$(install) dev
+	@echo "test: the fast tier (make test-slow runs the slow one)"
+	@$(python) -m pytest --durations=5 $(ARGS)
+
+test-slow: ## toy training, several processes, the command line end to end
+	@$(install) dev
+	@echo "test-slow: the slow tier, minutes"
+	@$(python) -m pytest -m slow --durations=10 $(ARGS)
+
+check: ## style, types, floors, docstrings, spelling; changes nothing
+	@$(install) dev
+	@echo "check 1/6: ruff check"
+	@$(python) -m ruff check .
+	@echo "check 2/6: ruff format"
+	@$(python) -m ruff format --check .
+	@echo "check 3/6: pyright"
+	@$(python) -m pyright --pythonpath $(venv)/bin/python
+	@echo "check 4/6: floors (import-linter)"
+	@$(python) -c 'from importlinter.cli import lint_imports_command; lint_imports_command()'
+	@echo "check 5/6: docstrings (pydoclint)"
+	@$(python) -m flake8 pyramid_tokenizer
+	@echo "check 6/6: spelling (codespell)"
+	@$(python) -m codespell_lib
+
+format: ## rewrite the code in the project's style
+	@$(install) dev
+	@echo "format: ruff"
+	@$(python) -m ruff check --fix --exit-zero --quiet .
+	@$(python) -m ruff format .
+
+cov: ## lines that the fast tests never run
+	@$(install) dev
+	@echo "cov: the fast tests, then the lines they missed"
+	@$(python) -m coverage run -m pytest $(ARGS)
+	@$(python) -m coverage report
+
+bench: ## measure reconstruction on held-out photos (DATA=../shared/data)
+	@$(install) dev
+	@echo "bench: reconstruction on the held-out photos"
+	@$(python) benchmarks/reconstruction.py --data $(call quote,$(DATA)) $(ARGS)
+
+golden: ## rewrite the golden files; look at the diff before you commit it
+	@$(install) dev
+	@$(enter) for script in tests/golden/make_*.py; do echo "golden: $$script"; $(venv)/bin/python "$$script" || exit 1; done
+
+build: ## sdist and wheel, into dist/
+	@$(install) dev
+	@echo "build: sdist and wheel, into dist/"
+	@$(python) -m build --outdir dist $(ARGS)

@@ -1,0 +1,85 @@
+"""The README's two commands with a stand-in for Python: from any directory, in a path with spaces, install once."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).parents[1]
+pytestmark = pytest.mark.skipif(shutil.which("make") is None, reason="make is not installed")
+
+# Writes down where it was called and with what; its `-m venv` makes an environment whose Python is itself.
+STAND_IN = r"""#!/bin/sh
+printf '%s: %s\n' "$(pwd)" "$*" >>"$PYTHON_LOG"
+if [ "$1 $2" = "-m venv" ]; then mkdir -p "$3/bin" && cp "$0" "$3/bin/python"; fi
+"""
+PLACE = "Bob's  $HOME & (a copy)"
+
+
+class Checkout:
+    """A copy of what the two commands need, in a folder with a difficult name."""
+
+    def __init__(self, folder: Path) -> None:
+        self.elsewhere = folder
+        self.root = folder / PLACE
+        (self.root / ".ci").mkdir(parents=True)
+        for name in ("Makefile", ".ci/install", "pyproject.toml"):
+            shutil.copy(REPOSITORY / name, self.root / name)
+        (folder / "python").write_text(STAND_IN)
+        (folder / "python").chmod(0o755)
+
+    def make(self, *arguments: str) -> list[str]:
+        """What Python was asked to do, without the probes; every call must come from the checkout's root."""
+        log = self.elsewhere / "log"
+        log.write_text("")
+        environment = {k: v for k, v in os.environ.items() if k not in ("MAKEFLAGS", "MAKELEVEL", "VENV", "ARGS")}
+        environment |= {"PYTHON_LOG": str(log), "PYTHON": str(self.elsewhere / "python")}
+        subprocess.run(["make", *arguments], cwd=self.elsewhere, env=environment, check=True, capture_output=True)
+        calls = [line.split(": ", 1) for line in log.read_text().splitlines()]
+        calls = [call for call in calls if not call[1].startswith(("-c import sys", "-m pip --version", "--version"))]
+        assert {place for place, _ in calls} == {str(self.root)}
+        return [call for _, call in calls]
+
+
+@pytest.fixture
+def checkout(tmp_path: Path) -> Checkout:
+    return Checkout(tmp_path)
+
+
+def test_a_fresh_checkout_makes_its_environment_installs_and_tests(checkout: Checkout) -> None:
+    calls = checkout.make("-f", str(checkout.root / "Makefile"), "test", "ARGS=-k 'two words'")
+    assert calls == ["-m venv .venv", "-m pip install --editable .[dev]", "-m pytest --durations=5 -k two words"]
+
+
+def test_the_second_run_installs_nothing_until_pyproject_changes(checkout: Checkout) -> None:
+    checkout.make("-C", PLACE, "demo")
+    assert checkout.make("-C", PLACE, "demo") == ["-m pyramid_tokenizer.cli demo"]
+    with (checkout.root / "pyproject.toml").open("a") as file:
+        file.write("# changed\n")
+    again = ["-m pip install --editable .[eval]", "-m pyramid_tokenizer.cli demo"]
+    assert checkout.make("-C", PLACE, "demo") == again
+
+
+def test_the_demo_needs_no_install_after_the_tests_had_theirs(checkout: Checkout) -> None:
+    checkout.make("-C", PLACE, "test")
+    assert checkout.make("-C", PLACE, "demo") == ["-m pyramid_tokenizer.cli demo"]
+
+
+def test_an_environment_with_a_space_in_its_name_is_used(checkout: Checkout) -> None:
+    calls = checkout.make("-C", PLACE, "test", "VENV=my env")
+    assert calls[0] == "-m venv my env"
+    assert (checkout.root / "my env/.installed-dev").is_file()
+
+
+def test_a_python_that_is_too_old_is_refused_with_what_to_do(checkout: Checkout) -> None:
+    old = checkout.elsewhere / "old"
+    old.write_text('#!/bin/sh\n[ "$1" = --version ] && echo Python 3.8.1\nexit 1\n')
+    old.chmod(0o755)
+    command = ["make", "-C", PLACE, "test", f"PYTHON={old}"]
+    done = subprocess.run(command, cwd=checkout.elsewhere, capture_output=True, text=True, check=False)
+    assert done.returncode != 0
+    assert "needs Python 3.10 or newer, found Python 3.8.1" in done.stderr
