@@ -125,6 +125,8 @@ class TokenizerConfig:
     """Levels and codebooks."""
     decoder: DecoderConfig = field(default_factory=DecoderConfig)
     """Trunk and pixel decoder; one width per level."""
+    fingerprint: str = ""
+    """SHA-256 of what determines ids, checked at loading; "" before the first save."""
     format_version: int = FORMAT_VERSION
     """Version of the files' layout."""
 

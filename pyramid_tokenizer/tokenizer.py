@@ -1,0 +1,326 @@
+"""`PyramidTokenizer`: the composition of ready modules, on one page.
+
+    image -> backbone -> FeaturePyramid -> quantizer -> TokenPyramid -> trunk -> fused maps -> pixel decoder -> image
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import math
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from pyramid_tokenizer import hub
+from pyramid_tokenizer.backbones import load_backbone
+from pyramid_tokenizer.closed_form import LevelReport, fit_quantizer
+from pyramid_tokenizer.config import TokenizerConfig, to_dict
+from pyramid_tokenizer.errors import CheckpointError, TokenMismatchError
+from pyramid_tokenizer.health import TokenHealth, measure_health
+from pyramid_tokenizer.images import ImageLike, pad_to_multiple, read_image, to_batch
+from pyramid_tokenizer.model_card import model_card
+from pyramid_tokenizer.pixel_decoder import PixelDecoder
+from pyramid_tokenizer.pyramid import FeaturePyramid
+from pyramid_tokenizer.quantizer import PyramidQuantizer
+from pyramid_tokenizer.tokens import TokenPyramid
+from pyramid_tokenizer.top_down import TopDownTrunk
+from pyramid_tokenizer.vocabulary import Vocabulary
+
+OWN_PARTS = ("quantizer", "trunk", "pixel_decoder")
+"""The parts that model.safetensors holds; the frozen tower has files of its own."""
+
+
+class PyramidTokenizer(nn.Module):
+    """Images -> a pyramid of discrete tokens -> images.
+
+    Make one with `from_pretrained` or `from_config`; the constructor takes ready modules.
+
+    Args:
+        config: The data the modules were built from.
+        backbone: Frozen tower, (B, 3, H, W) -> FeaturePyramid.
+        quantizer: Features <-> ids.
+        trunk: Codes -> fused maps.
+        pixel_decoder: Finest fused map and sketch -> image.
+
+    Example:
+        >>> from pyramid_tokenizer import PyramidTokenizer
+        >>> tok = PyramidTokenizer.from_pretrained("tiny")
+        >>> tokens = tok.encode(torch.rand(2, 3, 64, 96))
+        >>> [tuple(ids.shape) for ids in tokens.ids]
+        [(2, 2, 3), (2, 4, 6), (2, 8, 12)]
+        >>> tok.decode(tokens[:1]).shape
+        torch.Size([2, 3, 64, 96])
+    """
+
+    def __init__(self, config: TokenizerConfig, *, backbone: Any, quantizer: PyramidQuantizer, trunk: TopDownTrunk, pixel_decoder: PixelDecoder):
+        super().__init__()
+        self.config = config
+        self.backbone = backbone
+        self.quantizer = quantizer
+        self.trunk = trunk
+        self.pixel_decoder = pixel_decoder
+        self.eval().requires_grad_(False)
+
+    @classmethod
+    def from_config(cls, config: TokenizerConfig, *, directory: Path | None = None, backbone: Any | None = None) -> PyramidTokenizer:
+        """Builds all modules: the tower with its weights, the codebooks empty, the decoder untrained.
+
+        Args:
+            config: What to build.
+            directory: The tower's own folder (open_clip's local-directory layout), where it has no public address.
+            backbone: A tower that is loaded already.
+
+        Raises:
+            BackboneError: The tower cannot be loaded.
+            ConfigError: Levels and tower do not fit together.
+        """
+        backbone = backbone if backbone is not None else load_backbone(config.backbone, directory=directory)
+        levels, decoder = config.quantizer.levels, config.decoder
+        quantizer = PyramidQuantizer(
+            config.quantizer, channels=backbone.channels, strides=backbone.strides, embedding_dim=backbone.embedding_dim
+        )
+        trunk = TopDownTrunk(dims=[level.dim for level in levels], strides=quantizer.strides, widths=decoder.widths, depths=decoder.depths)
+        pixel_decoder = PixelDecoder(
+            in_channels=decoder.widths[-1], stride=quantizer.strides[-1], widths=decoder.pixel_widths, depth=decoder.pixel_depth
+        )
+        return cls(config, backbone=backbone, quantizer=quantizer, trunk=trunk, pixel_decoder=pixel_decoder)
+
+    @classmethod
+    def from_pretrained(
+        cls, name: str | Path, *, revision: str | None = None, cache_dir: str | Path | None = None, local_files_only: bool = False,
+        device: str | torch.device = "cpu", dtype: torch.dtype = torch.float32,
+    ) -> PyramidTokenizer:
+        """The tokenizer of that name, ready to use.
+
+        Args:
+            name: A bundled model ("tiny"), a directory that `save_pretrained` wrote, or a Hub repository "user/repo".
+            revision: Branch, tag or commit of a Hub repository.
+            cache_dir: Where Hub files are kept.
+            local_files_only: Never ask the network.
+            device: Where the modules go.
+            dtype: Of tower and decoder; codebooks stay float32. bfloat16 is faster and can flip a few ids.
+
+        Raises:
+            ModelNotFoundError: Nothing of that name.
+            ConfigError: Its config.json has unknown fields or values out of range.
+            CheckpointError: A weight is missing, extra, misshapen or altered.
+        """
+        directory = hub.resolve(name, revision=revision, cache_dir=cache_dir, local_files_only=local_files_only)
+        config = hub.read_config(directory)
+        tower = directory / "backbone"
+        tok = cls.from_config(config, directory=tower if tower.is_dir() else None)
+        tok.load_own(hub.read_weights(directory / "model.safetensors", tok.own_tensors()))
+        if config.fingerprint and tok.fingerprint != config.fingerprint:
+            raise CheckpointError(
+                f"expected codebooks with fingerprint {config.fingerprint[:12]}, got {tok.fingerprint[:12]}: "
+                f"{directory / 'model.safetensors'} was altered; download or save the model again"
+            )
+        return tok.to(device=device, dtype=dtype)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the modules are."""
+        return self.quantizer.level(0).codebook.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Precision of tower and decoder."""
+        return self.pixel_decoder.to_pixels.weight.dtype
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 (hex) of all that determines ids: tower, adapters, codebooks and their config; not the decoder."""
+        digest = hashlib.sha256(self.backbone.fingerprint.encode())
+        digest.update(json.dumps(to_dict(self.config.quantizer), sort_keys=True).encode())
+        self.quantizer.update_digest(digest)
+        return digest.hexdigest()
+
+    @property
+    def vocabulary(self) -> Vocabulary:
+        """Flattens token pyramids to one integer sequence and back."""
+        return Vocabulary(codebook_sizes=self.quantizer.codebook_sizes, strides=self.quantizer.strides, fingerprint=self.fingerprint)
+
+    @property
+    def multiple_px(self) -> int:
+        """Both sides of a batch are padded to multiples of this."""
+        return math.lcm(self.quantizer.strides[0], self.backbone.strides[0])
+
+    def encode(self, images: ImageLike | Sequence[ImageLike], *, size: int | None = None) -> TokenPyramid:
+        """Tokens of one image or of a batch of one size.
+
+        Ids do not depend on the batch size but for rounding in the tower's convolutions: benchmarks/reconstruction.py
+        prints the measured rate.
+
+        Args:
+            images: PIL, path, numpy HWC uint8, tensor (3, H, W) or (B, 3, H, W) in [0, 1], or a list of same-sized ones.
+            size: Resize the short side to this many pixels first; None keeps the native size.
+
+        Raises:
+            MixedSizesError: A list of different sizes; use `encode_many`.
+            ImageError: Unreadable files, NaN, wrong range, dtype or shape.
+            NotFittedError: The codebooks are empty.
+        """
+        batch = to_batch(images, size=size)
+        ids = self.quantizer.encode(self.features(batch))
+        height, width = batch.shape[-2:]
+        return TokenPyramid(ids=ids, codebook_sizes=self.quantizer.codebook_sizes, image_size=(height, width), fingerprint=self.fingerprint)
+
+    def encode_many(self, images: Iterable[ImageLike], *, size: int | None = None, batch_size: int = 8) -> list[TokenPyramid]:
+        """Tokens of images of any sizes, one pyramid each, in order.
+
+        Args:
+            images: Any iterable of what `encode` takes one of; read once, one by one.
+            size: Resize short sides to this many pixels first.
+            batch_size: Images of one size that are encoded together; memory holds this many per size seen.
+
+        Raises:
+            ImageError: As `encode`.
+        """
+        results: dict[int, TokenPyramid] = {}
+        waiting: dict[torch.Size, list[tuple[int, Tensor]]] = defaultdict(list)
+
+        def flush(group: list[tuple[int, Tensor]]) -> None:
+            tokens = self.encode(torch.stack([image for _, image in group]))
+            results.update(zip([position for position, _ in group], tokens.unbind(), strict=True))
+
+        for position, image in enumerate(images):
+            pixels = read_image(image, size=size)
+            group = waiting[pixels.shape]
+            group.append((position, pixels))
+            if len(group) == batch_size:
+                flush(waiting.pop(pixels.shape))
+        for group in waiting.values():
+            flush(group)
+        return [results[position] for position in range(len(results))]
+
+    @torch.no_grad()
+    def decode(self, tokens: TokenPyramid) -> Tensor:
+        """Images of tokens, or of any prefix of their levels.
+
+        Returns:
+            (B, 3, H, W) float32 in [0, 1] at the original size, on the tokenizer's device.
+
+        Raises:
+            TokenMismatchError: Another tokenizer made the tokens.
+        """
+        return self._paint(self.codes(tokens), tokens.image_size)
+
+    def reconstruct(self, images: ImageLike | Sequence[ImageLike], *, size: int | None = None) -> Tensor:
+        """`decode(encode(images))`: (B, 3, H, W) float32 in [0, 1]."""
+        return self.decode(self.encode(images, size=size))
+
+    @torch.no_grad()
+    def reconstruct_continuous(self, images: ImageLike | Sequence[ImageLike], *, size: int | None = None) -> Tensor:
+        """As `reconstruct`, from the features before quantisation: what the codebooks cost. (B, 3, H, W) in [0, 1]."""
+        batch = to_batch(images, size=size)
+        height, width = batch.shape[-2:]
+        return self._paint(self.quantizer.encode_continuous(self.features(batch)), (height, width))
+
+    @torch.no_grad()
+    def features(self, batch: Tensor, *, aligned: bool = False) -> FeaturePyramid:
+        """What the frozen tower gives for a (B, 3, H, W) batch in [0, 1], padded by edge replication."""
+        return self.backbone(pad_to_multiple(batch.to(self.device), self.multiple_px), aligned=aligned)
+
+    def codes(self, tokens: TokenPyramid) -> tuple[Tensor, ...]:
+        """Codebook vectors of the tokens: (B, d_l, h_l, w_l) float32 per level.
+
+        Raises:
+            TokenMismatchError: Another tokenizer made the tokens.
+        """
+        if tokens.fingerprint != self.fingerprint:
+            raise TokenMismatchError(
+                f"expected tokens of tokenizer {self.fingerprint[:12]}, got tokens of {tokens.fingerprint[:12]}: "
+                "load the tokenizer that made them, or encode the images again"
+            )
+        return self.quantizer.codes([ids.to(self.device) for ids in tokens.ids])
+
+    @torch.no_grad()
+    def embedding(self, tokens: TokenPyramid) -> Tensor:
+        """The images' place in the space they share with words, from tokens alone: (B, D) float32, unit norm."""
+        return self.quantizer.embedding(self.codes(tokens))
+
+    def health(self, tokens: TokenPyramid | Iterable[TokenPyramid]) -> TokenHealth:
+        """How well the codebooks are used by these tokens: usage, perplexity, dead codes, a verdict and a cure per level."""
+        return measure_health(tokens)
+
+    def fit(self, batches: Iterable[Tensor] | Callable[[], Iterable[Tensor]], *, vectors_per_code: int = 64, seed: int = 0) -> list[LevelReport]:
+        """Fits the codebooks in closed form: working ids in minutes, no gradient. The decoder then shows the sketch.
+
+        Args:
+            batches: Image batches (B, 3, H, W) in [0, 1]: a list, or a function that gives the same batches at each call.
+            vectors_per_code: Cells sampled per codebook entry.
+            seed: Of sampling and k-means.
+
+        Raises:
+            DataError: No images, fewer cells than codes, or an iterator that can be read only once.
+        """
+        make = batches if callable(batches) else lambda: batches
+
+        def samples() -> Iterable[tuple[FeaturePyramid, Tensor]]:
+            for batch in make():
+                padded = pad_to_multiple(to_batch(batch).to(self.device), self.multiple_px)
+                yield self.features(padded, aligned=True), padded
+
+        return fit_quantizer(self.quantizer, samples, vectors_per_code=vectors_per_code, seed=seed)
+
+    def own_tensors(self) -> dict[str, Tensor]:
+        """Names and tensors of model.safetensors: all parts but the frozen tower."""
+        return {f"{part}.{name}": tensor for part in OWN_PARTS for name, tensor in getattr(self, part).state_dict().items()}
+
+    def load_own(self, tensors: dict[str, Tensor]) -> None:
+        """Takes over tensors named as `own_tensors` names them."""
+        for part in OWN_PARTS:
+            getattr(self, part).load_state_dict({n.removeprefix(f"{part}."): t for n, t in tensors.items() if n.startswith(f"{part}.")})
+
+    def save_pretrained(self, directory: str | Path, *, half: bool = False, evaluation: dict[str, Any] | None = None) -> Path:
+        """Writes config.json, model.safetensors, README.md and, where the tower has no public address, backbone/.
+
+        Args:
+            directory: Made where missing; a model already there is replaced file by file, config.json last.
+            half: Store trunk and pixel decoder as float16 (half the size; decoded pixels change in the last bit or two).
+            evaluation: Measured figures for evaluation.json and the model card.
+
+        Returns:
+            The directory.
+
+        Raises:
+            NotFittedError: The codebooks are empty.
+        """
+        self.quantizer.codes([torch.zeros(1, 1, 1, dtype=torch.int64, device=self.device)])  # refuses empty codebooks
+        public = self.config.backbone.weights is not None or self.config.backbone.kind == "toy"
+        tower = dataclasses.replace(self.config.backbone, fingerprint=self.backbone.fingerprint, **({} if public else {"name": ""}))
+        config = dataclasses.replace(self.config, backbone=tower, fingerprint=self.fingerprint)
+        tensors = {
+            name: tensor.half() if half and not name.startswith("quantizer.") else tensor.float()
+            for name, tensor in self.own_tensors().items()
+        }
+        with hub.save_directory(Path(directory)) as folder:
+            hub.write_weights(folder / "model.safetensors", tensors)
+            if not public:
+                self.backbone.save(folder / "backbone")
+            if evaluation is not None:
+                (folder / "evaluation.json").write_text(json.dumps(evaluation, indent=2) + "\n")
+            (folder / "README.md").write_text(model_card(config, fingerprint=config.fingerprint, evaluation=evaluation))
+            hub.write_config(config, folder)
+        return Path(directory)
+
+    def push_to_hub(self, repo_id: str, *, private: bool = False, token: str | None = None, commit_message: str = "Upload tokenizer") -> str:
+        """Uploads the model to a Hub repository, made where missing. Returns its address."""
+        import tempfile
+
+        with tempfile.TemporaryDirectory() as folder:
+            self.save_pretrained(folder)
+            return hub.push(Path(folder), repo_id, private=private, token=token, commit_message=commit_message)
+
+    def _paint(self, codes: Sequence[Tensor], image_size: tuple[int, int]) -> Tensor:
+        sketch = self.quantizer.sketch(codes)
+        fused = self.trunk([level.to(self.dtype) for level in codes])[-1]
+        images = self.pixel_decoder(fused, sketch.to(self.dtype)).float().clamp(0, 1)
+        height, width = image_size
+        return images[..., :height, :width]

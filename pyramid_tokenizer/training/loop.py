@@ -1,0 +1,134 @@
+"""The one visible loop: batches in order of their step's number, AdamW with a cosine, averaged weights, resumable."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch.utils.data import DataLoader, Dataset
+
+from pyramid_tokenizer.errors import CheckpointError, PyramidTokenizerError
+from pyramid_tokenizer.training.config import TrainConfig
+from pyramid_tokenizer.training.stages import CodebookStage, DecoderStage
+from pyramid_tokenizer.training.state import load_state, save_state
+
+Log = Callable[[dict[str, Any]], None]
+"""Takes the figures of a step: stage, step, steps, loss, images_per_second and the stage's own."""
+
+
+def run_stage(
+    stage: CodebookStage | DecoderStage, batches: Dataset[Tensor], config: TrainConfig, *, accelerator: Accelerator, state_path: Path, log: Log
+) -> None:
+    """Trains one stage to its end, from where its state file left off.
+
+    The averaged weights replace the stage's own at the end. A step's crops and chance depend on the seed and the step's
+    number, so a resumed run equals an uninterrupted one.
+
+    Args:
+        stage: Changed in place.
+        batches: Item `step` is that step's batch (B, 3, crop, crop).
+        config: Rates, decay, intervals.
+        accelerator: Device, precision, processes.
+        state_path: Where the run's state is kept; removed by the caller once the stage's result is saved.
+        log: Called every `log_every` steps on the main process.
+
+    Raises:
+        CheckpointError: The state belongs to another stage or configuration.
+        PyramidTokenizerError: The loss is not finite.
+    """
+    optimizer = _optimizer(stage, config)
+    averaged = AveragedModel(stage_parameters(stage), multi_avg_fn=get_ema_multi_avg_fn(config.ema_decay))
+    start = _resume(stage, optimizer, averaged, load_state(state_path))
+    model, optimizer = accelerator.prepare(stage, optimizer)
+    loader = DataLoader(batches, batch_size=None, sampler=range(start, stage.steps), num_workers=config.workers)
+    meter = _Meter(config, stage, log if accelerator.is_main_process else None)
+    for step, images in zip(range(start, stage.steps), loader, strict=True):
+        _set_rate(optimizer, stage, config, step)
+        torch.manual_seed(hash((config.seed, step)) % 2**63)
+        with accelerator.autocast():
+            loss, figures = model(images.to(accelerator.device), step)
+        if not math.isfinite(loss.item()):
+            raise PyramidTokenizerError(f"expected a finite loss, got {loss.item()} at step {step} of stage {stage.name}: lower the learning rate")
+        optimizer.zero_grad(set_to_none=True)
+        accelerator.backward(loss)
+        accelerator.clip_grad_norm_(stage.trainable(), config.clip_norm)
+        optimizer.step()
+        stage.after_step(step)
+        averaged.update_parameters(stage_parameters(stage))
+        meter.add(step, loss.item(), figures, images.shape[0] * accelerator.num_processes)
+        if accelerator.is_main_process and ((step + 1) % config.save_every == 0 or step + 1 == stage.steps):
+            save_state(state_path, _state(stage, optimizer, averaged, step + 1))
+    with torch.no_grad():
+        for parameter, mean in zip(stage.trainable(), averaged.module.parameters(), strict=True):
+            parameter.copy_(mean)
+
+
+def stage_parameters(stage: CodebookStage | DecoderStage) -> nn.ParameterList:
+    """The stage's trainable parameters as a module of their own, which is what gets averaged."""
+    return nn.ParameterList(stage.trainable())
+
+
+def _optimizer(stage: CodebookStage | DecoderStage, config: TrainConfig) -> torch.optim.Optimizer:
+    parameters = stage.trainable()
+    groups = [
+        {"params": [p for p in parameters if p.ndim > 1], "weight_decay": config.weight_decay},
+        {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
+    ]
+    return torch.optim.AdamW(groups, lr=stage.lr, betas=(0.9, 0.99))
+
+
+def _set_rate(optimizer: Any, stage: CodebookStage | DecoderStage, config: TrainConfig, step: int) -> None:
+    rise = min(1.0, (step + 1) / max(1, config.warmup_steps))
+    for group in optimizer.param_groups:
+        group["lr"] = stage.lr * rise * (0.5 + 0.5 * math.cos(math.pi * step / stage.steps))
+
+
+def _state(stage: CodebookStage | DecoderStage, optimizer: Any, averaged: AveragedModel, step: int) -> dict[str, Any]:
+    return {
+        "stage": stage.name, "step": step, "steps": stage.steps, "module": stage.state_dict(), "extra": stage.extra_state(),
+        "optimizer": optimizer.state_dict(), "averaged": averaged.state_dict(),
+    }
+
+
+def _resume(stage: CodebookStage | DecoderStage, optimizer: Any, averaged: AveragedModel, state: dict[str, Any] | None) -> int:
+    if state is None:
+        return 0
+    if (state["stage"], state["steps"]) != (stage.name, stage.steps):
+        raise CheckpointError(
+            f"expected a state of stage {stage.name} over {stage.steps} steps, got {state['stage']} over {state['steps']}: "
+            "resume with the same settings, or delete the state file to start anew"
+        )
+    try:
+        stage.load_state_dict(state["module"])
+        averaged.load_state_dict(state["averaged"])
+        optimizer.load_state_dict(state["optimizer"])
+    except (RuntimeError, ValueError) as error:
+        raise CheckpointError(f"expected a state of this architecture, got another: {error}") from error
+    stage.load_extra_state(state["extra"])
+    return state["step"]
+
+
+class _Meter:
+    """Running means of a stage's figures between two lines of the log."""
+
+    def __init__(self, config: TrainConfig, stage: CodebookStage | DecoderStage, log: Log | None):
+        self.every, self.stage, self.log = config.log_every, stage, log
+        self.sums: dict[str, list[float]] = {}
+        self.images, self.began = 0, time.perf_counter()
+
+    def add(self, step: int, loss: float, figures: dict[str, float], images: int) -> None:
+        for name, value in {"loss": loss, **figures}.items():
+            self.sums.setdefault(name, []).append(value)
+        self.images += images
+        if self.log is not None and ((step + 1) % self.every == 0 or step + 1 == self.stage.steps):
+            rate = self.images / (time.perf_counter() - self.began)
+            means = {name: sum(values) / len(values) for name, values in self.sums.items()}
+            self.log({"stage": self.stage.name, "step": step + 1, "steps": self.stage.steps, "images_per_second": rate, **means})
+            self.sums, self.images, self.began = {}, 0, time.perf_counter()
