@@ -1,0 +1,7 @@
+"""Frozen CLIP towers: an image batch in, a `FeaturePyramid` out. Nothing here imports open_clip before it is needed."""
+
+from pyramid_tokenizer.backbones.base import Backbone, load_backbone
+from pyramid_tokenizer.backbones.open_clip import OpenClipBackbone
+from pyramid_tokenizer.backbones.toy import ToyBackbone
+
+__all__ = ["Backbone", "OpenClipBackbone", "ToyBackbone", "load_backbone"]

@@ -1,0 +1,195 @@
+"""`Backbone`: what every frozen tower offers. `load_backbone`: the tower that a `BackboneConfig` names."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from pyramid_tokenizer.config import BackboneConfig
+from pyramid_tokenizer.errors import BackboneError, CheckpointError, ConfigError, ImageValueError
+from pyramid_tokenizer.pyramid import FeaturePyramid
+
+# Rounding may leave a pixel this far outside [0, 1]; 0..255 or already normalised pixels are far beyond it.
+_RANGE_SLACK = 1e-3
+
+
+class Backbone(Protocol):
+    """A frozen image tower with a text tower beside it. Implementations are `torch.nn.Module`s.
+
+    Frozen means: no parameter requires a gradient, `forward` records none, and `.train()` leaves it in eval mode. It may
+    be cast (`.to(torch.bfloat16)`): inputs follow the tower's dtype, outputs are float32 all the same. Autocast is off
+    inside, so that a training loop's precision never changes ids.
+    """
+
+    config: BackboneConfig
+    """What it was loaded from."""
+    channels: tuple[int, ...]
+    """Channels of each native map, deepest and coarsest first."""
+    strides: tuple[int, ...]
+    """Input pixels per cell of each native map; never increases."""
+    embedding_dim: int
+    """D, dimensions of the space that images and words share."""
+    fingerprint: str
+    """SHA-256 (hex) of what determines the maps, taken once when the tower was made: see `compute_fingerprint`."""
+    has_dense: bool
+    """Whether a text-aligned map per location is defined for this tower."""
+
+    def __call__(self, images: Tensor, *, aligned: bool = False) -> FeaturePyramid:
+        """The same as `forward`."""
+        ...
+
+    def forward(self, images: Tensor, *, aligned: bool = False) -> FeaturePyramid:
+        """Native feature maps of a batch.
+
+        Args:
+            images: (B, 3, H, W) float in [0, 1], RGB; H and W multiples of `strides[0]`. Normalisation happens inside.
+            aligned: Also fill `embedding` (B, D) and, where `has_dense`, `dense` (B, D, h, w). Runs the whole tower: H
+                and W must be multiples of its coarsest stride, which is more than `strides[0]` when `config.blocks`
+                leaves out the last one.
+
+        Raises:
+            ImageValueError: Another shape, dtype or range, NaN, or a size that is not a multiple.
+        """
+        ...
+
+    def dense(self, images: Tensor) -> Tensor:
+        """(B, D, h, w) float32: CLIP's text-aligned embedding per location, not normalised.
+
+        Raises:
+            CapabilityError: Not `has_dense`.
+            ImageValueError: As for `forward`.
+        """
+        ...
+
+    def encode_text(self, texts: Sequence[str]) -> Tensor:
+        """(N, D) float32 of unit norm, one row a text, on the tower's device."""
+        ...
+
+    def save(self, directory: Path, *, half: bool = True) -> None:
+        """Writes what `load_backbone(config, directory=directory)` needs to give the same tower and fingerprint.
+
+        Args:
+            directory: Made where it is missing.
+            half: Store tensors as float16 where that loses nothing; the others stay as they are.
+        """
+        ...
+
+
+def load_backbone(config: BackboneConfig, *, directory: Path | None = None) -> Backbone:
+    """The tower that `config` names, with its weights.
+
+    Args:
+        config: `kind` "toy", or "open_clip" with one of: a model `name` and a weight tag or checkpoint file in
+            `weights`; `name` "hf-hub:org/repo"; `name` "local-dir:PATH".
+        directory: A folder in open_clip's local-directory layout (as `Backbone.save` writes it), in place of a name.
+
+    Raises:
+        BackboneError: The name or tag is unknown (near ones are told), nothing names the weights, or they could not be
+            fetched.
+        CheckpointError: A weight is missing, extra, misshapen or unreadable, or the tower is not the one whose
+            `config.fingerprint` was stored.
+        ConfigError: `config.blocks` does not fit the tower.
+
+    Example:
+        >>> backbone = load_backbone(BackboneConfig(kind="toy"))
+        >>> backbone.channels, backbone.strides
+        ((32, 24, 16, 8), (32, 16, 8, 4))
+    """
+    backbone: Backbone
+    if config.kind == "toy":
+        from pyramid_tokenizer.backbones.toy import ToyBackbone
+
+        backbone = ToyBackbone(config)
+    else:
+        from pyramid_tokenizer.backbones.loading import load_open_clip
+
+        backbone = load_open_clip(config, directory=directory)
+    if config.fingerprint and config.fingerprint != backbone.fingerprint:
+        raise CheckpointError(
+            f"expected the tower with fingerprint {config.fingerprint[:12]}..., got {backbone.fingerprint[:12]}...: its "
+            "weights, normalisation or blocks were altered, and ids made with the two differ; restore the original files"
+        )
+    return backbone
+
+
+def compute_fingerprint(state: Mapping[str, Tensor], **facts: Any) -> str:
+    """SHA-256 (hex) of named tensors and facts, the same on every device and for every storage dtype that holds them.
+
+    Args:
+        state: Parameters and buffers by name; counters of batches (`num_batches_tracked`) do not determine features
+            and are passed over. Each contributes its name, its shape and its values as little-endian float32.
+        facts: JSON-ready values that determine the features too: normalisation, blocks read.
+
+    Example:
+        >>> halves = torch.tensor([0.5, 0.25])
+        >>> compute_fingerprint({"a": halves}) == compute_fingerprint({"a": halves.half()})
+        True
+        >>> compute_fingerprint({"a": halves}) == compute_fingerprint({"a": halves}, blocks=[1])
+        False
+    """
+    digest = hashlib.sha256()
+    for name in sorted(state):
+        if name.endswith("num_batches_tracked"):
+            continue
+        tensor = state[name].detach().to(device="cpu", dtype=torch.float32).contiguous()
+        digest.update(f"{name}{tuple(tensor.shape)}".encode())
+        digest.update(tensor.numpy().astype("<f4", copy=False).tobytes())
+    digest.update(json.dumps(facts, sort_keys=True).encode())
+    return digest.hexdigest()
+
+
+def check_images(images: Tensor, *, multiple: int) -> None:
+    """Raises ImageValueError unless `images` is (B, 3, H, W) float in [0, 1] with H and W multiples of `multiple`."""
+    if images.ndim != 4 or images.shape[1] != 3 or 0 in images.shape:
+        raise ImageValueError(
+            f"expected images of shape (B, 3, H, W), got {tuple(images.shape)}: stack RGB pictures, channels first"
+        )
+    if not images.is_floating_point():
+        raise ImageValueError(f"expected float images in [0, 1], got {images.dtype}: divide 0..255 by 255")
+    height, width = images.shape[-2:]
+    if height % multiple or width % multiple:
+        raise ImageValueError(
+            f"expected height and width in multiples of {multiple} px, got {height}x{width}: pad the batch at the right "
+            "and bottom by repeating its edge (PyramidTokenizer.encode does)"
+        )
+    if torch.compiler.is_compiling():
+        return  # a graph cannot branch on pixel values
+    low, high = (float(value) for value in images.detach().aminmax())
+    if not (low >= -_RANGE_SLACK and high <= 1 + _RANGE_SLACK):  # also catches NaN
+        raise ImageValueError(
+            f"expected pixels in [0, 1], got [{low:.4g}, {high:.4g}]: divide 0..255 by 255, leave normalisation to the "
+            "backbone"
+        )
+
+
+def check_texts(texts: Sequence[str]) -> list[str]:
+    """`texts` as a list. Raises BackboneError for one bare string, which would be read letter by letter."""
+    if isinstance(texts, str):
+        raise BackboneError(f"expected a list of texts, got the string {texts!r}: write [{texts!r}]")
+    return list(texts)
+
+
+def resolve_blocks(blocks: Sequence[int], *, preset: Sequence[int], count: int) -> tuple[int, ...]:
+    """Absolute block indices, shallow to deep: `preset` for (), negative ones counted from the end.
+
+    Raises:
+        ConfigError: An index outside the tower's `count` blocks, or not in increasing order.
+
+    Example:
+        >>> resolve_blocks((-2, -1), preset=(0, 1), count=12)
+        (10, 11)
+    """
+    absolute = tuple(block + count if block < 0 else block for block in (blocks or preset))
+    in_range = all(0 <= block < count for block in absolute)
+    if not in_range or list(absolute) != sorted(set(absolute)):
+        raise ConfigError(
+            f"expected backbone.blocks as increasing indices below {count}, the tower's blocks, got {tuple(blocks)}: "
+            f"() takes the preset {tuple(preset)}"
+        )
+    return absolute

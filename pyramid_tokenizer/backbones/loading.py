@@ -1,0 +1,158 @@
+"""`load_open_clip`: from a `BackboneConfig` to an `OpenClipBackbone`, by open_clip's own loading code. Never a random model."""
+
+from __future__ import annotations
+
+import difflib
+import json
+import pickle
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+
+from pyramid_tokenizer.backbones.open_clip import CONFIG_FILE, WEIGHTS_FILE, OpenClipBackbone
+from pyramid_tokenizer.config import BackboneConfig
+from pyramid_tokenizer.errors import BackboneError, CheckpointError, ConfigError, PyramidTokenizerError
+
+_LOCAL, _HUB = "local-dir:", "hf-hub:"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Source:
+    """Where open_clip finds one model."""
+
+    name: str
+    """For `open_clip.create_model` and `get_tokenizer`."""
+    weights: str | None
+    """Tag or file; None where `name` says it all."""
+    is_local: bool
+    """No network is needed, so a failure is the files' fault."""
+    options: dict[str, Any]
+    """Further arguments of `create_model`."""
+
+
+def load_open_clip(config: BackboneConfig, *, directory: Path | None = None) -> OpenClipBackbone:
+    """The tower that `config` names; see `load_backbone`.
+
+    Raises:
+        BackboneError: Unknown name or tag, no weights, or nothing could be fetched.
+        CheckpointError: Weights that do not fit the model or cannot be read.
+        ConfigError: `weights` beside a name that brings its own, or `blocks` that do not fit.
+    """
+    import open_clip
+
+    source = _find_source(config, directory)
+    try:
+        model_config: dict[str, Any] = open_clip.get_model_config(source.name) or {}
+        model = open_clip.create_model(
+            source.name, source.weights, require_pretrained=True, weights_only=True, **source.options
+        )
+    except Exception as error:
+        raise _explain(error, source) from error
+    if source.options.get("force_quick_gelu"):
+        model_config["quick_gelu"] = True
+    return OpenClipBackbone(model, config=config, model_config=model_config, tokenizer=source.name)
+
+
+def _find_source(config: BackboneConfig, directory: Path | None) -> _Source:
+    if directory is not None:
+        return _local_source(Path(directory))
+    if config.name.startswith((_LOCAL, _HUB)):
+        if config.weights is not None:
+            raise ConfigError(
+                f"expected no backbone.weights with the name {config.name!r}, which brings its own, got "
+                f"{config.weights!r}: set weights to None"
+            )
+        if config.name.startswith(_LOCAL):
+            return _local_source(Path(config.name.removeprefix(_LOCAL)))
+        return _Source(name=config.name, weights=None, is_local=False, options={})
+    return _named_source(config.name, config.weights)
+
+
+def _local_source(directory: Path) -> _Source:
+    layout = f"a folder with {CONFIG_FILE} and {WEIGHTS_FILE}"
+    if not directory.is_dir():
+        raise BackboneError(f"expected {layout}, got no folder {str(directory)!r}: correct the path")
+    try:
+        content = json.loads((directory / CONFIG_FILE).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise BackboneError(f"expected {layout}, got {error}: restore the file") from error
+    if not isinstance(content, dict) or not isinstance(content.get("model_cfg"), dict):
+        raise BackboneError(f'expected a "model_cfg" in {str(directory / CONFIG_FILE)!r}, got none: restore the file')
+    if not any(file.suffix in (".safetensors", ".bin", ".pth") for file in directory.iterdir()):
+        raise BackboneError(f"expected {layout}, got no weights in {str(directory)!r}: put them there")
+    return _Source(name=f"{_LOCAL}{directory}", weights=None, is_local=True, options={})
+
+
+def _named_source(name: str, weights: str | None) -> _Source:
+    import open_clip
+
+    name = name.replace("/", "-")
+    if name not in open_clip.list_models():
+        hint = _near(name, open_clip.list_models()) or "see open_clip.list_models()"
+        raise BackboneError(
+            f"expected an open_clip model name, {_HUB}org/repo, {_LOCAL}PATH or a directory, got {name!r}: {hint}"
+        )
+    tags = open_clip.list_pretrained_tags_by_model(name)
+    if not weights:
+        raise BackboneError(
+            f"expected weights for {name!r}, got none, and a random tower is of no use: set backbone.weights to a "
+            f"checkpoint file or a tag (there are {_listing(tags)})"
+        )
+    file = Path(weights).expanduser()
+    if open_clip.is_pretrained_cfg(name, weights):
+        # Some tags were trained with an activation that the plain model name does not say; open_clip only warns.
+        quick_gelu = bool(open_clip.get_pretrained_cfg(name, weights).get("quick_gelu", False))
+        return _Source(name=name, weights=weights, is_local=False, options={"force_quick_gelu": quick_gelu})
+    if file.is_file():
+        return _Source(name=name, weights=str(file), is_local=True, options=_normalisation_of(name, tags))
+    hint = _near(weights, tags) or f"there are {_listing(tags)}"
+    raise BackboneError(f"expected a weight tag of {name!r} or a checkpoint file, got {weights!r}: {hint}")
+
+
+def _normalisation_of(name: str, tags: Sequence[str]) -> dict[str, Any]:
+    """A bare file does not say its mean and std; where all published weights of the model agree on one, it is that."""
+    import open_clip
+
+    known = {
+        tuple(tuple(cfg[key]) for key in ("mean", "std"))
+        for cfg in (open_clip.get_pretrained_cfg(name, tag) for tag in tags)
+        if cfg.get("mean") and cfg.get("std")
+    }
+    if len(known) != 1:
+        return {}
+    mean, std = known.pop()
+    return {"force_preprocess_cfg": {"mean": mean, "std": std}}
+
+
+def _explain(error: Exception, source: _Source) -> PyramidTokenizerError:
+    """The error of ours for one that open_clip raised."""
+    what = f"{source.name!r}" if source.weights is None else f"{source.weights!r} of {source.name!r}"
+    reason = " ".join(str(error).split()) or type(error).__name__
+    reason = reason if len(reason) <= 600 else f"{reason[:600]} ..."
+    if isinstance(error, pickle.UnpicklingError):
+        return CheckpointError(
+            f"expected plain tensors in the weights {what}, got a file that would run code: {reason.split('.')[0]}; "
+            "convert it to safetensors where you trust it"
+        )
+    if isinstance(error, SafetensorError) or "loading state_dict" in reason:
+        return CheckpointError(f"expected weights that fit {what} exactly, got {reason}: restore the original file")
+    if source.is_local:
+        return CheckpointError(f"expected a readable model in {what}, got {reason}: restore the original files")
+    return BackboneError(
+        f"expected to fetch the weights {what}, got {reason}: check the network, or fetch the checkpoint elsewhere and "
+        f"give its path as backbone.weights (or a folder as the name {_LOCAL}PATH)"
+    )
+
+
+def _near(name: str, known: Sequence[str]) -> str:
+    """'did you mean ...?' for the nearest known names whatever their case; '' where none is near."""
+    by_lower = {candidate.lower(): candidate for candidate in known}
+    near = difflib.get_close_matches(name.lower(), list(by_lower), n=3)
+    return f"did you mean {', '.join(repr(by_lower[match]) for match in near)}?" if near else ""
+
+
+def _listing(names: Sequence[str]) -> str:
+    return ", ".join(names) if names else "no published ones"

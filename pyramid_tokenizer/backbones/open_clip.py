@@ -1,0 +1,190 @@
+"""`OpenClipBackbone`: an open_clip model as a frozen tower that gives feature pyramids. Imports open_clip when first used."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from pyramid_tokenizer.backbones.base import check_images, check_texts, compute_fingerprint, resolve_blocks
+from pyramid_tokenizer.backbones.towers import find_tower, preset_blocks, probe
+from pyramid_tokenizer.config import BackboneConfig
+from pyramid_tokenizer.errors import BackboneError, CapabilityError, MissingExtraError
+from pyramid_tokenizer.pyramid import FeaturePyramid
+
+CONFIG_FILE = "open_clip_config.json"
+WEIGHTS_FILE = "open_clip_model.safetensors"
+
+_TEXTS_PER_BATCH = 256
+
+
+class OpenClipBackbone(nn.Module):
+    """Any open_clip model with a ViT, ModifiedResNet or timm image tower. `load_backbone` makes one; see `Backbone`.
+
+    Maps are what the tower's blocks put out, before any final norm. Sizes other than the tower's own are read by
+    resampling its position embeddings on the fly; the stored weights never change.
+    """
+
+    def __init__(self, model: nn.Module, *, config: BackboneConfig, model_config: dict[str, Any], tokenizer: str):
+        """Freezes `model` and learns its blocks from one small black image.
+
+        Args:
+            model: An open_clip model with its weights loaded, float32.
+            config: What it was loaded from; only `blocks` matters here.
+            model_config: The "model_cfg" that open_clip builds it from; `save` writes it.
+            tokenizer: Name for `open_clip.get_tokenizer`, asked for at the first `encode_text`.
+
+        Raises:
+            BackboneError: The image tower is of an unknown family or reads one size only.
+            ConfigError: `config.blocks` does not fit it.
+        """
+        super().__init__()
+        self.config = config
+        self.model: Any = model.requires_grad_(False)
+        self.eval()
+        self._model_config = model_config
+        self._tokenizer_name = tokenizer
+        self._tokenizer: Any = None
+        visual = self.model.visual
+        self._preprocess = dict(visual.preprocess_cfg)
+        self._mean = tuple(float(value) for value in self._preprocess["mean"])
+        self._std = tuple(float(value) for value in self._preprocess["std"])
+        with torch.no_grad():
+            self._tower = find_tower(visual)
+            found = probe(self._tower, next(visual.parameters()))
+        count = len(found.strides)
+        self._blocks = resolve_blocks(config.blocks, preset=preset_blocks(found.strides), count=count)
+        self._coarsest = found.strides[-1]
+        self.channels = tuple(found.channels[block] for block in reversed(self._blocks))
+        self.strides = tuple(found.strides[block] for block in reversed(self._blocks))
+        self.embedding_dim = found.embedding_dim
+        self.has_dense = self._tower.has_dense
+        self.fingerprint = self._compute_fingerprint()
+
+    def forward(self, images: Tensor, *, aligned: bool = False) -> FeaturePyramid:
+        """Maps of a (B, 3, H, W) float batch in [0, 1]; with `aligned` also its embedding and dense map."""
+        check_images(images, multiple=self._coarsest if aligned else self.strides[0])
+        with torch.no_grad(), torch.autocast(images.device.type, enabled=False):
+            x = self._normalise(images)
+            embedding = dense = None
+            if aligned:
+                output = self._tower.aligned(x, self._blocks)
+                maps, embedding = output.maps, output.embedding.float()
+                dense = output.dense.float() if output.dense is not None else None
+            else:
+                maps = self._tower.maps(x, self._blocks)
+        coarse_to_fine = tuple(m.float() for m in reversed(maps))
+        return FeaturePyramid(maps=coarse_to_fine, strides=self.strides, embedding=embedding, dense=dense)
+
+    def dense(self, images: Tensor) -> Tensor:
+        """(B, D, h, w) float32 text-aligned map.
+
+        Raises:
+            CapabilityError: The tower has none.
+        """
+        dense = self(images, aligned=True).dense if self.has_dense else None
+        if dense is None:
+            raise CapabilityError(
+                f"expected a tower with a dense text-aligned map, got {self._describe()}, for which none is defined yet "
+                "(a later release adds ViTs): check `has_dense`, or use a ConvNeXt, MobileCLIP or ResNet model"
+            )
+        return dense
+
+    def encode_text(self, texts: Sequence[str]) -> Tensor:
+        """(N, D) float32 unit rows; texts beyond the model's context length are cut, as open_clip does."""
+        texts = check_texts(texts)
+        device = next(self.model.parameters()).device
+        rows = [torch.zeros(0, self.embedding_dim, device=device)]
+        with torch.no_grad(), torch.autocast(device.type, enabled=False):
+            for start in range(0, len(texts), _TEXTS_PER_BATCH):
+                tokens = self._tokenize(texts[start : start + _TEXTS_PER_BATCH]).to(device)
+                rows.append(F.normalize(self.model.encode_text(tokens).float(), dim=-1))
+        return torch.cat(rows)
+
+    def save(self, directory: Path, *, half: bool = True) -> None:
+        """Writes open_clip's local-directory layout, each file whole or not at all.
+
+        Args:
+            directory: Made where it is missing. `open_clip.create_model("local-dir:...")` reads it too.
+            half: Store each tensor as float16 where that loses nothing.
+
+        Raises:
+            BackboneError: The tower was cast after loading, so that its weights are no longer those it was loaded with.
+        """
+        from safetensors.torch import save_file
+
+        if self._compute_fingerprint() != self.fingerprint:
+            raise BackboneError(
+                "expected the weights that were loaded, got cast or altered ones: load the tower again in float32 "
+                "(without dtype=) and save that"
+            )
+        directory = Path(directory)
+        directory.mkdir(parents=True, exist_ok=True)
+        content = {"model_cfg": self._model_config, "preprocess_cfg": self._preprocess}
+        config_part, weights_part = (directory / f"{name}.part" for name in (CONFIG_FILE, WEIGHTS_FILE))
+        config_part.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+        state = {name: _stored(tensor, half=half) for name, tensor in self.model.state_dict().items()}
+        save_file(state, weights_part, metadata={"format": "pt"})
+        shutil.copymode(config_part, weights_part)  # safetensors makes files that only their owner can read
+        if self._model_config.get("text_cfg", {}).get("hf_tokenizer_name"):
+            self._load_tokenizer().save_pretrained(str(directory))
+        os.replace(weights_part, directory / WEIGHTS_FILE)
+        os.replace(config_part, directory / CONFIG_FILE)
+
+    def train(self, mode: bool = True) -> OpenClipBackbone:
+        """Stays in eval mode: the tower is frozen."""
+        return super().train(False)
+
+    def _normalise(self, images: Tensor) -> Tensor:
+        # Not buffers: a cast of the module would round them.
+        mean, std = (torch.tensor(values, device=images.device).view(1, 3, 1, 1) for values in (self._mean, self._std))
+        weight = next(self.model.visual.parameters())
+        return ((images.float() - mean) / std).to(weight.dtype)
+
+    def _compute_fingerprint(self) -> str:
+        # quick_gelu is the one thing outside the weights that open_clip lets vary for the same weights.
+        facts = {"mean": self._mean, "std": self._std, "blocks": self._blocks}
+        quick_gelu = bool(self._model_config.get("quick_gelu", False))
+        return compute_fingerprint(self.model.visual.state_dict(), **facts, quick_gelu=quick_gelu)
+
+    def _tokenize(self, texts: list[str]) -> Tensor:
+        return self._load_tokenizer()(texts)
+
+    def _load_tokenizer(self) -> Any:
+        if self._tokenizer is None:
+            import open_clip
+
+            try:
+                self._tokenizer = open_clip.get_tokenizer(self._tokenizer_name)
+            except ImportError as error:
+                raise MissingExtraError(
+                    f"expected the package that this model's text tokenizer needs, got {error}: pip install transformers"
+                ) from error
+            except Exception as error:
+                raise BackboneError(
+                    f"expected the text tokenizer of {self._tokenizer_name!r}, got {error}: check the network, or put its "
+                    "files beside the weights in a local directory"
+                ) from error
+        return self._tokenizer
+
+    def _describe(self) -> str:
+        vision = self._model_config.get("vision_cfg", {})
+        name = vision.get("timm_model_name") or type(self.model.visual).__name__
+        return f"{self.config.name or 'a local tower'} ({name})"
+
+
+def _stored(tensor: Tensor, *, half: bool) -> Tensor:
+    """A contiguous copy on the CPU, as float16 where `half` asks for it and nothing is lost."""
+    tensor = tensor.detach().cpu()
+    if half and tensor.is_floating_point():
+        halved = tensor.half()
+        if torch.equal(halved.to(tensor.dtype), tensor):
+            return halved.contiguous().clone()
+    return tensor.contiguous().clone()

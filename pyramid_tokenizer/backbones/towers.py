@@ -1,0 +1,282 @@
+"""Image towers by family: one way to ask open_clip's three kinds for maps, embedding and dense map at any image size.
+
+All three answer `visual.forward_intermediates`, but a ViT refuses sizes other than its own, the ResNet's attention pool
+does too, and a timm trunk hides the features that its head reads. The classes here smooth that out without touching a
+weight, and hold the module they wrap; `probe` learns what comes out by running one small image.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol, TypeVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from pyramid_tokenizer.errors import BackboneError
+
+Output = TypeVar("Output")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TowerOutput:
+    """Maps of the asked blocks, shallow to deep, and what the whole tower says."""
+
+    maps: list[Tensor]
+    """(B, C, h, w) each."""
+    embedding: Tensor
+    """(B, D), as `visual(x)` gives it."""
+    dense: Tensor | None
+    """(B, D, h, w); None where the family has none."""
+
+
+class Tower(Protocol):
+    """One family of image towers. `x` is (B, 3, H, W), normalised; `blocks` are indices, None for all."""
+
+    has_dense: bool
+    probe_px: int
+    """Side of a small square image that the tower can read."""
+
+    def maps(self, x: Tensor, blocks: Sequence[int] | None) -> list[Tensor]:
+        """Maps of the blocks, shallow to deep; blocks behind the last one do not run."""
+        ...
+
+    def aligned(self, x: Tensor, blocks: Sequence[int] | None) -> TowerOutput:
+        """The same maps with the tower's embedding and dense map."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Probe:
+    """What a tower gives, block by block, shallow to deep."""
+
+    channels: tuple[int, ...]
+    strides: tuple[int, ...]
+    embedding_dim: int
+
+
+class VitTower:
+    """open_clip's own `VisionTransformer`: every map has the patch size as its stride."""
+
+    # MaskCLIP-like readings of the last block (value-value attention and its kin) are a later release.
+    has_dense = False
+
+    def __init__(self, visual: Any):
+        self._visual = visual
+        self.probe_px = 4 * max(visual.patch_size)
+
+    def maps(self, x: Tensor, blocks: Sequence[int] | None) -> list[Tensor]:
+        """Maps of the blocks, shallow to deep."""
+        visual = self._at_size(x)
+        options = {"stop_early": True, "intermediates_only": True}
+        return visual.forward_intermediates(x, indices=_list(blocks), **options)["image_intermediates"]
+
+    def aligned(self, x: Tensor, blocks: Sequence[int] | None) -> TowerOutput:
+        """Maps with the image embedding."""
+        output = self._at_size(x).forward_intermediates(x, indices=_list(blocks))
+        return TowerOutput(maps=output["image_intermediates"], embedding=output["image_features"], dense=None)
+
+    def _at_size(self, x: Tensor) -> Any:
+        """The tower with position embeddings for the grid of `x`: a shallow copy that shares every other weight."""
+        grid = (x.shape[-2] // self._visual.patch_size[0], x.shape[-1] // self._visual.patch_size[1])
+        if grid == tuple(self._visual.grid_size):
+            return self._visual
+        positions = resample_positions(self._visual.positional_embedding, self._visual.grid_size, grid)
+        return _with_parameter(self._visual, "positional_embedding", positions)
+
+
+class ResNetTower:
+    """OpenAI's `ModifiedResNet`: blocks 0 (stem) and 1 to 4 (layers); attention pooling makes the embedding.
+
+    Dense map: the pool's value and output projections at every cell, as in MaskCLIP.
+
+    Source: Zhou et al., "Extract Free Dense Labels from CLIP", arXiv 2112.01071, section 3.2.
+    """
+
+    has_dense = True
+    probe_px = 64
+    _last = 4
+
+    def __init__(self, visual: Any):
+        self._visual = visual
+        side = round((visual.attnpool.positional_embedding.shape[0] - 1) ** 0.5)
+        self._grid = (side, side)
+
+    def maps(self, x: Tensor, blocks: Sequence[int] | None) -> list[Tensor]:
+        """Maps of the blocks, shallow to deep."""
+        # open_clip 3.3.0 has the test inverted here: stop_early=False is what leaves the later layers out. Either way
+        # the maps are the same.
+        options = {"stop_early": False, "intermediates_only": True}
+        return self._visual.forward_intermediates(x, indices=_list(blocks), **options)["image_intermediates"]
+
+    def aligned(self, x: Tensor, blocks: Sequence[int] | None) -> TowerOutput:
+        """Maps with the image embedding and the dense map."""
+        asked = range(self._last + 1) if blocks is None else blocks
+        read = sorted({*asked, self._last})
+        maps = dict(zip(read, self.maps(x, read), strict=True))
+        last = maps[self._last]
+        pool = self._visual.attnpool
+        values = F.linear(last.permute(0, 2, 3, 1), pool.v_proj.weight, pool.v_proj.bias)  # (B, h, w, C)
+        dense = F.linear(values, pool.c_proj.weight, pool.c_proj.bias).permute(0, 3, 1, 2)  # (B, D, h, w)
+        return TowerOutput(maps=[maps[b] for b in asked], embedding=self._pool_at(last)(last), dense=dense)
+
+    def _pool_at(self, last: Tensor) -> Any:
+        grid = (last.shape[-2], last.shape[-1])
+        pool = self._visual.attnpool
+        if grid == self._grid:
+            return pool
+        return _with_parameter(
+            pool, "positional_embedding", resample_positions(pool.positional_embedding, self._grid, grid)
+        )
+
+
+class TimmTower:
+    """A timm trunk behind open_clip's `TimmModel`: ConvNeXt, FastViT (MobileCLIP), RepViT, FasterNet, SigLIP's ViTs.
+
+    Dense map: where the tower pools by a global mean, its own head (norm, convolutions, projection) applied to every cell
+    of the last features as if the cell were a 1x1 image. For ConvNeXt that is proj(norm(F4)) per location.
+    """
+
+    def __init__(self, visual: Any):
+        self._visual = visual
+        trunk = self._trunk = visual.trunk
+        patch = getattr(getattr(trunk, "patch_embed", None), "patch_size", None)
+        self.probe_px = 4 * max(patch) if patch else 64
+        if hasattr(trunk, "dynamic_img_size"):
+            _allow_any_size(trunk)
+        self.has_dense = self._pools_by_mean()
+
+    def maps(self, x: Tensor, blocks: Sequence[int] | None) -> list[Tensor]:
+        """Maps of the blocks, shallow to deep."""
+        options = {"stop_early": True, "intermediates_only": True}
+        return self._visual.forward_intermediates(x, indices=_list(blocks), **options)["image_intermediates"]
+
+    def aligned(self, x: Tensor, blocks: Sequence[int] | None) -> TowerOutput:
+        """Maps with the image embedding and, behind a mean pool, the dense map."""
+        features, maps = self._trunk.forward_intermediates(x, indices=_list(blocks))
+        return TowerOutput(
+            maps=maps, embedding=self._head(features), dense=self._head_per_cell(features) if self.has_dense else None
+        )
+
+    def _head(self, features: Tensor) -> Tensor:
+        return self._visual.head(self._trunk.forward_head(features))
+
+    def _head_per_cell(self, features: Tensor) -> Tensor:
+        batch, channels, height, width = features.shape
+        cells = features.permute(0, 2, 3, 1).reshape(-1, channels, 1, 1)  # (B * h * w, C, 1, 1)
+        return self._head(cells).reshape(batch, height, width, -1).permute(0, 3, 1, 2)  # (B, D, h, w)
+
+    def _pools_by_mean(self) -> bool:
+        """Whether the head reads a (B, C, h, w) map through the mean of its cells alone, tried on one made-up map."""
+        if "pool" in self._visual.head._modules:
+            return False  # open_clip's own attention pools
+        weight = next(self._visual.parameters())
+        features, _ = _small_run(lambda x: self._trunk.forward_intermediates(x, indices=1), self.probe_px, weight)
+        if features.ndim != 4 or features.shape[1] != self._trunk.num_features:
+            return False
+        count = 6 * features.shape[1]
+        made_up = torch.arange(count, device=weight.device, dtype=torch.float64).mul(0.7).sin().reshape(1, -1, 2, 3)
+        made_up = made_up.to(weight.dtype)
+        whole, mean = self._head(made_up), self._head(made_up.mean(dim=(2, 3), keepdim=True))
+        return whole.ndim == 2 and torch.allclose(whole, mean, rtol=1e-3, atol=1e-4)
+
+
+def find_tower(visual: nn.Module) -> Tower:
+    """The family of an open_clip model's `visual`.
+
+    Raises:
+        BackboneError: No adapter for its class.
+    """
+    from open_clip.modified_resnet import ModifiedResNet
+    from open_clip.timm_model import TimmModel
+    from open_clip.transformer import VisionTransformer
+
+    if isinstance(visual, VisionTransformer):
+        return VitTower(visual)
+    if isinstance(visual, ModifiedResNet):
+        return ResNetTower(visual)
+    if isinstance(visual, TimmModel) and hasattr(visual.trunk, "forward_intermediates"):
+        return TimmTower(visual)
+    kind = type(getattr(visual, "trunk", visual)).__name__
+    raise BackboneError(
+        f"expected a ViT, a ModifiedResNet or a timm trunk with forward_intermediates, got {kind}: use another model"
+    )
+
+
+def probe(tower: Tower, weight: Tensor) -> Probe:
+    """Runs one black image of the size `tower.probe_px`, of `weight`'s device and dtype, through the whole tower.
+
+    Raises:
+        BackboneError: The tower cannot read another size than its own, or its maps do not form a pyramid.
+    """
+    output = _small_run(lambda x: tower.aligned(x, None), tower.probe_px, weight)
+    grids = [tuple(m.shape[-2:]) for m in output.maps]
+    strides = tuple(tower.probe_px // side for side, _ in grids)
+    square = all(grid == (tower.probe_px / s, tower.probe_px / s) for grid, s in zip(grids, strides, strict=True))
+    if not square or list(strides) != sorted(strides):
+        raise BackboneError(f"expected maps that never grow with depth, got grids {grids}: use another model")
+    channels = tuple(m.shape[1] for m in output.maps)
+    return Probe(channels=channels, strides=strides, embedding_dim=output.embedding.shape[-1])
+
+
+def preset_blocks(strides: Sequence[int]) -> tuple[int, ...]:
+    """Which blocks to read by default, given the stride of each, shallow to deep.
+
+    A tower of one stride (a ViT): four blocks, evenly spaced, ending at the last. Otherwise the deepest block of every
+    stride from 4 on: a stem of stride 2 costs memory and a codebook that no rate of interest can pay.
+
+    Example:
+        >>> preset_blocks([16] * 12), preset_blocks([2, 4, 4, 8, 16, 32])
+        ((2, 5, 8, 11), (2, 3, 4, 5))
+    """
+    count = len(strides)
+    if len(set(strides)) == 1:
+        return tuple(sorted({max(0, (i + 1) * count // 4 - 1) for i in range(4)}))
+    deepest = {stride: block for block, stride in enumerate(strides)}
+    return tuple(block for stride, block in deepest.items() if stride >= min(4, strides[-1]))
+
+
+def resample_positions(positions: Tensor, old_grid: Sequence[int], new_grid: Sequence[int]) -> Tensor:
+    """Position embeddings (1 + h * w, C), class token first, for another grid: bicubic with antialias, in float32.
+
+    Source: `resize_pos_embed` of open_clip's model.py, which does this when a checkpoint is loaded.
+    """
+    token, cells = positions[:1], positions[1:]
+    cells = cells.float().reshape(1, *old_grid, -1).permute(0, 3, 1, 2)  # (1, C, h, w)
+    cells = F.interpolate(cells, size=tuple(new_grid), mode="bicubic", antialias=True, align_corners=False)
+    return torch.cat([token, cells.flatten(2)[0].T.to(positions.dtype)])
+
+
+def _with_parameter(module: nn.Module, name: str, value: Tensor) -> Any:
+    """A shallow copy of `module` in which one parameter is replaced; the original is untouched, so threads may share it."""
+    view = copy.copy(module)
+    view._parameters = {**module._parameters, name: value}  # type: ignore[dict-item]
+    return view
+
+
+def _allow_any_size(trunk: Any) -> None:
+    """Sets what timm's `dynamic_img_size=True` sets at construction; open_clip has no way to pass it on."""
+    from timm.layers.format import Format
+
+    trunk.dynamic_img_size = True
+    trunk.patch_embed.strict_img_size = False
+    trunk.patch_embed.flatten = False
+    trunk.patch_embed.output_fmt = Format.NHWC
+
+
+def _small_run(run: Callable[[Tensor], Output], side: int, weight: Tensor) -> Output:
+    """What `run` gives for one black image (1, 3, side, side) of `weight`'s device and dtype."""
+    x = torch.zeros(1, 3, side, side, device=weight.device, dtype=weight.dtype)
+    try:
+        return run(x)
+    except (RuntimeError, AssertionError, ValueError, TypeError) as error:
+        raise BackboneError(
+            f"expected a tower that reads images of any size, got {error} at {side} px: use another model"
+        ) from error
+
+
+def _list(blocks: Sequence[int] | None) -> list[int] | None:
+    return None if blocks is None else list(blocks)

@@ -1,0 +1,139 @@
+"""`ToyBackbone`: a tiny tower filled by formulas. Offline, the same on every machine; for tests, docs and first steps."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from pyramid_tokenizer.backbones.base import check_images, check_texts, compute_fingerprint, resolve_blocks
+from pyramid_tokenizer.config import BackboneConfig
+from pyramid_tokenizer.errors import ConfigError
+from pyramid_tokenizer.pyramid import FeaturePyramid
+
+_CHANNELS = (8, 16, 24, 32)
+_STRIDES = (4, 8, 16, 32)
+_EMBEDDING_DIM = 16
+_MEAN, _STD = 0.5, 0.25
+
+# Luma and two chroma axes, and (colour, vertical, horizontal) of the cosine patterns that a 4x4 patch keeps: mean colour
+# and the lowest luma frequencies hold most of a photo.
+_COLOURS = ((1 / 3**0.5,) * 3, (1 / 6**0.5, 1 / 6**0.5, -2 / 6**0.5), (1 / 2**0.5, -1 / 2**0.5, 0.0))
+_PATTERNS = ((0, 0, 0), (1, 0, 0), (2, 0, 0), (0, 0, 1), (0, 1, 0), (0, 1, 1), (0, 0, 2), (0, 2, 0))
+_HAAR = (((1, 1), (1, 1)), ((1, -1), (1, -1)), ((1, 1), (-1, -1)), ((1, -1), (-1, 1)))
+
+
+class ToyBackbone(nn.Module):
+    """Four maps of a fixed wavelet-like transform, with a made-up text space. It knows nothing about pictures.
+
+    The finest map keeps eight cosine patterns of each 4x4 patch; each coarser one averages 2x2 cells and keeps eight of
+    their differences. A bent line after every step keeps the maps from being linear functions of each other, as in a
+    real tower. `blocks` are indices 0 (stride 4) to 3 (stride 32).
+
+    Example:
+        >>> backbone = ToyBackbone()
+        >>> features = backbone(torch.full((1, 3, 32, 64), 0.5), aligned=True)
+        >>> features.embedding.shape, features.dense.shape
+        (torch.Size([1, 16]), torch.Size([1, 16, 1, 2]))
+        >>> backbone.encode_text(["a cat", "a dog"]).shape
+        torch.Size([2, 16])
+    """
+
+    has_dense = True
+    embedding_dim = _EMBEDDING_DIM
+
+    def __init__(self, config: BackboneConfig | None = None):
+        """Builds the tower.
+
+        Args:
+            config: Of kind "toy"; only its `blocks` matter. None takes all blocks.
+
+        Raises:
+            ConfigError: Another kind, or blocks outside 0 to 3.
+        """
+        super().__init__()
+        self.config = config if config is not None else BackboneConfig(kind="toy")
+        if self.config.kind != "toy":
+            raise ConfigError(f'expected a config of kind "toy", got {self.config.kind!r}: call load_backbone instead')
+        self._blocks = resolve_blocks(self.config.blocks, preset=range(len(_STRIDES)), count=len(_STRIDES))
+        self.channels = tuple(_CHANNELS[block] for block in reversed(self._blocks))
+        self.strides = tuple(_STRIDES[block] for block in reversed(self._blocks))
+        kernels = [_patch_kernel(), *(_merge_kernel(channels) for channels in _CHANNELS[:-1])]
+        self.kernels = nn.ParameterList(nn.Parameter(kernel, requires_grad=False) for kernel in kernels)
+        projection = _cosine_rows(_EMBEDDING_DIM, _CHANNELS[-1])[:, :, None, None]
+        self.projection = nn.Parameter(projection, requires_grad=False)
+        self.fingerprint = compute_fingerprint(self.state_dict(), mean=_MEAN, std=_STD, blocks=self._blocks)
+        self.eval()
+
+    def forward(self, images: Tensor, *, aligned: bool = False) -> FeaturePyramid:
+        """Maps of a (B, 3, H, W) float batch in [0, 1]; with `aligned` also its embedding and dense map."""
+        depth = len(self.kernels) if aligned else self._blocks[-1] + 1
+        check_images(images, multiple=_STRIDES[depth - 1])
+        with torch.no_grad(), torch.autocast(images.device.type, enabled=False):
+            x = ((images.float() - _MEAN) / _STD).to(self.projection.dtype)
+            stages = []
+            for kernel in self.kernels[:depth]:
+                x = F.conv2d(x, kernel, stride=kernel.shape[-1])
+                x = x + 0.05 * x * x.abs()
+                stages.append(x.float())
+            dense = F.conv2d(x, self.projection).float() if aligned else None  # (B, D, H/32, W/32)
+        return FeaturePyramid(
+            maps=tuple(stages[block] for block in reversed(self._blocks)),
+            strides=self.strides,
+            embedding=dense.mean(dim=(2, 3)) if dense is not None else None,
+            dense=dense,
+        )
+
+    def dense(self, images: Tensor) -> Tensor:
+        """(B, D, h, w) float32, a fixed projection of the coarsest map."""
+        dense = self(images, aligned=True).dense
+        assert dense is not None
+        return dense
+
+    def encode_text(self, texts: Sequence[str]) -> Tensor:
+        """(N, D) float32 unit rows; a text's row depends on its characters alone and means nothing."""
+        rows = [np.frombuffer(hashlib.sha256(text.encode()).digest(), dtype="<u2") for text in check_texts(texts)]
+        numbers = torch.tensor(
+            np.array(rows, dtype=np.float32).reshape(len(rows), _EMBEDDING_DIM)
+        )  # (N, D) in 0..65535
+        return F.normalize(numbers - 32767.5, dim=-1).to(self.projection.device)
+
+    def save(self, directory: Path, *, half: bool = True) -> None:
+        """Writes nothing: the weights are formulas."""
+
+    def train(self, mode: bool = True) -> ToyBackbone:
+        """Stays in eval mode: the tower is frozen."""
+        return super().train(False)
+
+
+def _cosine_rows(count: int, length: int) -> Tensor:
+    """(count, length): the first orthonormal cosine (DCT-II) patterns, rounded so that every machine has the same bits."""
+    rows = [
+        [round((2 / length) ** 0.5 * math.cos(math.pi * (n + 0.5) * k / length), 6) for n in range(length)]
+        for k in range(count)
+    ]
+    rows[0] = [round(length**-0.5, 6)] * length
+    return torch.tensor(rows)
+
+
+def _patch_kernel() -> Tensor:
+    """(8, 3, 4, 4): orthogonal patterns of a 4x4 RGB patch, scaled so that a flat picture keeps its amplitude."""
+    cosines = _cosine_rows(4, 4)
+    colours = torch.tensor([[round(value, 6) for value in colour] for colour in _COLOURS])
+    kernels = [torch.einsum("c,y,x->cyx", colours[c], cosines[v], cosines[h]) / 4 for c, v, h in _PATTERNS]
+    return torch.stack(kernels)
+
+
+def _merge_kernel(channels: int) -> Tensor:
+    """(channels + 8, channels, 2, 2): the mean of 2x2 cells for every channel, then differences of the first ones."""
+    differences = [(channel, pattern) for channel in range(3) for pattern in (1, 2, 3)][:8]
+    kernel = torch.zeros(channels + 8, channels, 2, 2)
+    for row, (channel, pattern) in enumerate([*((c, 0) for c in range(channels)), *differences]):
+        kernel[row, channel] = torch.tensor(_HAAR[pattern]) / 4
+    return kernel

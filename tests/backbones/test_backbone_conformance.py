@@ -1,0 +1,236 @@
+"""The laws of `Backbone`, for every family that there is an adapter for."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from pyramid_tokenizer.backbones import load_backbone
+from pyramid_tokenizer.errors import CapabilityError, ConfigError, ImageValueError
+
+FAMILIES = {
+    # family: (channels, strides, native size in px, number of blocks), coarse to fine
+    "toy": ((32, 24, 16, 8), (32, 16, 8, 4), 64, 4),
+    "vit": ((32, 32, 32, 32), (8, 8, 8, 8), 32, 5),
+    "resnet": ((256, 128, 64, 32), (32, 16, 8, 4), 64, 5),
+    "fasternet": ((320, 160, 80, 40), (32, 16, 8, 4), 64, 4),
+    "convnext": ((64, 48, 32, 24), (32, 16, 8, 4), 64, 4),
+    "timm_vit": ((64, 64, 64, 64), (16, 16, 16, 16), 160, 6),
+}
+
+
+@pytest.fixture(scope="module", params=FAMILIES)
+def family(request: pytest.FixtureRequest) -> str:
+    return request.param
+
+
+@pytest.fixture(scope="module")
+def backbone(family: str, load: Callable[..., Any]) -> Any:
+    return load(family)
+
+
+def pictures(count: int, height: int, width: int) -> Tensor:
+    return torch.rand(count, 3, height, width, generator=torch.Generator().manual_seed(height * 1000 + width))
+
+
+def assert_same(one: Any, other: Any) -> None:
+    assert one.strides == other.strides
+    for left, right in zip(one.maps, other.maps, strict=True):
+        assert torch.equal(left, right)
+    assert torch.equal(one.embedding, other.embedding)
+    assert (one.dense is None) == (other.dense is None)
+    assert one.dense is None or torch.equal(one.dense, other.dense)
+
+
+def test_channels_strides_and_dimension_are_those_of_the_family(family: str, backbone: Any) -> None:
+    channels, strides, _, _ = FAMILIES[family]
+    assert backbone.channels == channels
+    assert backbone.strides == strides
+    assert backbone.embedding_dim == {"toy": 16, "timm_vit": 64}.get(family, 24)
+
+
+@pytest.mark.parametrize("cells", [None, (1, 1), (2, 1), (1, 3), (3, 2)])
+def test_maps_have_the_promised_grid_at_native_and_other_sizes(family: str, backbone: Any, cells: Any) -> None:
+    native = FAMILIES[family][2]
+    height, width = (native, native) if cells is None else tuple(32 * n for n in cells)
+    features = backbone(pictures(2, height, width), aligned=True)
+    assert features.image_size == (height, width)
+    assert features.strides == backbone.strides
+    for found, channels, stride in zip(features.maps, backbone.channels, backbone.strides, strict=True):
+        assert found.shape == (2, channels, height // stride, width // stride)
+        assert found.dtype == torch.float32
+        assert found.isfinite().all()
+    assert features.embedding.shape == (2, backbone.embedding_dim)
+    if backbone.has_dense:
+        coarsest = backbone.strides[0]
+        assert features.dense.shape == (2, backbone.embedding_dim, height // coarsest, width // coarsest)
+
+
+def test_every_map_depends_on_the_picture(backbone: Any) -> None:
+    one, other = (backbone(images, aligned=True) for images in pictures(2, 64, 64).split(1))
+    for left, right in zip((*one.maps, one.embedding), (*other.maps, other.embedding), strict=True):
+        assert not torch.allclose(left, right, atol=1e-3)
+
+
+def test_it_stays_frozen_after_train(backbone: Any) -> None:
+    parent = nn.Sequential(backbone)
+    parent.train()
+    assert not any(module.training for module in backbone.modules())
+    assert not any(parameter.requires_grad for parameter in backbone.parameters())
+
+
+def test_it_records_no_gradient_but_later_modules_may(backbone: Any) -> None:
+    images = pictures(1, 32, 32).requires_grad_()
+    features = backbone(images, aligned=True)
+    assert not any(m.requires_grad for m in (*features.maps, features.embedding))
+    scale = torch.ones(1, requires_grad=True)
+    (features.maps[0] * scale).sum().backward()  # inference tensors would raise here
+    assert scale.grad is not None
+    assert torch.allclose(scale.grad, features.maps[0].sum())
+
+
+def test_the_same_picture_gives_the_same_bits(backbone: Any) -> None:
+    images = pictures(1, 64, 32)
+    assert_same(backbone(images, aligned=True), backbone(images, aligned=True))
+
+
+def test_asking_for_the_aligned_outputs_does_not_change_the_maps(backbone: Any) -> None:
+    images = pictures(1, 64, 32)
+    plain, aligned = backbone(images), backbone(images, aligned=True)
+    assert plain.embedding is None
+    assert plain.dense is None
+    for left, right in zip(plain.maps, aligned.maps, strict=True):
+        assert torch.equal(left, right)
+
+
+def test_a_batch_of_two_equals_two_singles(backbone: Any) -> None:
+    images = pictures(2, 64, 32)
+    both = backbone(images, aligned=True)
+    for row, image in enumerate(images.split(1)):
+        single = backbone(image, aligned=True)
+        for left, right in zip((*both.maps, both.embedding), (*single.maps, single.embedding), strict=True):
+            torch.testing.assert_close(left[row : row + 1], right, rtol=1e-4, atol=1e-4)
+
+
+def test_dense_is_the_aligned_map_or_an_error_that_names_the_tower(family: str, backbone: Any) -> None:
+    images = pictures(1, 64, 64)
+    if backbone.has_dense:
+        assert torch.equal(backbone.dense(images), backbone(images, aligned=True).dense)
+    else:
+        assert backbone(images, aligned=True).dense is None
+        with pytest.raises(CapabilityError, match="test_vit" if family == "timm_vit" else "VisionTransformer"):
+            backbone.dense(images)
+
+
+def test_bfloat16_weights_give_float32_maps_near_the_exact_ones(backbone: Any) -> None:
+    images = pictures(1, 64, 64)
+    exact = backbone(images, aligned=True)
+    rounded = copy.deepcopy(backbone).to(torch.bfloat16)(images, aligned=True)
+    outputs = [(*features.maps, features.embedding) for features in (exact, rounded)]
+    for left, right in zip(*outputs, strict=True):
+        assert right.dtype == torch.float32
+        assert not torch.equal(left, right)
+        assert (left - right).norm() < 0.05 * left.norm()
+
+
+def test_autocast_around_it_changes_nothing(backbone: Any) -> None:
+    images = pictures(1, 64, 64)
+    exact, texts = backbone(images, aligned=True), backbone.encode_text(["a cat"])
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert_same(backbone(images, aligned=True), exact)
+        assert torch.equal(backbone.encode_text(["a cat"]), texts)
+
+
+def test_half_precision_pictures_are_accepted(backbone: Any) -> None:
+    images = pictures(1, 32, 32).half()
+    for left, right in zip(backbone(images).maps, backbone(images.float()).maps, strict=True):
+        assert torch.equal(left, right)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda x: x * 255, r"expected pixels in \[0, 1\].*divide"),
+        (lambda x: x - 0.5, r"expected pixels in \[0, 1\]"),
+        (lambda x: x.masked_fill(x > 0.9, float("nan")), r"expected pixels in \[0, 1\], got \[nan"),
+        (lambda x: (x * 255).byte(), "expected float images"),
+        (lambda x: x[0], r"expected images of shape \(B, 3, H, W\), got \(3, 64, 64\)"),
+        (lambda x: x[:, :1], r"got \(1, 1, 64, 64\)"),
+        (lambda x: x[:0], r"got \(0, 3, 64, 64\)"),
+        (lambda x: x[:, :, :-4], r"multiples of \d+ px, got 60x64: pad"),
+        (lambda x: x[:, :, :, :-4], r"multiples of \d+ px, got 64x60: pad"),
+    ],
+)
+def test_a_batch_that_breaks_the_contract_is_refused(backbone: Any, change: Any, message: str) -> None:
+    with pytest.raises(ImageValueError, match=message):
+        backbone(change(pictures(1, 64, 64)))
+
+
+def test_text_rows_are_unit_norm_and_do_not_depend_on_their_batch(backbone: Any) -> None:
+    texts = ["a photo of a cat", "two dogs", "zebra"]
+    rows = backbone.encode_text(texts)
+    assert rows.shape == (3, backbone.embedding_dim)
+    assert rows.dtype == torch.float32
+    torch.testing.assert_close(rows.norm(dim=1), torch.ones(3))
+    torch.testing.assert_close(torch.cat([backbone.encode_text([text]) for text in texts]), rows)
+    assert (rows @ rows.T - torch.eye(3)).abs().tril(-1).max() < 0.999
+    assert backbone.encode_text([]).shape == (0, backbone.embedding_dim)
+
+
+def test_one_bare_string_is_refused_rather_than_read_letter_by_letter(backbone: Any) -> None:
+    with pytest.raises(RuntimeError, match=r"expected a list of texts, got the string 'cat': write \['cat'\]"):
+        backbone.encode_text("cat")
+
+
+def test_save_then_load_gives_the_same_bits_and_fingerprint(family: str, backbone: Any, tmp_path: Path) -> None:
+    images = pictures(1, 64, 32)
+    backbone.save(tmp_path / "new" / "backbone")
+    again = load_backbone(backbone.config, directory=tmp_path / "new" / "backbone")
+    assert again.fingerprint == backbone.fingerprint
+    assert_same(again(images, aligned=True), backbone(images, aligned=True))
+    assert torch.equal(again.encode_text(["a cat"]), backbone.encode_text(["a cat"]))
+    assert not list(tmp_path.rglob("*.part"))
+
+
+def test_chosen_blocks_give_the_same_maps_as_among_all(family: str, load: Any) -> None:
+    count = FAMILIES[family][3]
+    images = pictures(1, 64, 64)
+    everything = load(family, blocks=tuple(range(count)))
+    chosen = load(family, blocks=(1, count - 1))
+    assert chosen.channels == (everything.channels[0], everything.channels[-2])
+    assert chosen.strides == (everything.strides[0], everything.strides[-2])
+    for aligned in (False, True):
+        maps, chosen_maps = everything(images, aligned=aligned).maps, chosen(images, aligned=aligned).maps
+        assert torch.equal(chosen_maps[0], maps[0])
+        assert torch.equal(chosen_maps[1], maps[-2])
+
+
+def test_leaving_out_the_last_blocks_does_not_change_the_aligned_outputs(family: str, backbone: Any, load: Any) -> None:
+    images = pictures(1, 64, 64)
+    exact, shallow = backbone(images, aligned=True), load(family, blocks=(0,))(images, aligned=True)
+    assert torch.equal(shallow.embedding, exact.embedding)
+    assert exact.dense is None or torch.equal(shallow.dense, exact.dense)
+
+
+def test_the_fingerprint_tells_blocks_apart_and_sees_through_their_spelling(
+    family: str, backbone: Any, load: Any
+) -> None:
+    count = FAMILIES[family][3]
+    last, same = load(family, blocks=(count - 1,)), load(family, blocks=(-1,))
+    assert last.fingerprint == same.fingerprint
+    assert last.fingerprint != load(family, blocks=(count - 2,)).fingerprint
+    assert len({last.fingerprint, backbone.fingerprint}) == 2
+    assert int(backbone.fingerprint, 16) >= 0
+    assert len(backbone.fingerprint) == 64
+
+
+@pytest.mark.parametrize("blocks", [(0, 99), (-99,), (-1, 0)])
+def test_blocks_outside_the_tower_or_out_of_order_are_refused(family: str, load: Any, blocks: Any) -> None:
+    with pytest.raises(ConfigError, match=rf"below {FAMILIES[family][3]}.*preset"):
+        load(family, blocks=blocks)

@@ -1,0 +1,265 @@
+"""From a config to a tower: every source, and every way it can go wrong."""
+
+from __future__ import annotations
+
+import json
+import pickle
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from pyramid_tokenizer.backbones import load_backbone
+from pyramid_tokenizer.config import BackboneConfig
+from pyramid_tokenizer.errors import BackboneError, CheckpointError, ConfigError, MissingExtraError
+from tests.backbones.conftest import MODEL_CONFIGS
+
+WEIGHTS = "open_clip_model.safetensors"
+CONFIG = "open_clip_config.json"
+IMAGES = torch.rand(1, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.fixture
+def folder(checkpoint_of: Callable[[str], Path], tmp_path: Path) -> Path:
+    """A copy of the ViT's checkpoint that a test may spoil."""
+    return Path(shutil.copytree(checkpoint_of("vit"), tmp_path / "backbone"))
+
+
+def change_weights(folder: Path, change: Callable[[dict[str, torch.Tensor]], Any]) -> None:
+    state = load_file(folder / WEIGHTS)
+    change(state)
+    save_file(state, folder / WEIGHTS)
+
+
+def load(folder: Path, **config: Any) -> Any:
+    return load_backbone(BackboneConfig(**config), directory=folder)
+
+
+def register(monkeypatch: pytest.MonkeyPatch, name: str, model_config: dict[str, Any], **tags: Any) -> None:
+    """Makes open_clip know a model name and its weight tags, as a new release of it would."""
+    import open_clip.factory
+    import open_clip.pretrained
+
+    monkeypatch.setitem(open_clip.factory._MODEL_CONFIGS, name, model_config)
+    monkeypatch.setitem(open_clip.pretrained._PRETRAINED, name, tags)
+
+
+def test_the_name_local_dir_reads_the_same_tower_as_a_directory(folder: Path) -> None:
+    one, other = load_backbone(BackboneConfig(name=f"local-dir:{folder}")), load(folder)
+    assert one.fingerprint == other.fingerprint
+    assert torch.equal(one(IMAGES).maps[0], other(IMAGES).maps[0])
+
+
+def test_a_name_with_a_checkpoint_file_reads_the_same_weights(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    register(monkeypatch, "ViT-Tiny", MODEL_CONFIGS["vit"], one={"mean": (0.5, 0.4, 0.3), "std": (0.3, 0.25, 0.2)})
+    backbone = load_backbone(BackboneConfig(name="ViT-Tiny", weights=str(folder / WEIGHTS)))
+    assert backbone.fingerprint == load(folder).fingerprint  # the only published tag told mean and std
+    assert torch.equal(backbone(IMAGES).maps[0], load(folder)(IMAGES).maps[0])
+    assert torch.equal(backbone.encode_text(["a cat"]), load(folder).encode_text(["a cat"]))
+
+
+def test_a_checkpoint_file_without_any_published_normalisation_takes_open_clips_own(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import open_clip
+
+    register(monkeypatch, "ViT-Tiny", MODEL_CONFIGS["vit"])
+    backbone = load_backbone(BackboneConfig(name="ViT-Tiny", weights=str(folder / WEIGHTS)))
+    mean, std = (
+        torch.tensor(v).view(1, 3, 1, 1) for v in (open_clip.OPENAI_DATASET_MEAN, open_clip.OPENAI_DATASET_STD)
+    )
+    expected = load(folder).model.visual.forward_intermediates((IMAGES - mean) / std, indices=[4])
+    torch.testing.assert_close(backbone(IMAGES).maps[0], expected["image_intermediates"][0])
+
+
+def test_a_pickled_checkpoint_of_plain_tensors_is_read(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    register(monkeypatch, "ViT-Tiny", MODEL_CONFIGS["vit"], one={"mean": (0.5, 0.4, 0.3), "std": (0.3, 0.25, 0.2)})
+    torch.save({"state_dict": load_file(folder / WEIGHTS)}, folder / "weights.pt")
+    backbone = load_backbone(BackboneConfig(name="ViT-Tiny", weights=str(folder / "weights.pt")))
+    assert backbone.fingerprint == load(folder).fingerprint
+
+
+@pytest.mark.parametrize("quick", [False, True])
+def test_a_tag_brings_its_normalisation_and_the_activation_it_was_trained_with(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, quick: bool
+) -> None:
+    from open_clip.transformer import QuickGELU
+
+    tag = {"file": str(folder / WEIGHTS), "mean": (0.5, 0.4, 0.3), "std": (0.3, 0.25, 0.2), "quick_gelu": quick}
+    register(monkeypatch, "ViT-Tiny", MODEL_CONFIGS["vit"], fine_tag=tag)
+    backbone: Any = load_backbone(BackboneConfig(name="ViT-Tiny", weights="fine-tag"))
+    assert any(isinstance(module, QuickGELU) for module in backbone.modules()) is quick
+    assert (backbone.fingerprint == load(folder).fingerprint) is not quick
+    backbone.save(tmp_path / "saved")
+    again = load(tmp_path / "saved", fingerprint=backbone.fingerprint)
+    assert torch.equal(again(IMAGES).maps[0], backbone(IMAGES).maps[0])
+
+
+def test_a_stored_fingerprint_is_checked(folder: Path) -> None:
+    fingerprint = load(folder).fingerprint
+    assert load(folder, fingerprint=fingerprint).fingerprint == fingerprint
+    with pytest.raises(CheckpointError, match=f"fingerprint 000000000000..., got {fingerprint[:12]}"):
+        load(folder, fingerprint="0" * 64)
+    with pytest.raises(CheckpointError, match="normalisation or blocks were altered"):
+        load(folder, fingerprint=fingerprint, blocks=(1,))
+    with pytest.raises(CheckpointError, match="normalisation or blocks were altered"):
+        load_backbone(BackboneConfig(kind="toy", fingerprint=fingerprint))
+
+
+def test_one_changed_number_of_the_image_tower_changes_the_fingerprint(folder: Path) -> None:
+    before = load(folder).fingerprint
+    change_weights(folder, lambda state: state["visual.conv1.weight"][0, 0, 0].add_(1e-3))
+    assert load(folder).fingerprint != before
+
+
+def test_the_text_tower_does_not_count_in_the_fingerprint(folder: Path) -> None:
+    before = load(folder).fingerprint
+    change_weights(folder, lambda state: state["text_projection"].add_(1.0))
+    assert load(folder).fingerprint == before
+
+
+def test_the_normalisation_counts_in_the_fingerprint(folder: Path) -> None:
+    before = load(folder).fingerprint
+    content = json.loads((folder / CONFIG).read_text())
+    content["preprocess_cfg"]["std"] = [0.3, 0.25, 0.21]
+    (folder / CONFIG).write_text(json.dumps(content))
+    assert load(folder).fingerprint != before
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda state: state.pop("visual.proj"), r"Missing key.*visual\.proj"),
+        (lambda state: state.pop("ln_final.weight"), r"Missing key.*ln_final\.weight"),
+        (lambda state: state.update(strange=torch.zeros(1)), r"Unexpected key.*strange"),
+        (lambda state: state.update({"visual.proj": torch.zeros(3, 3)}), r"size mismatch for visual\.proj"),
+    ],
+)
+def test_a_missing_extra_or_misshapen_weight_is_named(folder: Path, change: Any, message: str) -> None:
+    change_weights(folder, change)
+    with pytest.raises(CheckpointError, match=message):
+        load(folder)
+
+
+def test_a_file_that_was_cut_short_is_refused(folder: Path) -> None:
+    content = (folder / WEIGHTS).read_bytes()
+    (folder / WEIGHTS).write_bytes(content[: len(content) // 2])
+    with pytest.raises(CheckpointError, match=r"expected weights that fit 'local-dir:.*restore the original file"):
+        load(folder)
+
+
+class _Runs:
+    def __reduce__(self) -> Any:
+        return Path.touch, (Path("it-ran"),)
+
+
+def test_a_pickle_that_would_run_code_is_refused_unopened(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (folder / WEIGHTS).unlink()
+    torch.save({"visual.proj": _Runs()}, folder / "open_clip_pytorch_model.bin", pickle_module=pickle)
+    with pytest.raises(CheckpointError, match="would run code"):
+        load(folder)
+    assert not Path("it-ran").exists()
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (shutil.rmtree, "got no folder"),
+        (lambda folder: (folder / CONFIG).unlink(), "No such file"),
+        (lambda folder: (folder / CONFIG).write_text("{"), "Expecting property name"),
+        (lambda folder: (folder / CONFIG).write_text("{}"), '"model_cfg"'),
+        (lambda folder: (folder / WEIGHTS).unlink(), "got no weights"),
+    ],
+)
+def test_a_folder_that_lacks_a_part_is_refused_by_that_part(folder: Path, spoil: Any, message: str) -> None:
+    spoil(folder)
+    with pytest.raises(BackboneError, match=message):
+        load(folder)
+
+
+def test_a_model_config_that_open_clip_does_not_know_is_refused(folder: Path) -> None:
+    content = json.loads((folder / CONFIG).read_text())
+    content["model_cfg"]["vision_cfg"]["strange_field"] = 1
+    (folder / CONFIG).write_text(json.dumps(content))
+    with pytest.raises(CheckpointError, match="strange_field"):
+        load(folder)
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        ({"name": "ViT-B16", "weights": "openai"}, r"got 'ViT-B16': did you mean .*'ViT-B-16'"),
+        ({"name": "vit-b-16", "weights": "openai"}, r"got 'vit-b-16': did you mean 'ViT-B-16'"),
+        ({"name": "zzzzzz", "weights": "openai"}, "list_models"),
+        ({"name": ""}, "expected an open_clip model name"),
+        ({"name": "ViT-B-16"}, "expected weights for 'ViT-B-16', got none.*there are openai, "),
+        ({"name": "ViT-B-16", "weights": "opneai"}, "got 'opneai': did you mean 'openai'"),
+        ({"name": "ViT-B-16", "weights": "no/such/file.pt"}, "got 'no/such/file.pt': there are openai, "),
+    ],
+)
+def test_a_name_or_tag_that_nobody_knows_is_refused_with_near_ones(config: dict[str, Any], message: str) -> None:
+    with pytest.raises(BackboneError, match=message):
+        load_backbone(BackboneConfig(**config))
+
+
+@pytest.mark.parametrize("name", ["hf-hub:someone/model", "local-dir:somewhere"])
+def test_weights_beside_a_name_that_brings_its_own_are_refused(name: str) -> None:
+    with pytest.raises(ConfigError, match="set weights to None"):
+        load_backbone(BackboneConfig(name=name, weights="openai"))
+
+
+def test_a_tag_that_cannot_be_fetched_says_what_was_tried_and_how_to_go_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    import open_clip.factory
+
+    def fail(*_: Any, **__: Any) -> None:
+        raise OSError("no route to host")
+
+    monkeypatch.setattr(open_clip.factory, "download_pretrained", fail)
+    with pytest.raises(BackboneError, match="'openai' of 'ViT-B-16'.*no route to host.*backbone.weights"):
+        load_backbone(BackboneConfig(name="ViT-B-16", weights="openai"))
+
+
+def test_a_hub_model_that_cannot_be_fetched_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    import open_clip.factory
+
+    def fail(*_: Any, **__: Any) -> None:
+        raise FileNotFoundError("no route to host")
+
+    monkeypatch.setattr(open_clip.factory, "download_pretrained_from_hf", fail)
+    with pytest.raises(BackboneError, match="'hf-hub:someone/model'.*no route to host.*local-dir"):
+        load_backbone(BackboneConfig(name="hf-hub:someone/model"))
+
+
+def test_a_hub_model_whose_weights_alone_are_missing_is_no_random_tower(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import open_clip.factory
+
+    def only_config(model_id: str, filename: str | None = None, **_: Any) -> str:
+        if filename == CONFIG:
+            return str(folder / CONFIG)
+        raise FileNotFoundError("no weights there")
+
+    monkeypatch.setattr(open_clip.factory, "download_pretrained_from_hf", only_config)
+    with pytest.raises(BackboneError, match="could not be loaded"):
+        load_backbone(BackboneConfig(name="hf-hub:someone/model"))
+
+
+def test_a_model_whose_text_tokenizer_needs_another_package_names_it(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    content = json.loads((folder / CONFIG).read_text())
+    content["model_cfg"]["text_cfg"]["hf_tokenizer_name"] = "someone/tokenizer"
+    (folder / CONFIG).write_text(json.dumps(content))
+    monkeypatch.setitem(__import__("sys").modules, "transformers", None)
+    backbone = load(folder)
+    assert backbone(IMAGES).maps[0].shape == (1, 32, 4, 4)  # pictures do not need it
+    with pytest.raises(MissingExtraError, match="pip install transformers"):
+        backbone.encode_text(["a cat"])
