@@ -36,7 +36,14 @@ from pyramid_tokenizer.config import TokenizerConfig, from_dict, to_dict
 from pyramid_tokenizer.errors import CheckpointError, ConfigError, HubError, ModelNotFoundError
 
 CONFIG_FILE = "config.json"
-MODEL_FILES = (CONFIG_FILE, "*.safetensors", "backbone/*.json", "backbone/*.safetensors", "README.md")
+MODEL_FILES = (
+    CONFIG_FILE,
+    "*.safetensors",
+    "backbone/*.json",
+    "backbone/*.safetensors",
+    "README.md",
+    "evaluation.json",
+)
 """All that is ever fetched from or sent to the Hub."""
 
 _ASSETS = Path(__file__).parent / "assets"
@@ -82,7 +89,8 @@ def resolve(
         return path if (path / CONFIG_FILE).is_file() else bundled[text]
     if path.is_dir():
         raise ModelNotFoundError(
-            f"expected a model directory with a {CONFIG_FILE}, got {text!r} without one: it is no saved model, or its saving was interrupted"
+            f"expected a model directory with a {CONFIG_FILE}, got {text!r} without one: "
+            "it is no saved model, or its saving was interrupted"
         )
     if path.is_file():
         raise ModelNotFoundError(f"expected a model directory, got the file {text!r}: give the directory that holds it")
@@ -149,11 +157,12 @@ def _why_not_downloaded(repo_id: str, revision: str | None, local_files_only: bo
     if isinstance(error, errors.HFValidationError):
         return f"{start}, got a name that no repository can have: {error}"
     if local_files_only:
-        return f"{start} in the local cache, got no complete copy there: call once without local_files_only, or give a directory"
+        hint = "call once without local_files_only, or give a directory"
+        return f"{start} in the local cache, got no complete copy there: {hint}"
     cause = error.__cause__ or error  # the client wraps "offline" in three sentences
     return (
-        f"{start}, got no answer from the Hub and no complete copy in the cache ({type(cause).__name__}: {cause}): check the network, "
-        "use local_files_only=True with a copy downloaded before, or give a directory"
+        f"{start}, got no answer from the Hub and no complete copy in the cache ({type(cause).__name__}: {cause}): "
+        "check the network, use local_files_only=True with a copy downloaded before, or give a directory"
     )
 
 
@@ -214,7 +223,8 @@ def read_weights(path: Path, expected: Mapping[str, Tensor]) -> dict[str, Tensor
     found = [f"{problem}: {_first(names)}" for problem, names in problems.items() if names]
     if found:
         raise CheckpointError(
-            f"expected the {len(expected)} tensors of this config in {path}, got {'; '.join(found)}: the file and its config.json do not belong together or one was altered"
+            f"expected the {len(expected)} tensors of this config in {path}, got {'; '.join(found)}: "
+            "the file and its config.json do not belong together or one was altered"
         )
     return {name: loaded[name] for name in expected}
 

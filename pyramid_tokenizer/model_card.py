@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from pyramid_tokenizer.config import TokenizerConfig
+from pyramid_tokenizer.config import LevelConfig, TokenizerConfig
 
 
 def model_card(config: TokenizerConfig, *, fingerprint: str, evaluation: Mapping[str, Any] | None = None) -> str:
@@ -24,10 +24,7 @@ def model_card(config: TokenizerConfig, *, fingerprint: str, evaluation: Mapping
         Markdown with the Hub's YAML header.
     """
     tower = f"{config.backbone.name} ({config.backbone.weights})" if config.backbone.name else "included in `backbone/`"
-    levels = "\n".join(
-        f"| {index} | {level.stride} | {level.codebook_size} | {level.dim} | {level.distance} | {math.log2(level.codebook_size) / level.stride**2:.4f} |"
-        for index, level in enumerate(config.quantizer.levels)
-    )
+    levels = "\n".join(_level_row(index, level) for index, level in enumerate(config.quantizer.levels))
     return f"""---
 library_name: pyramid-tokenizer
 tags:
@@ -59,6 +56,11 @@ images = tok.decode(tokens)
 
 {_figures(evaluation, fingerprint)}
 """
+
+
+def _level_row(index: int, level: LevelConfig) -> str:
+    rate = math.log2(level.codebook_size) / level.stride**2
+    return f"| {index} | {level.stride} | {level.codebook_size} | {level.dim} | {level.distance} | {rate:.4f} |"
 
 
 def _figures(evaluation: Mapping[str, Any] | None, fingerprint: str) -> str:

@@ -115,7 +115,14 @@ def test_a_name_that_is_nothing_says_what_to_do(name, says, assets, tmp_path, do
 def test_a_repository_is_fetched_with_the_callers_options_and_only_files_of_a_model(assets, tmp_path, download):
     download.result = save_model(tmp_path / "snapshot")
     assert hub.resolve("user/repo", revision="v1", cache_dir="cache", local_files_only=True) == tmp_path / "snapshot"
-    patterns = ["config.json", "*.safetensors", "backbone/*.json", "backbone/*.safetensors", "README.md"]
+    patterns = [
+        "config.json",
+        "*.safetensors",
+        "backbone/*.json",
+        "backbone/*.safetensors",
+        "README.md",
+        "evaluation.json",
+    ]
     options = {"revision": "v1", "cache_dir": "cache", "local_files_only": True, "allow_patterns": patterns}
     assert download.calls == [("user/repo", options)]
 

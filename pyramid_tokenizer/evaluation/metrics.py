@@ -64,8 +64,9 @@ def ssim(a: Tensor, b: Tensor) -> Tensor:
     """
     left, right = _pair_to_8_bit(a, b)
     if min(left.shape[-2:]) < SSIM_WINDOW_PX:
+        got = tuple(left.shape[-2:])
         raise ImageValueError(
-            f"expected sides of at least {SSIM_WINDOW_PX} px for SSIM's window, got {tuple(left.shape[-2:])}: use psnr for smaller images"
+            f"expected sides of at least {SSIM_WINDOW_PX} px, SSIM's window, got {got}: use psnr for smaller images"
         )
     structural_similarity = _structural_similarity()
     settings: dict[str, Any] = {"gaussian_weights": True, "sigma": 1.5, "use_sample_covariance": False}

@@ -1,0 +1,310 @@
+"""How well tokens keep pictures, beside thumbnails, raw patches and image codecs at equal bits, in one table.
+
+    python benchmarks/reconstruction.py --data ../shared/data [--model tiny] [--split heldout] [--last-layer DIR]
+
+Also says how evenly the codebooks are used and how many ids change with the batch size or in another process. Progress goes
+to stderr, the tables to stdout, `--markdown` and `--json`. Needs the extra `eval`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import json
+import math
+import multiprocessing
+import os
+import platform
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # this checkout, from any current directory
+
+from benchmarks import baselines
+from benchmarks.baselines import Coded
+from pyramid_tokenizer import PyramidTokenizer, PyramidTokenizerError, TokenPyramid
+from pyramid_tokenizer.evaluation import psnr, ssim
+
+SIDE_PX = 256
+TARGET_RATE = 0.25
+THUMBNAIL_SIDES = (16, 26)
+PATCH_CODES = (1024, 4096)
+PATCHES_PER_CODE = 50
+BATCH_SIZES = (1, 2, 7, 32)
+DECODE_BATCH = 8
+
+PROTOCOL = (
+    f"{SIDE_PX}x{SIDE_PX} centre crops after resizing the short side to {SIDE_PX} (bicubic); 8-bit pixels; "
+    "mean over images of each image's PSNR and SSIM (11x11 Gaussian window, per RGB channel); "
+    "bits of codecs are those of whole files, headers included"
+)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Row:
+    """One line of the table; None where a figure does not exist."""
+
+    what: str
+    bits_per_pixel: float | None = None
+    psnr: float | None = None
+    ssim: float | None = None
+
+
+def say(text: str, start: float = time.perf_counter()) -> None:
+    print(f"[{time.perf_counter() - start:5.0f} s] {text}", file=sys.stderr, flush=True)
+
+
+def score(what: str, pictures: Tensor, coded: Tensor, bits_per_pixel: float | None) -> Row:
+    """Both (N, 3, H, W) uint8."""
+    parts = list(zip((pictures / 255).split(DECODE_BATCH), (coded / 255).split(DECODE_BATCH), strict=True))
+    mean_psnr = torch.cat([psnr(a, b) for a, b in parts]).mean().item()
+    mean_ssim = torch.cat([ssim(a, b) for a, b in parts]).mean().item()
+    say(f"{what}: {mean_psnr:.2f} dB")
+    return Row(what=what, bits_per_pixel=bits_per_pixel, psnr=mean_psnr, ssim=mean_ssim)
+
+
+def baseline_rows(pictures: Tensor, train: Path) -> Iterator[Row]:
+    for side in THUMBNAIL_SIDES:
+        coded = baselines.thumbnails(pictures, side)
+        yield score(f"bicubic thumbnail {side}x{side}, 24 bit", pictures, coded.pictures, coded.bits_per_pixel)
+    for num_codes in PATCH_CODES:
+        yield patches_row(pictures, train, num_codes)
+    for codec in baselines.CODECS:
+        yield codec_row(pictures, codec)
+
+
+def patches_row(pictures: Tensor, train: Path, num_codes: int) -> Row:
+    what = f"k-means on raw 8x8 patches, K = {num_codes}"
+    say(f"{what}: fitting on {num_codes * PATCHES_PER_CODE:,} patches; a minute or more")
+    codebook = baselines.patch_codebook(baselines.random_patches(train, num_codes * PATCHES_PER_CODE), num_codes)
+    coded = baselines.paint_with_patches(pictures, codebook)
+    return score(what, pictures, coded.pictures, coded.bits_per_pixel)
+
+
+def codec_row(pictures: Tensor, codec: str) -> Row:
+    if not baselines.has_codec(codec):
+        say(f"{codec}: this Pillow cannot write it")
+        return Row(what=f"{codec} (this Pillow cannot write it)")
+
+    def report(quality: int, rate: float) -> None:
+        say(f"{codec}, quality {quality}: {rate:.3f} bits per pixel")
+
+    quality, coded = baselines.nearest_rate(pictures, codec, TARGET_RATE, report=report)
+    lowest = ", its lowest" if quality == baselines.CODECS[codec][1][0] else ""
+    return score(f"{codec}, quality {quality}{lowest}", pictures, coded.pictures, coded.bits_per_pixel)
+
+
+def encode(tok: PyramidTokenizer, pictures: Tensor, batch_size: int) -> TokenPyramid:
+    """Tokens of all pictures, encoded so many at a time."""
+    return TokenPyramid.stack([tok.encode(batch / 255) for batch in pictures.split(batch_size)])
+
+
+def to_8_bit(images: Tensor) -> Tensor:
+    return (images * 255).round().to(torch.uint8).cpu()
+
+
+def decode(tok: PyramidTokenizer, tokens: TokenPyramid) -> Coded:
+    single = tokens.unbind()
+    batches = [TokenPyramid.stack(single[i : i + DECODE_BATCH]) for i in range(0, len(single), DECODE_BATCH)]
+    pictures = torch.cat([to_8_bit(tok.decode(batch)) for batch in batches])
+    return Coded(pictures=pictures, bits_per_pixel=tokens.bits_per_pixel)
+
+
+def tokenizer_rows(tok: PyramidTokenizer, pictures: Tensor, tokens: TokenPyramid) -> Iterator[Row]:
+    for levels in range(1, len(tokens) + 1):
+        coded = decode(tok, tokens[:levels])
+        what = "pyramid, level 0" if levels == 1 else f"pyramid, levels 0-{levels - 1}"
+        yield score(what, pictures, coded.pictures, coded.bits_per_pixel)
+    continuous = [to_8_bit(tok.reconstruct_continuous(batch / 255)) for batch in pictures.split(DECODE_BATCH)]
+    yield score("pyramid, features not quantised", pictures, torch.cat(continuous), None)
+
+
+def last_layer_row(directory: str | None, pictures: Tensor) -> Row:
+    what = "tower's last layer only, same budget"
+    if directory is None:
+        return Row(what=f"{what} (not given: --last-layer DIR)")
+    tok = PyramidTokenizer.from_pretrained(directory)
+    coded = decode(tok, encode(tok, pictures, DECODE_BATCH))
+    return score(what, pictures, coded.pictures, coded.bits_per_pixel)
+
+
+def encode_to_bytes(model: str, folder: Path, limit: int | None, batch_size: int, threads: int) -> bytes:
+    """What another process makes of the same picture files; runs there."""
+    torch.set_num_threads(threads)
+    pictures = baselines.load_pictures(folder, side=SIDE_PX, limit=limit)
+    return encode(PyramidTokenizer.from_pretrained(model), pictures, batch_size).to_bytes()
+
+
+def encode_elsewhere(model: str, folder: Path, limit: int | None, batch_size: int, threads: int) -> TokenPyramid:
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+        return TokenPyramid.from_bytes(pool.submit(encode_to_bytes, model, folder, limit, batch_size, threads).result())
+
+
+def encode_after_saving(tok: PyramidTokenizer, pictures: Tensor, batch_size: int) -> TokenPyramid:
+    with tempfile.TemporaryDirectory() as folder:
+        return encode(
+            PyramidTokenizer.from_pretrained(tok.save_pretrained(Path(folder) / "model")), pictures, batch_size
+        )
+
+
+def differing(left: TokenPyramid, right: TokenPyramid) -> int:
+    """How many ids differ."""
+    return sum(int((a != b).sum()) for a, b in zip(left.ids, right.ids, strict=True))
+
+
+def id_agreement(
+    tok: PyramidTokenizer, pictures: Tensor, tokens: TokenPyramid, args: argparse.Namespace
+) -> list[dict[str, Any]]:
+    """Ids that differ from those of batches of `DECODE_BATCH` in this process."""
+    threads = torch.get_num_threads()
+    cases = {f"batches of {size}": lambda size=size: encode(tok, pictures, size) for size in BATCH_SIZES}
+    # dict.fromkeys: one case where torch has one thread only
+    for count in dict.fromkeys((threads, 1)):
+        name = f"another process, {count} thread{'s' if count > 1 else ''}"
+        cases[name] = lambda count=count: encode_elsewhere(args.model, folder_of(args), args.limit, DECODE_BATCH, count)
+    cases["model saved and loaded"] = lambda: encode_after_saving(tok, pictures, DECODE_BATCH)
+    total = sum(ids.numel() for ids in tokens.ids)
+    results = []
+    for what, encode_again in cases.items():
+        count = differing(tokens, encode_again())
+        say(f"ids, {what}: {count} of {total:,} differ")
+        results.append({"what": what, "differing": count, "ids": total})
+    return results
+
+
+def folder_of(args: argparse.Namespace) -> Path:
+    return args.data / "recon" / args.split
+
+
+def evaluate(args: argparse.Namespace) -> dict[str, Any]:
+    """All figures, as `--json` writes them and as a model card reads them."""
+    pictures = baselines.load_pictures(folder_of(args), side=SIDE_PX, limit=args.limit)
+    say(f"{len(pictures)} pictures of recon/{args.split}")
+    result: dict[str, Any] = {
+        "model": Path(args.model).name if Path(args.model).is_dir() else args.model,
+        "data": f"recon/{args.split}, {len(pictures)} pictures",
+        "protocol": PROTOCOL,
+        "machine": f"{os.cpu_count()} cores ({platform.machine()}), torch {torch.__version__}, {torch.get_num_threads()} threads",
+        "date": datetime.date.today().isoformat(),
+    }
+    rows = []
+    if not args.baselines_only:
+        tok = PyramidTokenizer.from_pretrained(args.model)
+        result["fingerprint"] = tok.fingerprint
+        say(f"model {args.model}: encoding")
+        tokens = encode(tok, pictures, DECODE_BATCH)
+        rows += tokenizer_rows(tok, pictures, tokens)
+        rows.append(last_layer_row(args.last_layer, pictures))
+        result["levels"] = level_rows(tok, tokens)
+        result["ids"] = id_agreement(tok, pictures, tokens, args)
+    if not args.skip_baselines:
+        rows += baseline_rows(pictures, args.data / "recon" / "train")
+    result["rows"] = [asdict(row) for row in rows]
+    return result
+
+
+def level_rows(tok: PyramidTokenizer, tokens: TokenPyramid) -> list[dict[str, Any]]:
+    levels = tok.health(tokens).levels
+    return [
+        {"codes": level.codebook_size, "tokens": level.num_tokens, "usage": level.usage, "perplexity": level.perplexity}
+        for level in levels
+    ]
+
+
+def to_markdown(result: dict[str, Any]) -> str:
+    facts = [
+        f"- {name}: {result[name]}"
+        for name in ("model", "fingerprint", "data", "protocol", "machine", "date")
+        if name in result
+    ]
+    rows = [
+        (row["what"], number(row["bits_per_pixel"], 3), number(row["psnr"], 2), number(row["ssim"], 3))
+        for row in result["rows"]
+    ]
+    parts = ["\n".join(facts), table(("what", "bits per pixel", "PSNR, dB", "SSIM"), rows)]
+    if "levels" in result:
+        levels = [
+            (
+                i,
+                level["codes"],
+                f"{level['tokens']:,}",
+                f"{level['usage']:.1%}",
+                f"{level['perplexity']:.0f}",
+                f"{level['perplexity'] / level['codes']:.0%}",
+            )
+            for i, level in enumerate(result["levels"])
+        ]
+        parts.append(table(("level", "codes", "tokens", "used", "perplexity", "of K"), levels))
+        ids = [(case["what"], f"{case['differing']} of {case['ids']:,}", per_10_000(case)) for case in result["ids"]]
+        parts.append(table((f"ids that differ from batches of {DECODE_BATCH}", "count", "per 10,000"), ids))
+    return "\n\n".join(parts) + "\n"
+
+
+def per_10_000(case: dict[str, Any]) -> str:
+    return f"{1e4 * case['differing'] / case['ids']:.2f}"
+
+
+def number(value: float | None, digits: int) -> str:
+    return "-" if value is None or math.isnan(value) else f"{value:.{digits}f}"
+
+
+def table(head: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
+    cells = [[str(cell) for cell in row] for row in (head, *rows)]
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    lines = [
+        "| " + " | ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) + " |" for row in cells
+    ]
+    return "\n".join([lines[0], "|" + "|".join("-" * (width + 2) for width in widths) + "|", *lines[1:]])
+
+
+def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    parser.add_argument(
+        "--data", type=Path, required=True, help="the data folder; holds recon/heldout, recon/val and recon/train"
+    )
+    parser.add_argument(
+        "--model", default="tiny", help="bundled name, directory or Hub repository (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--split", choices=("heldout", "val"), default="heldout", help="val to tune on (default: %(default)s)"
+    )
+    parser.add_argument("--limit", type=int, help="only the first so many pictures")
+    parser.add_argument(
+        "--last-layer", metavar="DIR", help="a model that reads the tower's last layer only, for its row"
+    )
+    parser.add_argument("--baselines-only", action="store_true", help="no tokenizer")
+    parser.add_argument("--skip-baselines", action="store_true", help="the tokenizer only: minutes less")
+    parser.add_argument("--markdown", type=Path, metavar="FILE", help="write the tables there, too")
+    parser.add_argument(
+        "--json", type=Path, metavar="FILE", help="write all figures there: the evaluation.json of a model card"
+    )
+    return parser.parse_args(argv)
+
+
+def main() -> int:
+    args = parse()
+    try:
+        result = evaluate(args)
+    except (PyramidTokenizerError, FileNotFoundError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    text = to_markdown(result)
+    print(text)
+    if args.markdown:
+        args.markdown.write_text(text, encoding="utf-8")
+    if args.json:
+        args.json.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
