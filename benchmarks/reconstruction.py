@@ -18,9 +18,10 @@ import platform
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -166,12 +167,13 @@ def id_agreement(
 ) -> list[dict[str, Any]]:
     """Ids that differ from those of batches of `DECODE_BATCH` in this process."""
     threads = torch.get_num_threads()
-    cases = {f"batches of {size}": lambda size=size: encode(tok, pictures, size) for size in BATCH_SIZES}
-    # dict.fromkeys: one case where torch has one thread only
-    for count in dict.fromkeys((threads, 1)):
+    cases: dict[str, Callable[[], TokenPyramid]] = {}
+    for size in BATCH_SIZES:
+        cases[f"batches of {size}"] = partial(encode, tok, pictures, size)
+    for count in sorted({threads, 1}):
         name = f"another process, {count} thread{'s' if count > 1 else ''}"
-        cases[name] = lambda count=count: encode_elsewhere(args.model, folder_of(args), args.limit, DECODE_BATCH, count)
-    cases["model saved and loaded"] = lambda: encode_after_saving(tok, pictures, DECODE_BATCH)
+        cases[name] = partial(encode_elsewhere, args.model, folder_of(args), args.limit, DECODE_BATCH, count)
+    cases["model saved and loaded"] = partial(encode_after_saving, tok, pictures, DECODE_BATCH)
     total = sum(ids.numel() for ids in tokens.ids)
     results = []
     for what, encode_again in cases.items():
