@@ -59,4 +59,4 @@ class PixelDecoder(nn.Module):
         for grow, see, refine, patch in zip(self.grow, self.see, self.refine, self.patches, strict=False):
             x = F.pixel_shuffle(grow(x), 2) + see(F.pixel_unshuffle(sketch, patch))
             x = refine(x)
-        return sketch + F.pixel_shuffle(self.to_pixels(torch.nn.functional.gelu(x)), self.patches[-1])
+        return sketch + F.pixel_shuffle(self.to_pixels(F.gelu(x)), self.patches[-1])

@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pyramid_tokenizer.blocks import enlarge
-from pyramid_tokenizer.codebook import by_rows, nearest
+from pyramid_tokenizer.codebook import affine_rows, nearest
 from pyramid_tokenizer.config import LevelConfig, QuantizerConfig
 from pyramid_tokenizer.errors import ConfigError, ImageValueError, NotFittedError, TokenRangeError
 from pyramid_tokenizer.pyramid import FeaturePyramid
@@ -57,13 +57,12 @@ class LevelQuantizer(nn.Module):
 
     def project(self, x: Tensor) -> Tensor:
         """The adapter: (B, C, h, w) float -> (B, d, h, w) float32, before quantisation. Unit norm for cosine levels."""
-        weight = self.down.weight / self.std  # whitening folded in
-        bias = self.down.bias - weight @ self.mean
-        rows = x.float().permute(0, 2, 3, 1).flatten(0, 2)  # (B h w, C)
-        if torch.is_grad_enabled() and weight.requires_grad:
-            projected = F.linear(rows, weight, bias)
-        else:
-            projected = by_rows(lambda part: F.linear(part, weight, bias), rows)
+        with _float32_on(x.device):
+            weight = self.down.weight / self.std  # whitening folded in
+            bias = self.down.bias - weight @ self.mean
+            rows = x.float().permute(0, 2, 3, 1).flatten(0, 2)  # (B h w, C)
+            training = torch.is_grad_enabled() and weight.requires_grad
+            projected = F.linear(rows, weight, bias) if training else affine_rows(rows, weight.T, bias)
         if self.config.distance == "cosine":
             projected = F.normalize(projected, dim=1)
         batch, _, height, width = x.shape
@@ -71,8 +70,9 @@ class LevelQuantizer(nn.Module):
 
     def assign(self, projected: Tensor) -> Tensor:
         """(B, d, h, w) -> ids (B, h, w) int64."""
-        rows = projected.permute(0, 2, 3, 1).flatten(0, 2)
-        return nearest(rows, self.codebook).view(projected.shape[0], *projected.shape[2:])
+        rows = projected.permute(0, 2, 3, 1).flatten(0, 2)  # (B h w, d)
+        with _float32_on(rows.device):
+            return nearest(rows, self.codebook).view(projected.shape[0], *projected.shape[2:])
 
     def look_up(self, ids: Tensor) -> Tensor:
         """Ids (B, h, w) -> codes (B, d, h, w) float32."""
@@ -80,12 +80,14 @@ class LevelQuantizer(nn.Module):
 
     def painted(self, codes: Tensor) -> Tensor:
         """Codes (B, d, h, w) -> pixels (B, 3, p h, p w) at the level's scale, as differences from the coarser picture."""
-        pixels = self.paint(codes.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)  # (B, 3 p p, h, w)
+        with _float32_on(codes.device):
+            pixels = self.paint(codes.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)  # (B, 3 p p, h, w)
         return F.pixel_shuffle(pixels, self.patch_px)
 
     def aligned(self, codes: Tensor) -> Tensor:
         """Codes (B, d, h, w) -> unit vectors of the text space (B, D, h, w)."""
-        return F.normalize(self.align(codes.permute(0, 2, 3, 1)), dim=-1).permute(0, 3, 1, 2)
+        with _float32_on(codes.device):
+            return F.normalize(self.align(codes.permute(0, 2, 3, 1)), dim=-1).permute(0, 3, 1, 2)
 
 
 class PyramidQuantizer(nn.Module):
@@ -163,7 +165,7 @@ class PyramidQuantizer(nn.Module):
             ImageValueError: The image size is no multiple of the coarsest stride.
         """
         self._require_fitted()
-        with torch.autocast(features.maps[0].device.type, enabled=False):
+        with _float32_on(features.maps[0].device):
             ids: dict[int, Tensor] = {}
             codes: dict[int, Tensor] = {}
             for index, x in self.inputs(features, codes):
@@ -176,7 +178,7 @@ class PyramidQuantizer(nn.Module):
     def encode_continuous(self, features: FeaturePyramid) -> tuple[Tensor, ...]:
         """What `encode` would give codes for, before quantisation: (B, d_l, h_l, w_l) float32 per level."""
         self._require_fitted()
-        with torch.autocast(features.maps[0].device.type, enabled=False):
+        with _float32_on(features.maps[0].device):
             codes: dict[int, Tensor] = {}
             for index, x in self.inputs(features, codes):
                 codes[index] = self.level(index).project(x)
@@ -193,16 +195,30 @@ class PyramidQuantizer(nn.Module):
 
         Raises:
             NotFittedError: The codebooks are empty.
-            TokenRangeError: More levels than codebooks, or an id outside its codebook.
+            TokenRangeError: More levels than codebooks, grids that do not belong together, or an id outside its codebook.
         """
         self._require_fitted()
         if not 1 <= len(ids) <= len(self.levels):
             raise TokenRangeError(f"expected ids of 1 to {len(self.levels)} levels, got {len(ids)}: give a prefix of the levels")
-        for index, (level_ids, size) in enumerate(zip(ids, self.codebook_sizes, strict=False)):
-            if level_ids.numel() and not (0 <= int(level_ids.min()) and int(level_ids.max()) < size):
-                worst = int(level_ids.min()) if int(level_ids.min()) < 0 else int(level_ids.max())
-                raise TokenRangeError(f"expected ids of level {index} in [0, {size}), got {worst}: these are tokens of another tokenizer")
+        for index, level_ids in enumerate(ids):
+            self._check_ids(index, level_ids, ids[0])
         return tuple(self.level(i).look_up(level_ids) for i, level_ids in enumerate(ids))
+
+    def _check_ids(self, index: int, ids: Tensor, coarsest: Tensor) -> None:
+        ratio = self.strides[0] // self.strides[index]
+        batch, height, width = coarsest.shape
+        expected = (batch, height * ratio, width * ratio)
+        if tuple(ids.shape) != expected:
+            raise TokenRangeError(
+                f"expected ids of level {index} of shape {expected}, got {tuple(ids.shape)}: give ids of one encode"
+            )
+        low, high = (int(extreme) for extreme in ids.aminmax()) if ids.numel() else (0, 0)
+        size = self.codebook_sizes[index]
+        if low < 0 or high >= size:
+            raise TokenRangeError(
+                f"expected ids of level {index} in [0, {size}), got {low if low < 0 else high}: "
+                "these are tokens of another tokenizer"
+            )
 
     def sketches(self, codes: Sequence[Tensor]) -> list[Tensor]:
         """The picture at the end of each level, at that level's own scale: (B, 3, p h_l, p w_l), roughly in [0, 1]."""
@@ -254,11 +270,11 @@ class PyramidQuantizer(nn.Module):
         return F.normalize(total, dim=1)
 
     def update_digest(self, digest: hashlib._Hash) -> None:
-        """Feeds everything that determines ids, and nothing else: not `align`, and `paint` only where levels see the picture."""
+        """Feeds everything that determines ids, and nothing else: not `align`, and `paint` only where a finer level sees it."""
         for index in range(len(self.levels)):
             level = self.level(index)
             tensors = [level.mean, level.std, level.down.weight, level.down.bias, level.codebook]
-            if self.config.composition == "residual":
+            if self.config.composition == "residual" and index + 1 < len(self.levels):
                 tensors += [level.paint.weight, level.paint.bias]
             for tensor in tensors:
                 digest.update(repr(tuple(tensor.shape)).encode())
@@ -269,6 +285,11 @@ class PyramidQuantizer(nn.Module):
             raise NotFittedError("expected fitted codebooks, got empty ones: call fit(batches) or load a trained model")
 
 
+def _float32_on(device: torch.device) -> torch.autocast:
+    """Autocast off: a training loop's precision must change neither ids nor the sketch."""
+    return torch.autocast(device.type, enabled=False)
+
+
 def _adapted_channels(channels: Sequence[int], strides: Sequence[int], level: LevelConfig, index: int) -> int:
     if not 0 <= index < len(channels):
         raise ConfigError(f"expected maps in [0, {len(channels)}), got {index}: the backbone gives {len(channels)} maps of strides {tuple(strides)}")
@@ -277,20 +298,22 @@ def _adapted_channels(channels: Sequence[int], strides: Sequence[int], level: Le
         raise ConfigError(f"expected a level stride that divides or is a multiple of {own}, got {wanted}: choose another stride or map")
     if own > wanted:
         return channels[index] * (own // wanted) ** 2
-    return channels[index] * (4 if wanted > own else 1)
+    return channels[index] * (4 if wanted > own and wanted // own % 2 == 0 else 1)
 
 
 def _adapt(features: Tensor, own: int, wanted: int) -> Tensor:
     """Brings a map (B, C, h, w) of one stride to the grid of another.
 
     To a coarser grid: averages down to twice the wanted grid, then lays the four neighbours side by side (nothing is lost
-    for a ratio of two). To a finer one: each of the r x r places in a cell gets the cell's features in channels of its own,
-    so that the adapter's one matrix is the field's "linear, then pixel shuffle".
+    for a ratio of two); for an odd ratio it averages all the way. To a finer grid: each of the r x r places in a cell gets
+    the cell's features in channels of its own, so that the adapter's one matrix is the field's "linear, then pixel shuffle".
     """
     if own == wanted:
         return features
     if own < wanted:
         ratio = wanted // own
+        if ratio % 2:
+            return F.avg_pool2d(features, ratio)
         pooled = F.avg_pool2d(features, ratio // 2) if ratio > 2 else features
         return F.pixel_unshuffle(pooled, 2)
     ratio = own // wanted

@@ -225,7 +225,7 @@ class PyramidTokenizer(nn.Module):
     @torch.no_grad()
     def features(self, batch: Tensor, *, aligned: bool = False) -> FeaturePyramid:
         """What the frozen tower gives for a (B, 3, H, W) batch in [0, 1], padded by edge replication."""
-        return self.backbone(pad_to_multiple(batch.to(self.device), self.multiple_px), aligned=aligned)
+        return self.backbone(pad_to_multiple(batch.to(self.device), multiple=self.multiple_px), aligned=aligned)
 
     def codes(self, tokens: TokenPyramid) -> tuple[Tensor, ...]:
         """Codebook vectors of the tokens: (B, d_l, h_l, w_l) float32 per level.
@@ -264,7 +264,7 @@ class PyramidTokenizer(nn.Module):
 
         def samples() -> Iterable[tuple[FeaturePyramid, Tensor]]:
             for batch in make():
-                padded = pad_to_multiple(to_batch(batch).to(self.device), self.multiple_px)
+                padded = pad_to_multiple(to_batch(batch).to(self.device), multiple=self.multiple_px)
                 yield self.features(padded, aligned=True), padded
 
         return fit_quantizer(self.quantizer, samples, vectors_per_code=vectors_per_code, seed=seed)

@@ -32,7 +32,7 @@ class TopDownTrunk(nn.Module):
         super().__init__()
         self.ratios = [1, *(coarse // fine for coarse, fine in zip(strides, strides[1:], strict=False))]
         self.embed = nn.ModuleList(nn.Conv2d(d, w, 1) for d, w in zip(dims, widths, strict=True))
-        self.absent = nn.ParameterList(nn.Parameter(torch.zeros(1, w, 1, 1)) for w in widths)
+        self.absent = nn.ParameterList(nn.Parameter(torch.zeros(1, w, 1, 1)) for w in widths[1:])  # level 0 never is
         self.carry = nn.ModuleList(nn.Conv2d(a, b, 1) for a, b in zip(widths, widths[1:], strict=False))
         self.fuse = nn.ModuleList(nn.Sequential(*(ResidualBlock(w) for _ in range(d))) for w, d in zip(widths, depths, strict=True))
 
@@ -47,7 +47,7 @@ class TopDownTrunk(nn.Module):
         """
         fused: list[Tensor] = []
         for index, ratio in enumerate(self.ratios):
-            present = self.embed[index](codes[index]) if index < len(codes) else self.absent[index]
+            present = self.embed[index](codes[index]) if index < len(codes) else self.absent[index - 1]
             x = present + enlarge(self.carry[index - 1](fused[-1]), ratio) if fused else present
             fused.append(self.fuse[index](x))
         return fused

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,7 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor
 
-from pyramid_tokenizer import hub
+from pyramid_tokenizer import distributed, hub
 from pyramid_tokenizer.data import RandomCrops
 from pyramid_tokenizer.errors import ConfigError
 from pyramid_tokenizer.tokenizer import PyramidTokenizer
@@ -68,7 +67,7 @@ def _once(path: Path, tok: PyramidTokenizer, work: Callable[[], None]) -> None:
         tok.load_own(hub.read_weights(path, tok.own_tensors()))
         return
     work()
-    if int(os.environ.get("RANK", 0)) == 0:
+    if distributed.is_main():
         hub.write_weights(path, tok.own_tensors())
 
 
