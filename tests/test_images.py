@@ -234,11 +234,16 @@ def test_16_bit_grey_files_are_scaled_and_not_clipped(tmp_path: Path, suffix: st
     )
 
 
+def test_the_mode_counts_that_a_file_has_after_decoding(tmp_path: Path) -> None:
+    Image.new("I;16", (16, 16), 13107).save(tmp_path / "a.icns")  # Pillow says RGBA until it is decoded
+    assert one_pixel(tmp_path / "a.icns") == [51, 51, 51]
+
+
 @pytest.mark.parametrize("format", ["gif", "webp"])
 def test_a_file_gives_its_first_frame_and_an_open_picture_its_current_one(tmp_path: Path, format: str) -> None:
     path = tmp_path / f"a.{format}"
     frames = [Image.new("RGB", (4, 4), colour) for colour in ("red", "blue")]
-    frames[0].save(path, save_all=True, append_images=frames[1:], **({"lossless": True} if format == "webp" else {}))
+    frames[0].save(path, save_all=True, append_images=frames[1:], lossless=True)
     assert one_pixel(path) == [255, 0, 0]
     with Image.open(path) as opened:
         opened.seek(1)
