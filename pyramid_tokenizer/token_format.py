@@ -1,0 +1,266 @@
+"""The bytes of a token pyramid: `pack` and `unpack`, and files that are whole or absent.
+
+The format, version 1. Integers are unsigned and little-endian.
+
+    offset      bytes   what
+    0           6       b"PYRTOK"
+    6           1       version of the format: 1
+    7           1       L, levels (1 to 255)
+    8           4       B, images
+    12          4 + 4   H, W of the original images in pixels
+    20          32      fingerprint of the tokenizer that made the ids (SHA-256)
+    52          12 · L  per level, coarse to fine: K (at least 2), h, w, 4 bytes each
+    52 + 12·L   P       per level, coarse to fine: its ids, packed
+    52+12·L+P   16      checksum: the first 16 bytes of the SHA-256 of everything before
+
+The ids (B, h, w) of a level go image by image, row by row, with n = ceil(log2 K) bits each, the lowest bit first:
+bit j of the i-th id is bit i · n + j of the level, and bit b of a level is bit b % 8 (value 1 << b % 8) of its byte
+b // 8. Each level is filled with zero bits to a whole byte, so P is the sum of ceil(B · h · w · n / 8), the length of
+a file follows from its header, and equal tokens have equal bytes.
+
+The checksum is a truncated SHA-256 and not a CRC because it must find every kind of damage alike: flipped, missing,
+moved or repeated bytes, in header and ids, each escape with a chance of 2^-128.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import secrets
+import struct
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from pyramid_tokenizer.errors import TokenFileError
+
+MAGIC = b"PYRTOK"
+VERSION = 1
+
+_FIXED = struct.Struct("<6sBBIII32s")
+_LEVEL = struct.Struct("<III")
+_CHECKSUM_BYTES = 16
+_LONGEST_HEADER = _FIXED.size + 255 * _LEVEL.size
+# A multiple of 8, so that every chunk but the last ends on a whole byte; bounds the (chunk, 32) plane of bits at 2 MB.
+_CHUNK = 1 << 16
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TokenHeader:
+    """What stands before the ids; determines the length of the whole file."""
+
+    codebook_sizes: tuple[int, ...]
+    """K per level, in [2, 2^32)."""
+    grids: tuple[tuple[int, int], ...]
+    """(h, w) per level."""
+    batch_size: int
+    """B, images."""
+    image_size: tuple[int, int]
+    """(H, W) of the original images in pixels."""
+    fingerprint: str
+    """64 hexadecimal digits."""
+
+    @property
+    def num_bytes(self) -> int:
+        """Bytes of the header itself."""
+        return _FIXED.size + _LEVEL.size * len(self.grids)
+
+    @property
+    def level_bytes(self) -> list[int]:
+        """Bytes of each level's packed ids."""
+        bits = (self.batch_size * h * w * _bits(k) for (h, w), k in zip(self.grids, self.codebook_sizes, strict=True))
+        return [(b + 7) // 8 for b in bits]
+
+    @property
+    def total_bytes(self) -> int:
+        """Bytes of the whole file."""
+        return self.num_bytes + sum(self.level_bytes) + _CHECKSUM_BYTES
+
+
+def pack(header: TokenHeader, ids: Sequence[np.ndarray]) -> bytes:
+    r"""The bytes of one batch of tokens.
+
+    Args:
+        header: Describes `ids`; its numbers must fit the format.
+        ids: One integer array of B · h · w elements in [0, K) per level, coarse to fine.
+
+    Example:
+        >>> sizes = {"codebook_sizes": (6,), "grids": ((1, 3),), "batch_size": 1, "image_size": (8, 24)}
+        >>> header = TokenHeader(**sizes, fingerprint="0" * 64)
+        >>> data = pack(header, [np.array([[[1, 0, 5]]])])
+        >>> data[:8], data[64:66].hex(), len(data)  # 1 + 0·8 + 5·64 = 0x141, in 9 bits
+        (b'PYRTOK\x01\x01', '4101', 82)
+    """
+    height, width = header.image_size
+    fingerprint = bytes.fromhex(header.fingerprint)
+    parts = [_FIXED.pack(MAGIC, VERSION, len(header.grids), header.batch_size, height, width, fingerprint)]
+    parts += [_LEVEL.pack(k, h, w) for (h, w), k in zip(header.grids, header.codebook_sizes, strict=True)]
+    parts += [_pack_ids(level.reshape(-1), _bits(k)) for level, k in zip(ids, header.codebook_sizes, strict=True)]
+    body = b"".join(parts)
+    return body + _checksum(body)
+
+
+def unpack(data: bytes | bytearray | memoryview) -> tuple[TokenHeader, list[np.ndarray]]:
+    """The header and the ids that `pack` wrote; the ids are not checked against their codebooks here.
+
+    Nothing is allocated before the length and the checksum are right, so a lying header costs no memory; decoded ids
+    take at most 64 times the bytes given.
+
+    Args:
+        data: Exactly one token file.
+
+    Returns:
+        The header and per level an int64 array (B, h, w).
+
+    Raises:
+        TokenFileError: `data` is of another format, of a newer version, too short, too long or altered.
+    """
+    view = memoryview(data).cast("B")
+    header = parse_header(view)
+    _check_length(len(view), header)
+    body, checksum = view[:-_CHECKSUM_BYTES], bytes(view[-_CHECKSUM_BYTES:])
+    if _checksum(body) != checksum:
+        raise TokenFileError(
+            f"expected checksum {_checksum(body).hex()} of a token file, got {checksum.hex()}: bytes were altered; "
+            "copy the file or encode the image again"
+        )
+    ids, start = [], header.num_bytes
+    for (h, w), k, size in zip(header.grids, header.codebook_sizes, header.level_bytes, strict=True):
+        flat = _unpack_ids(np.frombuffer(view[start : start + size], np.uint8), header.batch_size * h * w, _bits(k))
+        ids.append(flat.reshape(header.batch_size, h, w))
+        start += size
+    return header, ids
+
+
+def parse_header(data: bytes | memoryview) -> TokenHeader:
+    """The header at the beginning of `data`, which may end anywhere behind it.
+
+    Args:
+        data: The first bytes of a token file, or all of them.
+
+    Raises:
+        TokenFileError: Not this format, a newer version, a header cut short, or a number that the format excludes.
+    """
+    if bytes(data[: len(MAGIC)]) != MAGIC[: len(data)] or not len(data):
+        raise TokenFileError(
+            f"expected a token file (it begins with {MAGIC!r}), got {bytes(data[:8])!r}: name a file that `save` wrote"
+        )
+    if len(data) > 6 and data[6] != VERSION:
+        raise TokenFileError(
+            f"expected token format version {VERSION}, got {data[6]}: install the pyramid-tokenizer that wrote it"
+        )
+    needed = _FIXED.size + (_LEVEL.size * data[7] if len(data) > 7 else 0)
+    if len(data) < needed:
+        raise TokenFileError(
+            f"expected a header of at least {needed} bytes, got {len(data)}: the token file is truncated; copy it again"
+        )
+    _, _, levels, batch_size, height, width, fingerprint = _FIXED.unpack_from(data)
+    numbers = [_LEVEL.unpack_from(data, _FIXED.size + i * _LEVEL.size) for i in range(levels)]
+    # A codebook of one entry takes no bits, so its grid could promise any number of ids in a short file.
+    if not levels or min(batch_size, height, width) < 1 or any(k < 2 or h < 1 or w < 1 for k, h, w in numbers):
+        raise TokenFileError(
+            f"expected levels, images, sizes and grids of 1 or more and codebooks of 2 or more, got {levels} levels, "
+            f"{batch_size} images of {height}x{width} px, (K, h, w) {numbers[:4]}: bytes were altered; copy it again"
+        )
+    return TokenHeader(
+        codebook_sizes=tuple(k for k, _, _ in numbers),
+        grids=tuple((h, w) for _, h, w in numbers),
+        batch_size=batch_size,
+        image_size=(height, width),
+        fingerprint=fingerprint.hex(),
+    )
+
+
+def write_file(path: str | os.PathLike[str], data: bytes) -> None:
+    """Writes `data` to a .part file beside `path`, then renames it: whatever happens, `path` is whole, old or absent.
+
+    Args:
+        path: Name of the file, in a directory that exists; an older file is replaced.
+        data: All of its bytes.
+
+    Raises:
+        TokenFileError: The file cannot be written.
+    """
+    path = Path(path)
+    if not path.name:
+        raise TokenFileError(f"expected the name of a token file, got {str(path)!r}: add a file name to the directory")
+    part = path.with_name(f"{path.name}.{secrets.token_hex(4)}.part")  # two writers of one name must not share a part
+    try:
+        with open(part, "xb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())  # else a power cut can keep the new name and lose the bytes
+        os.replace(part, path)
+    except BaseException as error:
+        with contextlib.suppress(OSError):
+            part.unlink()
+        if isinstance(error, OSError):
+            raise TokenFileError(
+                f"expected a place to write token file {path}, got {error.strerror}: check directory and permissions"
+            ) from error
+        raise
+
+
+def read_file(path: str | os.PathLike[str]) -> bytes:
+    """The bytes of a token file, of which no more than the header is read unless the file's length fits it.
+
+    Args:
+        path: Name of the file.
+
+    Raises:
+        TokenFileError: There is no such file, it cannot be read, or its header or its length is wrong.
+    """
+    try:
+        with open(path, "rb") as file:
+            start = file.read(_LONGEST_HEADER)
+            _check_length(os.fstat(file.fileno()).st_size, parse_header(start))
+            return start + file.read()
+    except TokenFileError as error:
+        raise TokenFileError(f"{os.fspath(path)}: {error}") from None
+    except OSError as error:
+        raise TokenFileError(
+            f"expected a token file at {os.fspath(path)}, got {error.strerror}: check the name"
+        ) from error
+
+
+def _bits(codebook_size: int) -> int:
+    return (codebook_size - 1).bit_length()  # ceil(log2 K) without rounding
+
+
+def _checksum(body: bytes | memoryview) -> bytes:
+    return hashlib.sha256(body).digest()[:_CHECKSUM_BYTES]
+
+
+def _check_length(length: int, header: TokenHeader) -> None:
+    if length != header.total_bytes:
+        fault = "it is truncated" if length < header.total_bytes else "bytes follow its end"
+        raise TokenFileError(
+            f"expected a token file of {header.total_bytes} bytes by its header, got {length}: {fault}; copy it again"
+        )
+
+
+def _pack_ids(ids: np.ndarray, bits: int) -> bytes:
+    parts = []
+    for start in range(0, len(ids), _CHUNK):
+        words = np.ascontiguousarray(ids[start : start + _CHUNK], dtype="<u4")
+        planes = np.unpackbits(words.view(np.uint8).reshape(-1, 4), axis=1, count=bits, bitorder="little")  # (n, bits)
+        parts.append(np.packbits(planes, bitorder="little").tobytes())
+    return b"".join(parts)
+
+
+def _unpack_ids(data: np.ndarray, count: int, bits: int) -> np.ndarray:
+    if count * bits % 8 and data[-1] >> count * bits % 8:
+        raise TokenFileError(
+            "expected zero bits behind the last id of a level, got ones: not `pack` wrote this; encode the image again"
+        )
+    ids = np.empty(count, np.int64)
+    for start in range(0, count, _CHUNK):
+        n = min(_CHUNK, count - start)
+        first, last = start * bits // 8, ((start + n) * bits + 7) // 8
+        planes = np.zeros((n, 32), np.uint8)
+        planes[:, :bits] = np.unpackbits(data[first:last], count=n * bits, bitorder="little").reshape(n, bits)
+        ids[start : start + n] = np.packbits(planes, axis=1, bitorder="little").view("<u4")[:, 0]
+    return ids
