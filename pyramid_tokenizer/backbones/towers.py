@@ -1,8 +1,8 @@
 """Image towers by family: one way to ask open_clip's three kinds for maps, embedding and dense map at any image size.
 
-All three answer `visual.forward_intermediates`, but a ViT refuses sizes other than its own, the ResNet's attention pool
-does too, and a timm trunk hides the features that its head reads. The classes here smooth that out without touching a
-weight, and hold the module they wrap; `probe` learns what comes out by running one small image.
+All three answer `forward_intermediates`, but a ViT refuses sizes other than its own, the ResNet's attention pool does
+too, and open_clip's wrapper hides the features that a timm trunk's head reads. The classes here smooth that out without
+touching a weight, and hold the module they wrap; `probe` learns what comes out by running one small image.
 """
 
 from __future__ import annotations
@@ -85,7 +85,7 @@ class VitTower:
         if grid == tuple(self._visual.grid_size):
             return self._visual
         positions = resample_positions(self._visual.positional_embedding, self._visual.grid_size, grid)
-        return _with_parameter(self._visual, "positional_embedding", positions)
+        return _with_part(self._visual, "_parameters", "positional_embedding", positions)
 
 
 class ResNetTower:
@@ -128,13 +128,15 @@ class ResNetTower:
         pool = self._visual.attnpool
         if grid == self._grid:
             return pool
-        return _with_parameter(
-            pool, "positional_embedding", resample_positions(pool.positional_embedding, self._grid, grid)
-        )
+        positions = resample_positions(pool.positional_embedding, self._grid, grid)
+        return _with_part(pool, "_parameters", "positional_embedding", positions)
 
 
 class TimmTower:
-    """A timm trunk behind open_clip's `TimmModel`: ConvNeXt, FastViT (MobileCLIP), RepViT, FasterNet, SigLIP's ViTs.
+    """A timm trunk behind open_clip's `TimmModel`.
+
+    Convolutional ones (ConvNeXt, FastViT of MobileCLIP, RepViT, FasterNet) and ViTs (SigLIP, EVA-02, PE-Core, ViTamin).
+    Not those that are built for one size: Swin, relative positions.
 
     Dense map: where the tower pools by a global mean, its own head (norm, convolutions, projection) applied to every cell
     of the last features as if the cell were a 1x1 image. For ConvNeXt that is proj(norm(F4)) per location.
@@ -143,23 +145,40 @@ class TimmTower:
     def __init__(self, visual: Any):
         self._visual = visual
         trunk = self._trunk = visual.trunk
-        patch = getattr(getattr(trunk, "patch_embed", None), "patch_size", None)
-        self.probe_px = 4 * max(patch) if patch else 64
+        # Of the whole patch embedding: ViTamin and MobileCLIP-B put convolutions before their patches.
+        ratio = getattr(getattr(trunk, "patch_embed", None), "feat_ratio", lambda: 32)()
+        self.probe_px = ratio * max(2, 64 // ratio)
         if hasattr(trunk, "dynamic_img_size"):
             _allow_any_size(trunk)
         self.has_dense = self._pools_by_mean()
 
     def maps(self, x: Tensor, blocks: Sequence[int] | None) -> list[Tensor]:
         """Maps of the blocks, shallow to deep."""
-        options = {"stop_early": True, "intermediates_only": True}
-        return self._visual.forward_intermediates(x, indices=_list(blocks), **options)["image_intermediates"]
+        return self._at_size(x).forward_intermediates(
+            x, indices=_list(blocks), stop_early=True, intermediates_only=True
+        )
 
     def aligned(self, x: Tensor, blocks: Sequence[int] | None) -> TowerOutput:
         """Maps with the image embedding and, behind a mean pool, the dense map."""
-        features, maps = self._trunk.forward_intermediates(x, indices=_list(blocks))
+        features, maps = self._at_size(x).forward_intermediates(x, indices=_list(blocks))
         return TowerOutput(
             maps=maps, embedding=self._head(features), dense=self._head_per_cell(features) if self.has_dense else None
         )
+
+    def _at_size(self, x: Tensor) -> Any:
+        """The trunk, or a shallow copy with rotary positions (EVA-02, PE-Core) for the grid of `x`.
+
+        timm resamples absolute positions by itself, but its rotary ones stay at the grid they were built for.
+        """
+        rope: Any = getattr(self._trunk, "rope", None)
+        if not hasattr(rope, "update_feat_shape"):
+            return self._trunk
+        grid = list(self._trunk.patch_embed.dynamic_feat_size(tuple(x.shape[-2:])))
+        if list(rope.feat_shape) == grid:
+            return self._trunk
+        rope = copy.deepcopy(rope)
+        rope.update_feat_shape(grid)
+        return _with_part(self._trunk, "_modules", "rope", rope)
 
     def _head(self, features: Tensor) -> Tensor:
         return self._visual.head(self._trunk.forward_head(features))
@@ -174,7 +193,7 @@ class TimmTower:
         if "pool" in self._visual.head._modules:
             return False  # open_clip's own attention pools
         weight = next(self._visual.parameters())
-        features, _ = _small_run(lambda x: self._trunk.forward_intermediates(x, indices=1), self.probe_px, weight)
+        features, _ = _small_run(lambda x: self._at_size(x).forward_intermediates(x, indices=1), self.probe_px, weight)
         if features.ndim != 4 or features.shape[1] != self._trunk.num_features:
             return False
         count = 6 * features.shape[1]
@@ -250,10 +269,13 @@ def resample_positions(positions: Tensor, old_grid: Sequence[int], new_grid: Seq
     return torch.cat([token, cells.flatten(2)[0].T.to(positions.dtype)])
 
 
-def _with_parameter(module: nn.Module, name: str, value: Tensor) -> Any:
-    """A shallow copy of `module` in which one parameter is replaced; the original is untouched, so threads may share it."""
+def _with_part(module: nn.Module, kind: str, name: str, value: Any) -> Any:
+    """A shallow copy of `module` with one of its "_parameters" or "_modules" replaced.
+
+    The original is untouched, so that threads may share it and no stored weight changes.
+    """
     view = copy.copy(module)
-    view._parameters = {**module._parameters, name: value}  # type: ignore[dict-item]
+    setattr(view, kind, {**getattr(module, kind), name: value})
     return view
 
 

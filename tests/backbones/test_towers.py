@@ -93,6 +93,20 @@ def test_a_timm_vit_at_another_size_is_the_one_timm_resizes(load: Load, height: 
     torch.testing.assert_close(features.embedding, embedding, rtol=1e-5, atol=1e-5)
 
 
+def test_rotary_positions_follow_the_size_too_and_the_stored_ones_stay() -> None:
+    """PE-Core has absolute and rotary positions; timm resizes both when it is told to for good."""
+    model = make_model(pe_core := timm_config("vit_pe_core_tiny_patch16_384", timm_pool="map", timm_proj=""))
+    model.visual.preprocess_cfg = {"mean": (0.5, 0.4, 0.3), "std": (0.3, 0.25, 0.2)}
+    backbone = OpenClipBackbone(model, config=BackboneConfig(blocks=(0, 11)), model_config={}, tokenizer="")
+    features = backbone(pictures(32, 64), aligned=True)
+    assert tuple(model.visual.trunk.rope.feat_shape) == (24, 24)
+    resized = make_model(pe_core)
+    resized.visual.trunk.set_input_size((32, 64))
+    maps, embedding = run_visual(resized.visual, pictures(32, 64))
+    assert_maps_equal(features.maps, [maps[0], maps[11]])
+    torch.testing.assert_close(features.embedding, embedding, rtol=1e-5, atol=1e-5)
+
+
 @pytest.mark.parametrize(("height", "width"), [(64, 64), (96, 96), (32, 128)])
 def test_a_resnet_embeds_any_size_by_attention_from_the_mean(load: Load, height: int, width: int) -> None:
     backbone = load("resnet")
