@@ -1,6 +1,6 @@
 """How well tokens keep pictures, beside thumbnails, raw patches and image codecs at equal bits, in one table.
 
-    python benchmarks/reconstruction.py --data ../shared/data [--model tiny] [--split heldout] [--last-layer DIR]
+    python benchmarks/reconstruction.py --data ../shared/data [--model tiny] [--split heldout]
 
 Also says how evenly the codebooks are used and how many ids change with the batch size or in another process. Progress goes
 to stderr, the tables to stdout, `--markdown` and `--json`. Needs the extra `eval`.
@@ -30,7 +30,7 @@ from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # this checkout, from any current directory
 
-from benchmarks import baselines
+from benchmarks import baselines, last_layer
 from benchmarks.baselines import Coded
 from pyramid_tokenizer import PyramidTokenizer, PyramidTokenizerError, TokenPyramid
 from pyramid_tokenizer.evaluation import psnr, ssim
@@ -129,13 +129,16 @@ def tokenizer_rows(tok: PyramidTokenizer, pictures: Tensor, tokens: TokenPyramid
     yield score("pyramid, features not quantised", pictures, torch.cat(continuous), None)
 
 
-def last_layer_row(directory: str | None, pictures: Tensor) -> Row:
-    what = "tower's last layer only, same budget"
-    if directory is None:
-        return Row(what=f"{what} (not given: --last-layer DIR)")
-    tok = PyramidTokenizer.from_pretrained(directory)
-    coded = decode(tok, encode(tok, pictures, DECODE_BATCH))
-    return score(what, pictures, coded.pictures, coded.bits_per_pixel)
+def depth_rows(tok: PyramidTokenizer, pictures: Tensor, train: Path) -> Iterator[Row]:
+    """What several depths are worth: both without a trained decoder, codebooks fitted in closed form on the same crops."""
+    for what, config in (
+        ("closed form, no decoder", tok.config),
+        ("closed form, no decoder, tower's last layer only", last_layer.last_layer_config(tok.config)),
+    ):
+        say(f"{what}: fitting on {last_layer.FIT_IMAGES:,} crops; minutes")
+        twin = last_layer.fitted_twin(tok, config, train)
+        coded = decode(twin, encode(twin, pictures, DECODE_BATCH))
+        yield score(what, pictures, coded.pictures, coded.bits_per_pixel)
 
 
 def encode_to_bytes(model: str, folder: Path, limit: int | None, batch_size: int, threads: int) -> bytes:
@@ -205,7 +208,8 @@ def evaluate(args: argparse.Namespace) -> dict[str, Any]:
         say(f"model {args.model}: encoding")
         tokens = encode(tok, pictures, DECODE_BATCH)
         rows += tokenizer_rows(tok, pictures, tokens)
-        rows.append(last_layer_row(args.last_layer, pictures))
+        if not args.skip_baselines:
+            rows += depth_rows(tok, pictures, args.data / "recon" / "train")
         result["levels"] = level_rows(tok, tokens)
         result["ids"] = id_agreement(tok, pictures, tokens, args)
     if not args.skip_baselines:
@@ -280,9 +284,6 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
         "--split", choices=("heldout", "val"), default="heldout", help="val to tune on (default: %(default)s)"
     )
     parser.add_argument("--limit", type=int, help="only the first so many pictures")
-    parser.add_argument(
-        "--last-layer", metavar="DIR", help="a model that reads the tower's last layer only, for its row"
-    )
     parser.add_argument("--baselines-only", action="store_true", help="no tokenizer")
     parser.add_argument("--skip-baselines", action="store_true", help="the tokenizer only: minutes less")
     parser.add_argument("--markdown", type=Path, metavar="FILE", help="write the tables there, too")
