@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 import torch.nn.functional as F
@@ -53,25 +53,24 @@ class _Cells:
     limit: int
     generator: torch.Generator
     kept: tuple[Tensor, ...] = ()
-    keys: Tensor | None = None
+    keys: Tensor = field(default_factory=lambda: torch.zeros(0))
+    bound: float = 1.0
 
     def add(self, *columns: Tensor) -> None:
-        keys = torch.rand(len(columns[0]), generator=self.generator)
-        few = keys.argsort()[: self.limit].to(columns[0].device)
-        columns = tuple(column[few] for column in columns)
-        keys = keys.sort().values[: self.limit]
-        if self.keys is not None:
+        keys, order = torch.rand(len(columns[0]), generator=self.generator).sort()
+        few = min(self.limit, int((keys < self.bound).sum()))  # the others could not stay
+        columns = tuple(column[order[:few].to(column.device)] for column in columns)
+        if self.kept:
             columns = tuple(torch.cat([old, new]) for old, new in zip(self.kept, columns, strict=True))
-            keys = torch.cat([self.keys, keys])
-        self.kept, self.keys = columns, keys
-        if len(keys) > 1.25 * self.limit:
+        self.kept, self.keys = columns, torch.cat([self.keys, keys[:few]])
+        if len(self.keys) > 1.25 * self.limit:
             self.trim()
 
     def trim(self) -> tuple[Tensor, ...]:
-        if self.keys is None:
-            raise DataError("expected at least one batch of images, got none: check the image source")
         order = self.keys.argsort()[: self.limit]
         self.kept, self.keys = tuple(column[order.to(column.device)] for column in self.kept), self.keys[order]
+        if len(order) == self.limit:
+            self.bound = float(self.keys[-1])
         return self.kept
 
 
@@ -92,10 +91,27 @@ def fit_quantizer(
         One report per level, coarse to fine.
 
     Raises:
-        DataError: No images, or fewer cells than codes.
+        DataError: No images (also: only at the first of the calls of `samples`), images that are all alike, fewer cells
+            than codes, or features without anything aligned to text.
+        ImageValueError: An image size that is no multiple of the coarsest stride.
+
+    Example:
+        >>> from pyramid_tokenizer.backbones import ToyBackbone
+        >>> from pyramid_tokenizer.config import LevelConfig, QuantizerConfig
+        >>> levels = (LevelConfig(stride=8, maps=(2,), codebook_size=16, dim=6),)
+        >>> tower = ToyBackbone()
+        >>> quantizer = PyramidQuantizer(
+        ...     QuantizerConfig(levels=levels), channels=tower.channels, strides=tower.strides, embedding_dim=16
+        ... )
+        >>> images = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+        >>> reports = fit_quantizer(quantizer, lambda: [(tower(images, aligned=True), images)])
+        >>> reports[0].vectors, reports[0].pixels_explained > 0.2
+        (32, True)
     """
     generator = torch.Generator().manual_seed(seed)
-    reports = [_fit_level(quantizer, index, samples, vectors_per_code, iterations, generator) for index in quantizer.order]
+    reports = [
+        _fit_level(quantizer, index, samples, vectors_per_code, iterations, generator) for index in quantizer.order
+    ]
     shares = torch.tensor([max(report.meaning_explained, 1e-3) for report in sorted(reports, key=lambda r: r.level)])
     for index, share in enumerate(shares / shares.sum()):
         quantizer.level(index).share.fill_(float(share))
@@ -103,12 +119,18 @@ def fit_quantizer(
 
 
 def _fit_level(
-    quantizer: PyramidQuantizer, index: int, samples: Samples, vectors_per_code: int, iterations: int, generator: torch.Generator
+    quantizer: PyramidQuantizer,
+    index: int,
+    samples: Samples,
+    vectors_per_code: int,
+    iterations: int,
+    generator: torch.Generator,
 ) -> LevelReport:
     level = quantizer.level(index)
     x, pixels, meaning = _sample_cells(quantizer, index, samples, vectors_per_code, generator)
-    level.mean.copy_(mean := whitening(x)[0])
-    level.std.copy_(std := whitening(x)[1])
+    mean, std = whitening(x)
+    level.mean.copy_(mean)
+    level.std.copy_(std)
     x = (x - mean) / std
     down = reduced_rank(x, _target(x, pixels, meaning, level.config.semantic_weight), level.config.dim)
     projected = x @ down.weight + down.bias
@@ -120,15 +142,31 @@ def _fit_level(
     spherical = level.config.distance == "cosine"
     if spherical:
         projected = F.normalize(projected, dim=1)
-    level.codebook.copy_(kmeans(projected, level.config.codebook_size, iterations=iterations, spherical=spherical, generator=generator))
+    level.codebook.copy_(
+        kmeans(projected, level.config.codebook_size, iterations=iterations, spherical=spherical, generator=generator)
+    )
+    if not level.is_fitted:
+        raise DataError(f"expected images that differ, got cells of level {index} that are all alike: check the images")
     codes = level.codebook[nearest(projected, level.codebook)]
     paint, align = fit_read_outs(level, codes, pixels, meaning)
     loss = (projected - codes).square().sum() / (projected - projected.mean(0)).square().sum().clamp(min=1e-12)
-    return LevelReport(level=index, vectors=len(x), pixels_explained=paint, meaning_explained=align, quantisation_loss=float(loss))
+    return LevelReport(
+        level=index, vectors=len(x), pixels_explained=paint, meaning_explained=align, quantisation_loss=float(loss)
+    )
 
 
 def fit_read_outs(level: LevelQuantizer, codes: Tensor, pixels: Tensor, meaning: Tensor) -> tuple[float, float]:
-    """Fits `paint` and `align` of a level to codes (N, d), pixels (N, 3 p p) and meaning (N, D); the shares they explain."""
+    """Fits `paint` and `align` of a level to codes (N, d), pixels (N, 3 p p) and meaning (N, D); the shares they explain.
+
+    Args:
+        level: Changed in place.
+        codes: (N, d) float32, the codebook vectors of N cells.
+        pixels: (N, 3 p p) float32, what each cell should paint.
+        meaning: (N, D) float32, each cell's place in the text space.
+
+    Returns:
+        Shares of the variance of pixels and of meaning that codes explain.
+    """
     shares = []
     for read_out, target in ((level.paint, pixels), (level.align, meaning)):
         fit = ridge(codes, target, share=READ_OUT_RIDGE)
@@ -161,10 +199,19 @@ def _sample_cells(
         for current, x in quantizer.inputs(features, codes):
             if current == index:
                 pixels = _pixels_to_paint(quantizer, index, codes, images.float())
-                cells.add(_rows(x), _rows(F.pixel_unshuffle(pixels, quantizer.patch_px)), _rows(meaning_at(features, x)))
+                cells.add(
+                    _rows(x), _rows(F.pixel_unshuffle(pixels, quantizer.patch_px)), _rows(meaning_at(features, x))
+                )
                 break
-            codes[current] = quantizer.level(current).look_up(quantizer.level(current).assign(quantizer.level(current).project(x)))
+            codes[current] = quantizer.level(current).look_up(
+                quantizer.level(current).assign(quantizer.level(current).project(x))
+            )
     kept = cells.trim()
+    if not kept:
+        raise DataError(
+            f"expected at least one batch of images for level {index}, got none: check the image source; it is read once "
+            "per level, so give a list or a function that reads it anew, not an iterator"
+        )
     if len(kept[0]) < level.config.codebook_size:
         raise DataError(
             f"expected at least {level.config.codebook_size} cells for level {index}, got {len(kept[0])}: "
@@ -188,11 +235,22 @@ def meaning_at(features: FeaturePyramid, like: Tensor) -> Tensor:
 
     A tower without such a map gives its image embedding at every cell: codes then learn the embedding of the images that
     they tend to appear in.
+
+    Args:
+        features: Of a batch, made with `aligned=True`.
+        like: (B, any, h, w), a map of the wanted grid.
+
+    Raises:
+        DataError: The features have neither a dense map nor an embedding.
     """
     if features.dense is not None:
-        return F.normalize(F.interpolate(features.dense.float(), like.shape[-2:], mode="bilinear", align_corners=False), dim=1)
+        return F.normalize(
+            F.interpolate(features.dense.float(), like.shape[-2:], mode="bilinear", align_corners=False), dim=1
+        )
     if features.embedding is None:
-        raise DataError("expected features with a dense map or an embedding, got neither: call the backbone with aligned=True")
+        raise DataError(
+            "expected features with a dense map or an embedding, got neither: call the backbone with aligned=True"
+        )
     return F.normalize(features.embedding.float(), dim=1)[..., None, None].expand(-1, -1, *like.shape[-2:])
 
 

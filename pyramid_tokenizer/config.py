@@ -1,9 +1,9 @@
 """Configuration: data only, frozen, checked where it is made. `tokenizer.from_config` alone turns it into modules.
 
-    TokenizerConfig
-    ├── backbone:  BackboneConfig     which frozen tower, and which of its blocks are read
-    ├── quantizer: QuantizerConfig    one LevelConfig per level, and how levels see each other
-    └── decoder:   DecoderConfig      width and depth of the shared trunk and of the pixel decoder
+TokenizerConfig
+├── backbone:  BackboneConfig     which frozen tower, and which of its blocks are read
+├── quantizer: QuantizerConfig    one LevelConfig per level, and how levels see each other
+└── decoder:   DecoderConfig      width and depth of the shared trunk and of the pixel decoder
 """
 
 from __future__ import annotations
@@ -45,8 +45,15 @@ class BackboneConfig:
     """SHA-256 over the image tower's weights, checked at loading; "" before the first save."""
 
     def __post_init__(self) -> None:
-        _check(self.kind in ("open_clip", "toy"), 'backbone.kind "open_clip" or "toy"', self.kind, "name one of the two")
-        _check(list(self.blocks) == sorted(set(self.blocks)), "backbone.blocks in increasing order", self.blocks, "sort them and drop repeats")
+        _check(
+            self.kind in ("open_clip", "toy"), 'backbone.kind "open_clip" or "toy"', self.kind, "name one of the two"
+        )
+        _check(
+            list(self.blocks) == sorted(set(self.blocks)),
+            "backbone.blocks in increasing order",
+            self.blocks,
+            "sort them and drop repeats",
+        )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -70,9 +77,16 @@ class LevelConfig:
     def __post_init__(self) -> None:
         _check(self.stride >= 1, "stride >= 1", self.stride, "use the pixels per cell")
         _check(len(self.maps) >= 1, "at least one map per level", self.maps, "name the backbone maps the level reads")
-        _check(self.codebook_size >= 2, "codebook_size >= 2", self.codebook_size, "a codebook needs two entries or more")
+        _check(
+            self.codebook_size >= 2, "codebook_size >= 2", self.codebook_size, "a codebook needs two entries or more"
+        )
         _check(self.dim >= 1, "dim >= 1", self.dim, "codes need a dimension")
-        _check(self.distance in ("euclidean", "cosine"), 'distance "euclidean" or "cosine"', self.distance, "name one of the two")
+        _check(
+            self.distance in ("euclidean", "cosine"),
+            'distance "euclidean" or "cosine"',
+            self.distance,
+            "name one of the two",
+        )
         _check(0.0 <= self.semantic_weight <= 1.0, "semantic_weight in [0, 1]", self.semantic_weight, "it is a share")
 
 
@@ -88,10 +102,20 @@ class QuantizerConfig:
 
     def __post_init__(self) -> None:
         _check(len(self.levels) >= 1, "at least one level", self.levels, "add a LevelConfig")
-        _check(self.composition in typing.get_args(Composition), f"composition in {typing.get_args(Composition)}", self.composition, "name one of them")
+        _check(
+            self.composition in typing.get_args(Composition),
+            f"composition in {typing.get_args(Composition)}",
+            self.composition,
+            "name one of them",
+        )
         strides = [level.stride for level in self.levels]
         for coarse, fine in zip(strides, strides[1:], strict=False):
-            _check(coarse % fine == 0, "strides from coarse to fine, each a multiple of the next", strides, "e.g. 32, 16, 8")
+            _check(
+                coarse % fine == 0,
+                "strides from coarse to fine, each a multiple of the next",
+                strides,
+                "e.g. 32, 16, 8",
+            )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -110,9 +134,24 @@ class DecoderConfig:
     """One trunk for the pixel and the semantic branch (the paper); False gives each its own."""
 
     def __post_init__(self) -> None:
-        _check(len(self.widths) == len(self.depths), "as many depths as widths", (self.widths, self.depths), "give one of each per level")
-        _check(all(w >= 1 for w in (*self.widths, *self.pixel_widths)), "positive widths", (self.widths, self.pixel_widths), "count channels")
-        _check(all(d >= 0 for d in (*self.depths, self.pixel_depth)), "depths of 0 or more", (self.depths, self.pixel_depth), "count blocks")
+        _check(
+            len(self.widths) == len(self.depths),
+            "as many depths as widths",
+            (self.widths, self.depths),
+            "give one of each per level",
+        )
+        _check(
+            all(w >= 1 for w in (*self.widths, *self.pixel_widths)),
+            "positive widths",
+            (self.widths, self.pixel_widths),
+            "count channels",
+        )
+        _check(
+            all(d >= 0 for d in (*self.depths, self.pixel_depth)),
+            "depths of 0 or more",
+            (self.depths, self.pixel_depth),
+            "count blocks",
+        )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -132,11 +171,18 @@ class TokenizerConfig:
 
     def __post_init__(self) -> None:
         _check(
-            self.format_version == FORMAT_VERSION, f"format_version {FORMAT_VERSION}", self.format_version,
+            self.format_version == FORMAT_VERSION,
+            f"format_version {FORMAT_VERSION}",
+            self.format_version,
             "install the pyramid-tokenizer release that wrote it",
         )
         levels, widths = len(self.quantizer.levels), len(self.decoder.widths)
-        _check(levels == widths, f"{levels} decoder widths, one per level", widths, "match decoder.widths to quantizer.levels")
+        _check(
+            levels == widths,
+            f"{levels} decoder widths, one per level",
+            widths,
+            "match decoder.widths to quantizer.levels",
+        )
 
 
 Config = TypeVar("Config")
@@ -171,7 +217,11 @@ def from_dict(cls: type[Config], data: Any, *, where: str = "config") -> Config:
             hint = f"did you mean {near[0]!r}?" if near else f"known fields: {', '.join(fields)}"
             raise ConfigError(f"expected only known fields in {where}, got {name!r}: {hint}")
     types_of = typing.get_type_hints(cls)
-    missing = [n for n, f in fields.items() if n not in data and f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING]
+    missing = [
+        n
+        for n, f in fields.items()
+        if n not in data and f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING
+    ]
     _check(not missing, f"{where} with all required fields", f"none for {', '.join(missing)}", "add them")
     return cls(**{name: _from_plain(types_of[name], value, f"{where}.{name}") for name, value in data.items()})
 

@@ -37,7 +37,12 @@ class EmaCodebook:
         num_codes, dim = codebook.shape
         even = min(vectors_per_step, MAX_VECTORS_PER_STEP) / num_codes
         self._vq = VectorQuantize(
-            dim=dim, codebook_size=num_codes, decay=decay, use_cosine_sim=cosine, kmeans_init=False, rotation_trick=False,
+            dim=dim,
+            codebook_size=num_codes,
+            decay=decay,
+            use_cosine_sim=cosine,
+            kmeans_init=False,
+            rotation_trick=False,
             threshold_ema_dead_code=even * REVIVAL_SHARE,  # type: ignore[arg-type]
         ).to(codebook.device)
         self._vq.train()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -26,6 +25,7 @@ class PixelDecoder(nn.Module):
         ConfigError: More doublings than the stride has.
 
     Example:
+        >>> import torch
         >>> decoder = PixelDecoder(in_channels=8, stride=8, widths=(8,), depth=1)
         >>> sketch = torch.rand(1, 3, 32, 32)
         >>> bool((decoder(torch.rand(1, 8, 4, 4), sketch) == sketch).all())
@@ -35,7 +35,9 @@ class PixelDecoder(nn.Module):
     def __init__(self, *, in_channels: int, stride: int, widths: tuple[int, ...], depth: int):
         super().__init__()
         if stride % 2 ** len(widths):
-            raise ConfigError(f"expected at most log2({stride}) pixel stages, got {len(widths)}: drop some of decoder.pixel_widths")
+            raise ConfigError(
+                f"expected at most log2({stride}) pixel stages, got {len(widths)}: drop some of decoder.pixel_widths"
+            )
         self.patches = [stride // 2 ** (i + 1) for i in range(len(widths))] or [stride]
         narrow = [in_channels, *widths]
         self.grow = nn.ModuleList(nn.Conv2d(a, 4 * b, 1) for a, b in zip(narrow, narrow[1:], strict=False))

@@ -120,7 +120,9 @@ class PyramidQuantizer(nn.Module):
         for index, level in enumerate(config.levels):
             in_channels = sum(_adapted_channels(channels, strides, level, map_index) for map_index in level.maps)
             in_channels += self._context_channels(index)
-            self.levels.append(LevelQuantizer(level, in_channels=in_channels, patch_px=self.patch_px, embedding_dim=embedding_dim))
+            self.levels.append(
+                LevelQuantizer(level, in_channels=in_channels, patch_px=self.patch_px, embedding_dim=embedding_dim)
+            )
         self.requires_grad_(False)
 
     def _context_channels(self, index: int) -> int:
@@ -199,7 +201,9 @@ class PyramidQuantizer(nn.Module):
         """
         self._require_fitted()
         if not 1 <= len(ids) <= len(self.levels):
-            raise TokenRangeError(f"expected ids of 1 to {len(self.levels)} levels, got {len(ids)}: give a prefix of the levels")
+            raise TokenRangeError(
+                f"expected ids of 1 to {len(self.levels)} levels, got {len(ids)}: give a prefix of the levels"
+            )
         for index, level_ids in enumerate(ids):
             self._check_ids(index, level_ids, ids[0])
         return tuple(self.level(i).look_up(level_ids) for i, level_ids in enumerate(ids))
@@ -246,7 +250,9 @@ class PyramidQuantizer(nn.Module):
         """
         height, width = features.image_size
         if height % self.strides[0] or width % self.strides[0]:
-            raise ImageValueError(f"expected sides in multiples of {self.strides[0]} px, got {height} x {width}: pad the batch first")
+            raise ImageValueError(
+                f"expected sides in multiples of {self.strides[0]} px, got {height} x {width}: pad the batch first"
+            )
         picture: Tensor | None = None
         for index in self.order:
             level = self.config.levels[index]
@@ -264,7 +270,10 @@ class PyramidQuantizer(nn.Module):
     def embedding(self, codes: Sequence[Tensor]) -> Tensor:
         """Image embedding of the codes: unit (B, D), the mean over cells and levels of their places in the text space."""
         total = sum(
-            (self.level(i).share * self.level(i).aligned(level_codes).mean((2, 3)) for i, level_codes in enumerate(codes)),
+            (
+                self.level(i).share * self.level(i).aligned(level_codes).mean((2, 3))
+                for i, level_codes in enumerate(codes)
+            ),
             start=torch.zeros((), device=codes[0].device),
         )
         return F.normalize(total, dim=1)
@@ -292,10 +301,14 @@ def _float32_on(device: torch.device) -> torch.autocast:
 
 def _adapted_channels(channels: Sequence[int], strides: Sequence[int], level: LevelConfig, index: int) -> int:
     if not 0 <= index < len(channels):
-        raise ConfigError(f"expected maps in [0, {len(channels)}), got {index}: the backbone gives {len(channels)} maps of strides {tuple(strides)}")
+        raise ConfigError(
+            f"expected maps in [0, {len(channels)}), got {index}: the backbone gives {len(channels)} maps of strides {tuple(strides)}"
+        )
     own, wanted = strides[index], level.stride
     if own % wanted and wanted % own:
-        raise ConfigError(f"expected a level stride that divides or is a multiple of {own}, got {wanted}: choose another stride or map")
+        raise ConfigError(
+            f"expected a level stride that divides or is a multiple of {own}, got {wanted}: choose another stride or map"
+        )
     if own > wanted:
         return channels[index] * (own // wanted) ** 2
     return channels[index] * (4 if wanted > own and wanted // own % 2 == 0 else 1)

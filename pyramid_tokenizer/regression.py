@@ -10,6 +10,9 @@ from torch import Tensor
 RIDGE_SHARE = 0.03
 """Ridge as a share of the sample count. Measured: weaker ridges blow up between 128-px crops and 256-px photos."""
 
+_SLICE = 8192
+"""Rows that are taken to float64 at a time: a float64 copy of the whole sample would double the memory."""
+
 
 class Affine(NamedTuple):
     """x -> x @ weight + bias."""
@@ -28,9 +31,16 @@ def whitening(x: Tensor) -> tuple[Tensor, Tensor]:
 
     Returns:
         Two (C,) float32 tensors.
+
+    Example:
+        >>> [v.tolist() for v in whitening(torch.tensor([[1.0, 5.0], [3.0, 5.0]]))]
+        [[2.0, 5.0], [1.0, 1.0]]
     """
-    mean = x.double().mean(0)
-    std = x.double().std(0, unbiased=False)
+    mean = _mean(x)
+    variance = torch.zeros_like(mean)
+    for part in x.split(_SLICE):
+        variance += (part.double() - mean).square().sum(0) / len(x)
+    std = variance.sqrt()
     return mean.float(), torch.where(std > 1e-6, std, torch.ones_like(std)).float()
 
 
@@ -50,7 +60,7 @@ def ridge(x: Tensor, y: Tensor, *, share: float = RIDGE_SHARE) -> Affine:
         >>> [round(float(v), 3) for v in ridge(x, 2 * x + 1, share=0.0)]
         [2.0, 1.0]
     """
-    centre_x, centre_y = x.double().mean(0), y.double().mean(0)
+    centre_x, centre_y = _mean(x), _mean(y)
     gram, cross = _moments(x, y, centre_x, centre_y)
     weight = _solve(gram, cross, share)
     return Affine(weight.float(), (centre_y - centre_x @ weight).float())
@@ -65,14 +75,21 @@ def reduced_rank(x: Tensor, y: Tensor, rank: int, *, share: float = RIDGE_SHARE)
     Args:
         x: (N, C) float, whitened.
         y: (N, T) float, targets on a common scale. With y = x this is PCA.
-        rank: Directions to keep; at most min(C, T) carry anything, the rest are zero.
+        rank: Directions to keep; at most min(C, T) carry anything, the rest are zero (or rounding).
+        share: Ridge per sample.
 
     Returns:
         Weight (C, rank) and bias (rank,), float32: the projection of x, centred.
 
     Source: A. Izenman, "Reduced-rank regression for the multivariate linear model" (1975), with a ridge.
+
+    Example:
+        >>> x = torch.tensor([[-1.0, 0.0], [1.0, 0.0], [0.0, -2.0], [0.0, 2.0]])
+        >>> down = reduced_rank(x, x, 1, share=0.0)
+        >>> (x @ down.weight + down.bias).flatten().round(decimals=3).abs().tolist()
+        [0.0, 0.0, 2.0, 2.0]
     """
-    centre_x, centre_y = x.double().mean(0), y.double().mean(0)
+    centre_x, centre_y = _mean(x), _mean(y)
     gram, cross = _moments(x, y, centre_x, centre_y)
     weight = _solve(gram, cross, share)  # (C, T)
     predicted = weight.T @ gram @ weight  # (T, T): N times the covariance of the predictions
@@ -86,20 +103,42 @@ def reduced_rank(x: Tensor, y: Tensor, rank: int, *, share: float = RIDGE_SHARE)
 
 
 def explained(x: Tensor, y: Tensor, fit: Affine) -> float:
-    """Share of y's variance that the fit explains on this sample (R squared, pooled over y's channels)."""
-    residual = (y - x @ fit.weight - fit.bias).double().square().sum()
-    total = (y - y.mean(0)).double().square().sum()
-    return float(1 - residual / total.clamp(min=1e-12))
+    """Share of y's variance that the fit explains on this sample (R squared, pooled over y's channels).
+
+    Args:
+        x: (N, C) float.
+        y: (N, T) float; of no variance at all, 1 is the share of a perfect fit.
+        fit: From (N, C) to (N, T).
+
+    Example:
+        >>> x = torch.tensor([[0.0], [1.0], [2.0]])
+        >>> round(explained(x, 2 * x + 1, ridge(x, 2 * x + 1, share=0.0)), 3)
+        1.0
+    """
+    residual = total = 0.0
+    centre = _mean(y)
+    for rows, targets in zip(x.split(_SLICE), y.split(_SLICE), strict=True):
+        residual += float((targets - rows @ fit.weight - fit.bias).double().square().sum())
+        total += float((targets.double() - centre).square().sum())
+    return 1 - residual / max(total, 1e-12)
+
+
+def _mean(x: Tensor) -> Tensor:
+    """(C,) float64."""
+    total = torch.zeros(x.shape[1], dtype=torch.float64, device=x.device)
+    for part in x.split(_SLICE):
+        total += part.double().sum(0)
+    return total / len(x)
 
 
 def _moments(x: Tensor, y: Tensor, centre_x: Tensor, centre_y: Tensor) -> tuple[Tensor, Tensor]:
-    """Centred x'x and x'y in float64, in slices: a float64 copy of the whole sample would double the memory."""
+    """Centred x'x and x'y; products in float32, sums of slices in float64."""
     gram = torch.zeros(x.shape[1], x.shape[1], dtype=torch.float64, device=x.device)
     cross = torch.zeros(x.shape[1], y.shape[1], dtype=torch.float64, device=x.device)
-    for start in range(0, len(x), 8192):
-        part = (x[start : start + 8192].double() - centre_x).float()
-        gram += (part.T @ part).double()
-        cross += (part.T @ (y[start : start + 8192].double() - centre_y).float()).double()
+    for rows, targets in zip(x.split(_SLICE), y.split(_SLICE), strict=True):
+        centred = (rows.double() - centre_x).float()
+        gram += (centred.T @ centred).double()
+        cross += (centred.T @ (targets.double() - centre_y).float()).double()
     return gram, cross
 
 

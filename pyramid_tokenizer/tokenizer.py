@@ -1,6 +1,6 @@
 """`PyramidTokenizer`: the composition of ready modules, on one page.
 
-    image -> backbone -> FeaturePyramid -> quantizer -> TokenPyramid -> trunk -> fused maps -> pixel decoder -> image
+image -> backbone -> FeaturePyramid -> quantizer -> TokenPyramid -> trunk -> fused maps -> pixel decoder -> image
 """
 
 from __future__ import annotations
@@ -9,8 +9,7 @@ import dataclasses
 import hashlib
 import json
 import math
-from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,15 +18,22 @@ from torch import Tensor, nn
 
 from pyramid_tokenizer import hub
 from pyramid_tokenizer.backbones import load_backbone
+from pyramid_tokenizer.bucketing import encode_by_size
 from pyramid_tokenizer.closed_form import LevelReport, fit_quantizer
 from pyramid_tokenizer.config import TokenizerConfig, to_dict
-from pyramid_tokenizer.errors import CheckpointError, TokenMismatchError
+from pyramid_tokenizer.errors import (
+    CheckpointError,
+    DataError,
+    NotFittedError,
+    TokenMismatchError,
+    TokenRangeError,
+)
 from pyramid_tokenizer.health import TokenHealth, measure_health
-from pyramid_tokenizer.images import ImageLike, pad_to_multiple, read_image, to_batch
-from pyramid_tokenizer.model_card import model_card
+from pyramid_tokenizer.images import ImageLike, pad_to_multiple, to_batch
 from pyramid_tokenizer.pixel_decoder import PixelDecoder
 from pyramid_tokenizer.pyramid import FeaturePyramid
 from pyramid_tokenizer.quantizer import PyramidQuantizer
+from pyramid_tokenizer.saving import WEIGHTS_FILE, tower_folder, write_model
 from pyramid_tokenizer.tokens import TokenPyramid
 from pyramid_tokenizer.top_down import TopDownTrunk
 from pyramid_tokenizer.vocabulary import Vocabulary
@@ -49,16 +55,37 @@ class PyramidTokenizer(nn.Module):
         pixel_decoder: Finest fused map and sketch -> image.
 
     Example:
-        >>> from pyramid_tokenizer import PyramidTokenizer
-        >>> tok = PyramidTokenizer.from_pretrained("tiny")
-        >>> tokens = tok.encode(torch.rand(2, 3, 64, 96))
+        >>> from pyramid_tokenizer.config import BackboneConfig, DecoderConfig, LevelConfig, QuantizerConfig
+        >>> levels = (
+        ...     LevelConfig(stride=16, maps=(1,), codebook_size=8, dim=4, distance="cosine", semantic_weight=0.5),
+        ...     LevelConfig(stride=8, maps=(2, 3), codebook_size=32, dim=8),
+        ... )
+        >>> config = TokenizerConfig(
+        ...     backbone=BackboneConfig(kind="toy"),
+        ...     quantizer=QuantizerConfig(levels=levels),
+        ...     decoder=DecoderConfig(widths=(8, 8), depths=(1, 1), pixel_widths=(8,)),
+        ... )
+        >>> tok = PyramidTokenizer.from_config(config)
+        >>> photos = torch.rand(4, 3, 64, 96, generator=torch.Generator().manual_seed(0))
+        >>> reports = tok.fit([photos])
+        >>> tokens = tok.encode(photos[0])
         >>> [tuple(ids.shape) for ids in tokens.ids]
-        [(2, 2, 3), (2, 4, 6), (2, 8, 12)]
-        >>> tok.decode(tokens[:1]).shape
-        torch.Size([2, 3, 64, 96])
+        [(1, 4, 6), (1, 8, 12)]
+        >>> tok.decode(tokens).shape, tok.decode(tokens[:1]).shape
+        (torch.Size([1, 3, 64, 96]), torch.Size([1, 3, 64, 96]))
+        >>> bool((tok.decode(tokens) == tok.reconstruct(photos[0])).all())
+        True
     """
 
-    def __init__(self, config: TokenizerConfig, *, backbone: Any, quantizer: PyramidQuantizer, trunk: TopDownTrunk, pixel_decoder: PixelDecoder):
+    def __init__(
+        self,
+        config: TokenizerConfig,
+        *,
+        backbone: Any,
+        quantizer: PyramidQuantizer,
+        trunk: TopDownTrunk,
+        pixel_decoder: PixelDecoder,
+    ):
         super().__init__()
         self.config = config
         self.backbone = backbone
@@ -68,7 +95,9 @@ class PyramidTokenizer(nn.Module):
         self.eval().requires_grad_(False)
 
     @classmethod
-    def from_config(cls, config: TokenizerConfig, *, directory: Path | None = None, backbone: Any | None = None) -> PyramidTokenizer:
+    def from_config(
+        cls, config: TokenizerConfig, *, directory: Path | None = None, backbone: Any | None = None
+    ) -> PyramidTokenizer:
         """Builds all modules: the tower with its weights, the codebooks empty, the decoder untrained.
 
         Args:
@@ -78,6 +107,7 @@ class PyramidTokenizer(nn.Module):
 
         Raises:
             BackboneError: The tower cannot be loaded.
+            CheckpointError: The tower is not the one whose fingerprint the config holds, or its files are damaged.
             ConfigError: Levels and tower do not fit together.
         """
         backbone = backbone if backbone is not None else load_backbone(config.backbone, directory=directory)
@@ -85,16 +115,30 @@ class PyramidTokenizer(nn.Module):
         quantizer = PyramidQuantizer(
             config.quantizer, channels=backbone.channels, strides=backbone.strides, embedding_dim=backbone.embedding_dim
         )
-        trunk = TopDownTrunk(dims=[level.dim for level in levels], strides=quantizer.strides, widths=decoder.widths, depths=decoder.depths)
+        trunk = TopDownTrunk(
+            dims=[level.dim for level in levels],
+            strides=quantizer.strides,
+            widths=decoder.widths,
+            depths=decoder.depths,
+        )
         pixel_decoder = PixelDecoder(
-            in_channels=decoder.widths[-1], stride=quantizer.strides[-1], widths=decoder.pixel_widths, depth=decoder.pixel_depth
+            in_channels=decoder.widths[-1],
+            stride=quantizer.strides[-1],
+            widths=decoder.pixel_widths,
+            depth=decoder.pixel_depth,
         )
         return cls(config, backbone=backbone, quantizer=quantizer, trunk=trunk, pixel_decoder=pixel_decoder)
 
     @classmethod
     def from_pretrained(
-        cls, name: str | Path, *, revision: str | None = None, cache_dir: str | Path | None = None, local_files_only: bool = False,
-        device: str | torch.device = "cpu", dtype: torch.dtype = torch.float32,
+        cls,
+        name: str | Path,
+        *,
+        revision: str | None = None,
+        cache_dir: str | Path | None = None,
+        local_files_only: bool = False,
+        device: str | torch.device = "cpu",
+        dtype: torch.dtype = torch.float32,
     ) -> PyramidTokenizer:
         """The tokenizer of that name, ready to use.
 
@@ -110,16 +154,16 @@ class PyramidTokenizer(nn.Module):
             ModelNotFoundError: Nothing of that name.
             ConfigError: Its config.json has unknown fields or values out of range.
             CheckpointError: A weight is missing, extra, misshapen or altered.
+            BackboneError: The tower's weights cannot be fetched.
         """
         directory = hub.resolve(name, revision=revision, cache_dir=cache_dir, local_files_only=local_files_only)
         config = hub.read_config(directory)
-        tower = directory / "backbone"
-        tok = cls.from_config(config, directory=tower if tower.is_dir() else None)
-        tok.load_own(hub.read_weights(directory / "model.safetensors", tok.own_tensors()))
+        tok = cls.from_config(config, directory=tower_folder(directory, config.backbone))
+        tok.load_own(hub.read_weights(directory / WEIGHTS_FILE, tok.own_tensors()))
         if config.fingerprint and tok.fingerprint != config.fingerprint:
             raise CheckpointError(
                 f"expected codebooks with fingerprint {config.fingerprint[:12]}, got {tok.fingerprint[:12]}: "
-                f"{directory / 'model.safetensors'} was altered; download or save the model again"
+                f"{directory / WEIGHTS_FILE} was altered; download or save the model again"
             )
         return tok.to(device=device, dtype=dtype)
 
@@ -144,7 +188,9 @@ class PyramidTokenizer(nn.Module):
     @property
     def vocabulary(self) -> Vocabulary:
         """Flattens token pyramids to one integer sequence and back."""
-        return Vocabulary(codebook_sizes=self.quantizer.codebook_sizes, strides=self.quantizer.strides, fingerprint=self.fingerprint)
+        return Vocabulary(
+            codebook_sizes=self.quantizer.codebook_sizes, strides=self.quantizer.strides, fingerprint=self.fingerprint
+        )
 
     @property
     def multiple_px(self) -> int:
@@ -167,47 +213,48 @@ class PyramidTokenizer(nn.Module):
             NotFittedError: The codebooks are empty.
         """
         batch = to_batch(images, size=size)
-        ids = self.quantizer.encode(self.features(batch))
         height, width = batch.shape[-2:]
-        return TokenPyramid(ids=ids, codebook_sizes=self.quantizer.codebook_sizes, image_size=(height, width), fingerprint=self.fingerprint)
+        grids = self._grids((height, width))
+        ids = self.quantizer.encode(self.features(batch))
+        return TokenPyramid(
+            # a tower coarser than level 0 needs more padding than the tokens
+            ids=tuple(level[:, :h, :w] for level, (h, w) in zip(ids, grids, strict=True)),
+            codebook_sizes=self.quantizer.codebook_sizes,
+            image_size=(height, width),
+            fingerprint=self.fingerprint,
+        )
 
-    def encode_many(self, images: Iterable[ImageLike], *, size: int | None = None, batch_size: int = 8) -> list[TokenPyramid]:
+    def encode_many(
+        self, images: Iterable[ImageLike], *, size: int | None = None, batch_size: int = 8
+    ) -> list[TokenPyramid]:
         """Tokens of images of any sizes, one pyramid each, in order.
 
         Args:
             images: Any iterable of what `encode` takes one of; read once, one by one.
             size: Resize short sides to this many pixels first.
-            batch_size: Images of one size that are encoded together; memory holds this many per size seen.
+            batch_size: Images of one size that are encoded together; up to eight times as many wait in memory for
+                others of their size.
 
         Raises:
-            ImageError: As `encode`.
+            ImageError: As `encode`; the message tells the image's position. Also for a single image.
+            ConfigError: `batch_size` is below 1.
+            NotFittedError: The codebooks are empty.
         """
-        results: dict[int, TokenPyramid] = {}
-        waiting: dict[torch.Size, list[tuple[int, Tensor]]] = defaultdict(list)
-
-        def flush(group: list[tuple[int, Tensor]]) -> None:
-            tokens = self.encode(torch.stack([image for _, image in group]))
-            results.update(zip([position for position, _ in group], tokens.unbind(), strict=True))
-
-        for position, image in enumerate(images):
-            pixels = read_image(image, size=size)
-            group = waiting[pixels.shape]
-            group.append((position, pixels))
-            if len(group) == batch_size:
-                flush(waiting.pop(pixels.shape))
-        for group in waiting.values():
-            flush(group)
-        return [results[position] for position in range(len(results))]
+        return encode_by_size(self.encode, images, size=size, batch_size=batch_size)
 
     @torch.no_grad()
     def decode(self, tokens: TokenPyramid) -> Tensor:
         """Images of tokens, or of any prefix of their levels.
+
+        Args:
+            tokens: What `encode` gave, or a prefix of it, on any device.
 
         Returns:
             (B, 3, H, W) float32 in [0, 1] at the original size, on the tokenizer's device.
 
         Raises:
             TokenMismatchError: Another tokenizer made the tokens.
+            TokenRangeError: Tokens that no encoder made: grids that do not fit the strides or the image size.
         """
         return self._paint(self.codes(tokens), tokens.image_size)
 
@@ -220,7 +267,9 @@ class PyramidTokenizer(nn.Module):
         """As `reconstruct`, from the features before quantisation: what the codebooks cost. (B, 3, H, W) in [0, 1]."""
         batch = to_batch(images, size=size)
         height, width = batch.shape[-2:]
-        return self._paint(self.quantizer.encode_continuous(self.features(batch)), (height, width))
+        maps = self.quantizer.encode_continuous(self.features(batch))
+        grids = self._grids((height, width))
+        return self._paint([x[..., :h, :w] for x, (h, w) in zip(maps, grids, strict=True)], (height, width))
 
     @torch.no_grad()
     def features(self, batch: Tensor, *, aligned: bool = False) -> FeaturePyramid:
@@ -232,11 +281,14 @@ class PyramidTokenizer(nn.Module):
 
         Raises:
             TokenMismatchError: Another tokenizer made the tokens.
+            TokenRangeError: Tokens that no encoder made: grids that do not fit the strides or the image size.
         """
-        if tokens.fingerprint != self.fingerprint:
-            raise TokenMismatchError(
-                f"expected tokens of tokenizer {self.fingerprint[:12]}, got tokens of {tokens.fingerprint[:12]}: "
-                "load the tokenizer that made them, or encode the images again"
+        self._check_own(tokens, self.fingerprint)
+        expected = self._grids(tokens.image_size)[: len(tokens)]
+        if tokens.grids != expected:
+            raise TokenRangeError(
+                f"expected grids {expected} for images of {tokens.image_size} px, got {tokens.grids}: "
+                "give the tokens of one encode, with their own image size"
             )
         return self.quantizer.codes([ids.to(self.device) for ids in tokens.ids])
 
@@ -246,10 +298,28 @@ class PyramidTokenizer(nn.Module):
         return self.quantizer.embedding(self.codes(tokens))
 
     def health(self, tokens: TokenPyramid | Iterable[TokenPyramid]) -> TokenHealth:
-        """How well the codebooks are used by these tokens: usage, perplexity, dead codes, a verdict and a cure per level."""
-        return measure_health(tokens)
+        """How well the codebooks are used by these tokens: usage, perplexity, dead codes, a verdict and a cure per level.
 
-    def fit(self, batches: Iterable[Tensor] | Callable[[], Iterable[Tensor]], *, vectors_per_code: int = 64, seed: int = 0) -> list[LevelReport]:
+        Args:
+            tokens: One pyramid or any number of them, of any image sizes; all with as many levels.
+
+        Raises:
+            TokenMismatchError: Another tokenizer made them, or they have different numbers of levels.
+            TokenError: There are none.
+        """
+        fingerprint = self.fingerprint
+
+        def own() -> Iterator[TokenPyramid]:
+            for pyramid in (tokens,) if isinstance(tokens, TokenPyramid) else tokens:
+                if isinstance(pyramid, TokenPyramid):  # measure_health refuses anything else
+                    self._check_own(pyramid, fingerprint)
+                yield pyramid
+
+        return measure_health(own())
+
+    def fit(
+        self, batches: Iterable[Tensor] | Callable[[], Iterable[Tensor]], *, vectors_per_code: int = 64, seed: int = 0
+    ) -> list[LevelReport]:
         """Fits the codebooks in closed form: working ids in minutes, no gradient. The decoder then shows the sketch.
 
         Args:
@@ -257,9 +327,19 @@ class PyramidTokenizer(nn.Module):
             vectors_per_code: Cells sampled per codebook entry.
             seed: Of sampling and k-means.
 
+        Returns:
+            One report per level, coarse to fine.
+
         Raises:
-            DataError: No images, fewer cells than codes, or an iterator that can be read only once.
+            DataError: No images, images that are all alike, fewer cells than codes, or an iterator, which can be read
+                only once.
+            ImageError: A batch that is no batch of images.
         """
+        if isinstance(batches, Iterator):
+            raise DataError(
+                "expected batches that can be read once per level, got an iterator: give a list, or a function that "
+                "makes a new iterator at each call"
+            )
         make = batches if callable(batches) else lambda: batches
 
         def samples() -> Iterable[tuple[FeaturePyramid, Tensor]]:
@@ -271,18 +351,25 @@ class PyramidTokenizer(nn.Module):
 
     def own_tensors(self) -> dict[str, Tensor]:
         """Names and tensors of model.safetensors: all parts but the frozen tower."""
-        return {f"{part}.{name}": tensor for part in OWN_PARTS for name, tensor in getattr(self, part).state_dict().items()}
+        return {
+            f"{part}.{name}": tensor for part in OWN_PARTS for name, tensor in getattr(self, part).state_dict().items()
+        }
 
     def load_own(self, tensors: dict[str, Tensor]) -> None:
-        """Takes over tensors named as `own_tensors` names them."""
+        """Takes over tensors named as `own_tensors` names them; `hub.read_weights` has checked them."""
         for part in OWN_PARTS:
-            getattr(self, part).load_state_dict({n.removeprefix(f"{part}."): t for n, t in tensors.items() if n.startswith(f"{part}.")})
+            getattr(self, part).load_state_dict(
+                {n.removeprefix(f"{part}."): t for n, t in tensors.items() if n.startswith(f"{part}.")}
+            )
 
-    def save_pretrained(self, directory: str | Path, *, half: bool = False, evaluation: dict[str, Any] | None = None) -> Path:
+    def save_pretrained(
+        self, directory: str | Path, *, half: bool = False, evaluation: dict[str, Any] | None = None
+    ) -> Path:
         """Writes config.json, model.safetensors, README.md and, where the tower has no public address, backbone/.
 
         Args:
-            directory: Made where missing; a model already there is replaced file by file, config.json last.
+            directory: Made where missing; a model already there is replaced file by file, config.json last, and its
+                evaluation.json goes.
             half: Store trunk and pixel decoder as float16 (half the size; decoded pixels change in the last bit or two).
             evaluation: Measured figures for evaluation.json and the model card.
 
@@ -291,32 +378,60 @@ class PyramidTokenizer(nn.Module):
 
         Raises:
             NotFittedError: The codebooks are empty.
+            CheckpointError: `directory` is a file, or the tokenizer was cast to another dtype.
+            OSError: It cannot be written, e.g. the disk is full; a model that was there is as it was.
         """
-        self.quantizer.codes([torch.zeros(1, 1, 1, dtype=torch.int64, device=self.device)])  # refuses empty codebooks
-        public = self.config.backbone.weights is not None or self.config.backbone.kind == "toy"
-        tower = dataclasses.replace(self.config.backbone, fingerprint=self.backbone.fingerprint, **({} if public else {"name": ""}))
-        config = dataclasses.replace(self.config, backbone=tower, fingerprint=self.fingerprint)
+        if not self.quantizer.is_fitted:
+            raise NotFittedError("expected fitted codebooks to save, got empty ones: call fit(batches) first")
+        if self.dtype != torch.float32:
+            raise CheckpointError(
+                f"expected a float32 tokenizer to save, got {self.dtype}, which has lost digits: load it without dtype="
+            )
         tensors = {
             name: tensor.half() if half and not name.startswith("quantizer.") else tensor.float()
             for name, tensor in self.own_tensors().items()
         }
-        with hub.save_directory(Path(directory)) as folder:
-            hub.write_weights(folder / "model.safetensors", tensors)
-            if not public:
-                self.backbone.save(folder / "backbone")
-            if evaluation is not None:
-                (folder / "evaluation.json").write_text(json.dumps(evaluation, indent=2) + "\n")
-            (folder / "README.md").write_text(model_card(config, fingerprint=config.fingerprint, evaluation=evaluation))
-            hub.write_config(config, folder)
-        return Path(directory)
+        config = dataclasses.replace(self.config, fingerprint=self.fingerprint)
+        directory = Path(directory).expanduser()
+        write_model(directory, config, backbone=self.backbone, tensors=tensors, evaluation=evaluation)
+        return directory
 
-    def push_to_hub(self, repo_id: str, *, private: bool = False, token: str | None = None, commit_message: str = "Upload tokenizer") -> str:
-        """Uploads the model to a Hub repository, made where missing. Returns its address."""
+    def push_to_hub(
+        self, repo_id: str, *, private: bool = False, token: str | None = None, commit_message: str = "Upload tokenizer"
+    ) -> str:
+        """Uploads the model to a Hub repository, made where missing.
+
+        Args:
+            repo_id: "user/repo".
+            private: Visibility of a new repository.
+            token: Access token; the one of `hf auth login` by default.
+            commit_message: First line of the commit.
+
+        Returns:
+            Address of the commit.
+
+        Raises:
+            NotFittedError: The codebooks are empty.
+            HubError: The Hub cannot be reached or refuses.
+        """
         import tempfile
 
         with tempfile.TemporaryDirectory() as folder:
             self.save_pretrained(folder)
             return hub.push(Path(folder), repo_id, private=private, token=token, commit_message=commit_message)
+
+    def _grids(self, image_size: tuple[int, int]) -> tuple[tuple[int, int], ...]:
+        """(h_l, w_l) of every level: as many cells of level 0 as cover the image."""
+        h, w = (math.ceil(side / self.quantizer.strides[0]) for side in image_size)
+        ratios = [self.quantizer.strides[0] // stride for stride in self.quantizer.strides]
+        return tuple((h * ratio, w * ratio) for ratio in ratios)
+
+    def _check_own(self, tokens: TokenPyramid, fingerprint: str) -> None:
+        if tokens.fingerprint != fingerprint:
+            raise TokenMismatchError(
+                f"expected tokens of tokenizer {fingerprint[:12]}, got tokens of {tokens.fingerprint[:12]}: "
+                "load the tokenizer that made them, or encode the images again"
+            )
 
     def _paint(self, codes: Sequence[Tensor], image_size: tuple[int, int]) -> Tensor:
         sketch = self.quantizer.sketch(codes)

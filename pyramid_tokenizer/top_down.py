@@ -34,7 +34,9 @@ class TopDownTrunk(nn.Module):
         self.embed = nn.ModuleList(nn.Conv2d(d, w, 1) for d, w in zip(dims, widths, strict=True))
         self.absent = nn.ParameterList(nn.Parameter(torch.zeros(1, w, 1, 1)) for w in widths[1:])  # level 0 never is
         self.carry = nn.ModuleList(nn.Conv2d(a, b, 1) for a, b in zip(widths, widths[1:], strict=False))
-        self.fuse = nn.ModuleList(nn.Sequential(*(ResidualBlock(w) for _ in range(d))) for w, d in zip(widths, depths, strict=True))
+        self.fuse = nn.ModuleList(
+            nn.Sequential(*(ResidualBlock(w) for _ in range(d))) for w, d in zip(widths, depths, strict=True)
+        )
 
     def forward(self, codes: Sequence[Tensor]) -> list[Tensor]:
         """Fused maps of all levels, from the codes of all levels or of a prefix.

@@ -29,7 +29,9 @@ def find_images(source: str | Path) -> list[Path]:
     elif source.is_file() and source.suffix == ".txt":
         files = [source.parent / line.strip() for line in source.read_text().splitlines() if line.strip()]
     else:
-        raise DataError(f"expected a folder of images or a .txt list of files, got {str(source)!r}: no such folder or list")
+        raise DataError(
+            f"expected a folder of images or a .txt list of files, got {str(source)!r}: no such folder or list"
+        )
     if not files:
         raise DataError(f"expected images ({', '.join(sorted(SUFFIXES))}) in {str(source)!r}, got none: check the path")
     return files
@@ -56,12 +58,27 @@ class RandomCrops(Dataset[Tensor]):
     """
 
     def __init__(
-        self, files: Sequence[Path], *, batch_size: int, crop_px: int, zoom: float = 1.6, seed: int = 0, rank: int = 0, world: int = 1
+        self,
+        files: Sequence[Path],
+        *,
+        batch_size: int,
+        crop_px: int,
+        zoom: float = 1.6,
+        seed: int = 0,
+        rank: int = 0,
+        world: int = 1,
     ):
         if not files:
             raise DataError("expected at least one image file, got none: check the image source")
         self.files = list(files)
-        self.batch_size, self.crop_px, self.zoom, self.seed, self.rank, self.world = batch_size, crop_px, zoom, seed, rank, world
+        self.batch_size, self.crop_px, self.zoom, self.seed, self.rank, self.world = (
+            batch_size,
+            crop_px,
+            zoom,
+            seed,
+            rank,
+            world,
+        )
         self.skipped: dict[Path, str] = {}
 
     def __getitem__(self, step: int) -> Tensor:
@@ -76,7 +93,9 @@ class RandomCrops(Dataset[Tensor]):
                 return self._cut(read_image(path), rng)
             except ImageError as error:
                 self.skipped[path] = str(error)
-        raise DataError(f"expected readable images, got 100 unreadable ones in a row, the last {path}: {self.skipped[path]}")
+        raise DataError(
+            f"expected readable images, got 100 unreadable ones in a row, the last {path}: {self.skipped[path]}"
+        )
 
     def _cut(self, image: Tensor, rng: np.random.Generator) -> Tensor:
         short = min(image.shape[-2:])
@@ -84,7 +103,9 @@ class RandomCrops(Dataset[Tensor]):
         wanted = int(rng.integers(self.crop_px, largest + 1))
         if wanted != short:
             height, width = (max(self.crop_px, round(side * wanted / short)) for side in image.shape[-2:])
-            image = F.interpolate(image[None], (height, width), mode="bicubic", antialias=True, align_corners=False)[0].clamp(0, 1)
+            image = F.interpolate(image[None], (height, width), mode="bicubic", antialias=True, align_corners=False)[
+                0
+            ].clamp(0, 1)
         top, left = (int(rng.integers(side - self.crop_px + 1)) for side in image.shape[-2:])
         crop = image[:, top : top + self.crop_px, left : left + self.crop_px]
         return crop.flip(2) if rng.random() < 0.5 else crop

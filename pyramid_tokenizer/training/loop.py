@@ -24,7 +24,13 @@ Log = Callable[[dict[str, Any]], None]
 
 
 def run_stage(
-    stage: CodebookStage | DecoderStage, batches: Dataset[Tensor], config: TrainConfig, *, accelerator: Accelerator, state_path: Path, log: Log
+    stage: CodebookStage | DecoderStage,
+    batches: Dataset[Tensor],
+    config: TrainConfig,
+    *,
+    accelerator: Accelerator,
+    state_path: Path,
+    log: Log,
 ) -> None:
     """Trains one stage to its end, from where its state file left off.
 
@@ -55,7 +61,9 @@ def run_stage(
         with accelerator.autocast():
             loss, figures = model(images.to(accelerator.device), step)
         if not math.isfinite(loss.item()):
-            raise PyramidTokenizerError(f"expected a finite loss, got {loss.item()} at step {step} of stage {stage.name}: lower the learning rate")
+            raise PyramidTokenizerError(
+                f"expected a finite loss, got {loss.item()} at step {step} of stage {stage.name}: lower the learning rate"
+            )
         optimizer.zero_grad(set_to_none=True)
         accelerator.backward(loss)
         accelerator.clip_grad_norm_(stage.trainable(), config.clip_norm)
@@ -92,12 +100,19 @@ def _set_rate(optimizer: Any, stage: CodebookStage | DecoderStage, config: Train
 
 def _state(stage: CodebookStage | DecoderStage, optimizer: Any, averaged: AveragedModel, step: int) -> dict[str, Any]:
     return {
-        "stage": stage.name, "step": step, "steps": stage.steps, "module": stage.state_dict(), "extra": stage.extra_state(),
-        "optimizer": optimizer.state_dict(), "averaged": averaged.state_dict(),
+        "stage": stage.name,
+        "step": step,
+        "steps": stage.steps,
+        "module": stage.state_dict(),
+        "extra": stage.extra_state(),
+        "optimizer": optimizer.state_dict(),
+        "averaged": averaged.state_dict(),
     }
 
 
-def _resume(stage: CodebookStage | DecoderStage, optimizer: Any, averaged: AveragedModel, state: dict[str, Any] | None) -> int:
+def _resume(
+    stage: CodebookStage | DecoderStage, optimizer: Any, averaged: AveragedModel, state: dict[str, Any] | None
+) -> int:
     if state is None:
         return 0
     if (state["stage"], state["steps"]) != (stage.name, stage.steps):
@@ -130,5 +145,13 @@ class _Meter:
         if self.log is not None and ((step + 1) % self.every == 0 or step + 1 == self.stage.steps):
             rate = self.images / (time.perf_counter() - self.began)
             means = {name: sum(values) / len(values) for name, values in self.sums.items()}
-            self.log({"stage": self.stage.name, "step": step + 1, "steps": self.stage.steps, "images_per_second": rate, **means})
+            self.log(
+                {
+                    "stage": self.stage.name,
+                    "step": step + 1,
+                    "steps": self.stage.steps,
+                    "images_per_second": rate,
+                    **means,
+                }
+            )
             self.sums, self.images, self.began = {}, 0, time.perf_counter()

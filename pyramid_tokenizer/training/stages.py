@@ -58,7 +58,11 @@ class CodebookStage(nn.Module):
         self._features = tok.features
         cells = config.batch_size * config.crop_px**2
         self.ema = [
-            EmaCodebook(level.codebook, vectors_per_step=cells // level.config.stride**2, cosine=level.config.distance == "cosine")
+            EmaCodebook(
+                level.codebook,
+                vectors_per_step=cells // level.config.stride**2,
+                cosine=level.config.distance == "cosine",
+            )
             for level in self._levels()
         ]
         self._seen: list[Tensor] = []
@@ -80,7 +84,9 @@ class CodebookStage(nn.Module):
             commit = commit + commitment_loss(projected, quantised)
             codes[index] = straight_through(projected, quantised)
             projections[index] = projected.detach()
-            align = align + level.config.semantic_weight * alignment_loss(level.aligned(codes[index]), meaning_at(features, x))
+            align = align + level.config.semantic_weight * alignment_loss(
+                level.aligned(codes[index]), meaning_at(features, x)
+            )
         ordered = [codes[i] for i in range(len(codes))]
         sketches = self.quantizer.sketches(ordered)
         scales = [stride // self.quantizer.patch_px for stride in self.quantizer.strides]
@@ -88,7 +94,11 @@ class CodebookStage(nn.Module):
         # 0.07 is the variance of natural pixels: all terms are then shares of order one
         loss = paint / 0.07 + self.config.commit_weight * commit + self.config.align_weight * align
         self._seen = [projections[i].permute(0, 2, 3, 1).flatten(0, 2) for i in range(len(projections))]
-        return loss, {"psnr": mean_psnr(sketches[-1], images), "commit": float(commit.detach()), "align": float(align.detach())}
+        return loss, {
+            "psnr": mean_psnr(sketches[-1], images),
+            "commit": float(commit.detach()),
+            "align": float(align.detach()),
+        }
 
     def after_step(self, step: int) -> None:
         """Moves the codebooks; revival stops for the last fifth of the steps."""
@@ -122,7 +132,12 @@ class DecoderStage(nn.Module):
         self.steps, self.lr, self.config = config.decoder_steps, config.decoder_lr, config
         self.trunk, self.pixel_decoder = tok.trunk, tok.pixel_decoder
         # behind functions, so that this module holds what trains and nothing else
-        self._features, self._encode, self._codes, self._sketch = tok.features, tok.quantizer.encode, tok.quantizer.codes, tok.quantizer.sketch
+        self._features, self._encode, self._codes, self._sketch = (
+            tok.features,
+            tok.quantizer.encode,
+            tok.quantizer.codes,
+            tok.quantizer.sketch,
+        )
         self.num_levels = len(tok.quantizer.levels)
 
     def forward(self, images: Tensor, step: int) -> tuple[Tensor, dict[str, float]]:

@@ -19,7 +19,9 @@ def save_state(path: Path, state: dict[str, Any]) -> None:
         os.replace(part, path)
     except OSError as error:
         part.unlink(missing_ok=True)
-        raise CheckpointError(f"expected to write {path}, got {error}: free some space; the last state is intact") from error
+        raise CheckpointError(
+            f"expected to write {path}, got {error}: free some space; the last state is intact"
+        ) from error
 
 
 def load_state(path: Path) -> dict[str, Any] | None:
@@ -33,4 +35,6 @@ def load_state(path: Path) -> dict[str, Any] | None:
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises a different class for every kind of damage
-        raise CheckpointError(f"expected a training state in {path}, got a damaged file ({error}): delete it to start anew") from error
+        raise CheckpointError(
+            f"expected a training state in {path}, got a damaged file ({error}): delete it to start anew"
+        ) from error

@@ -22,11 +22,20 @@ from pyramid_tokenizer.training.stages import CodebookStage, DecoderStage
 def print_log(figures: dict[str, Any]) -> None:
     """One line a call: stage, step, then name and value of each figure."""
     rest = {k: v for k, v in figures.items() if k not in ("stage", "step", "steps")}
-    print(f"{figures['stage']} {figures['step']}/{figures['steps']} " + " ".join(f"{k} {v:.4g}" for k, v in rest.items()), flush=True)
+    print(
+        f"{figures['stage']} {figures['step']}/{figures['steps']} " + " ".join(f"{k} {v:.4g}" for k, v in rest.items()),
+        flush=True,
+    )
 
 
 def train(
-    tok: PyramidTokenizer, files: Sequence[Path], *, out: Path, config: TrainConfig, half: bool = False, log: Callable[[dict[str, Any]], None] = print_log
+    tok: PyramidTokenizer,
+    files: Sequence[Path],
+    *,
+    out: Path,
+    config: TrainConfig,
+    half: bool = False,
+    log: Callable[[dict[str, Any]], None] = print_log,
 ) -> PyramidTokenizer:
     """Trains a tokenizer's codebooks and decoder on image files and saves it to `out`; the same call resumes.
 
@@ -47,14 +56,22 @@ def train(
         CheckpointError: The state in `out` belongs to other settings.
     """
     if config.crop_px % tok.multiple_px:
-        raise ConfigError(f"expected crop_px in multiples of {tok.multiple_px}, got {config.crop_px}: choose a multiple of the coarsest stride")
+        raise ConfigError(
+            f"expected crop_px in multiples of {tok.multiple_px}, got {config.crop_px}: choose a multiple of the coarsest stride"
+        )
     accelerator = Accelerator(mixed_precision=config.mixed_precision)
     tok.to(accelerator.device)
     folder = out / ".training"
     folder.mkdir(parents=True, exist_ok=True)
     _once(folder / "fitted.safetensors", tok, lambda: _fit(tok, files, config, log))
-    _once(folder / "codebooks.safetensors", tok, lambda: _train(CodebookStage, tok, files, config, accelerator, folder, log))
-    _once(folder / "decoder.safetensors", tok, lambda: _train(DecoderStage, tok, files, config, accelerator, folder, log))
+    _once(
+        folder / "codebooks.safetensors",
+        tok,
+        lambda: _train(CodebookStage, tok, files, config, accelerator, folder, log),
+    )
+    _once(
+        folder / "decoder.safetensors", tok, lambda: _train(DecoderStage, tok, files, config, accelerator, folder, log)
+    )
     accelerator.wait_for_everyone()
     if accelerator.is_main_process:
         tok.save_pretrained(out, half=half)
@@ -71,7 +88,9 @@ def _once(path: Path, tok: PyramidTokenizer, work: Callable[[], None]) -> None:
         hub.write_weights(path, tok.own_tensors())
 
 
-def _fit(tok: PyramidTokenizer, files: Sequence[Path], config: TrainConfig, log: Callable[[dict[str, Any]], None]) -> None:
+def _fit(
+    tok: PyramidTokenizer, files: Sequence[Path], config: TrainConfig, log: Callable[[dict[str, Any]], None]
+) -> None:
     if tok.quantizer.is_fitted:
         return
     crops = RandomCrops(files, batch_size=config.batch_size, crop_px=config.crop_px, seed=config.seed)
@@ -81,23 +100,39 @@ def _fit(tok: PyramidTokenizer, files: Sequence[Path], config: TrainConfig, log:
         return (crops[step] for step in range(steps))
 
     for report in tok.fit(batches, vectors_per_code=config.vectors_per_code, seed=config.seed):
-        log({
-            "stage": "fit", "step": report.level + 1, "steps": len(tok.quantizer.levels), "vectors": report.vectors,
-            "pixels_explained": report.pixels_explained, "meaning_explained": report.meaning_explained, "quantisation_loss": report.quantisation_loss,
-        })
+        log(
+            {
+                "stage": "fit",
+                "step": report.level + 1,
+                "steps": len(tok.quantizer.levels),
+                "vectors": report.vectors,
+                "pixels_explained": report.pixels_explained,
+                "meaning_explained": report.meaning_explained,
+                "quantisation_loss": report.quantisation_loss,
+            }
+        )
 
 
 def _train(
-    kind: type[CodebookStage] | type[DecoderStage], tok: PyramidTokenizer, files: Sequence[Path], config: TrainConfig,
-    accelerator: Accelerator, folder: Path, log: Callable[[dict[str, Any]], None],
+    kind: type[CodebookStage] | type[DecoderStage],
+    tok: PyramidTokenizer,
+    files: Sequence[Path],
+    config: TrainConfig,
+    accelerator: Accelerator,
+    folder: Path,
+    log: Callable[[dict[str, Any]], None],
 ) -> None:
     stage = kind(tok, config)
     if not stage.steps:
         return
     # stages draw different crops: another seed each
     crops = RandomCrops(
-        files, batch_size=config.batch_size, crop_px=config.crop_px, seed=config.seed + (1 if kind is CodebookStage else 2),
-        rank=accelerator.process_index, world=accelerator.num_processes,
+        files,
+        batch_size=config.batch_size,
+        crop_px=config.crop_px,
+        seed=config.seed + (1 if kind is CodebookStage else 2),
+        rank=accelerator.process_index,
+        world=accelerator.num_processes,
     )
     for parameter in stage.trainable():
         parameter.requires_grad_(True)

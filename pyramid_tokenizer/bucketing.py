@@ -1,0 +1,65 @@
+"""Images of any sizes -> batches of one size, and their results back in order."""
+
+from __future__ import annotations
+
+import os
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator
+
+import torch
+from torch import Tensor
+
+from pyramid_tokenizer.errors import ConfigError, ImageError, ImageValueError
+from pyramid_tokenizer.images import ImageLike, read_image
+from pyramid_tokenizer.tokens import TokenPyramid
+
+WAITING_BATCHES = 8
+"""At most this many batches' worth of images wait for others of their size: a folder of photos has many sizes."""
+
+
+def encode_by_size(
+    encode: Callable[[Tensor], TokenPyramid], images: Iterable[ImageLike], *, size: int | None, batch_size: int
+) -> list[TokenPyramid]:
+    """One pyramid per image, in order; images of one size are encoded together.
+
+    Args:
+        encode: (B, 3, H, W) -> tokens of B images.
+        images: Any iterable of single images; read once, one by one.
+        size: Resize short sides to this many pixels first; None keeps the native size.
+        batch_size: Largest B.
+
+    Raises:
+        ImageError: An image that cannot be read; the message tells its position. Also for one image in place of many.
+        ConfigError: `batch_size` is below 1.
+    """
+    if batch_size < 1:
+        raise ConfigError(f"expected batch_size >= 1, got {batch_size}: it is how many images are encoded together")
+    results: dict[int, TokenPyramid] = {}
+    waiting: dict[torch.Size, list[tuple[int, Tensor]]] = defaultdict(list)
+
+    def flush(shape: torch.Size) -> None:
+        group = waiting.pop(shape)
+        tokens = encode(torch.stack([pixels for _, pixels in group]))
+        results.update(zip([position for position, _ in group], tokens.unbind(), strict=True))
+
+    for position, pixels in _read_each(images, size):
+        waiting[pixels.shape].append((position, pixels))
+        if len(waiting[pixels.shape]) == batch_size:
+            flush(pixels.shape)
+        elif sum(map(len, waiting.values())) >= WAITING_BATCHES * batch_size:
+            flush(max(waiting, key=lambda shape: len(waiting[shape])))
+    for shape in list(waiting):
+        flush(shape)
+    return [results[position] for position in range(len(results))]
+
+
+def _read_each(images: Iterable[ImageLike], size: int | None) -> Iterator[tuple[int, Tensor]]:
+    """Position and pixels (3, H, W) of each image."""
+    # a path has letters and an array has rows: both can be iterated, and neither is a list of images
+    if isinstance(images, (str, os.PathLike)) or not isinstance(images, Iterable) or getattr(images, "ndim", 4) != 4:
+        raise ImageValueError(f"expected several images, got one {type(images).__name__}: use encode, or [image]")
+    for position, image in enumerate(images):
+        try:
+            yield position, read_image(image, size=size)
+        except ImageError as error:
+            raise type(error)(f"image {position}: {error}") from error
