@@ -1,0 +1,163 @@
+"""`contact_sheet`: rows of pictures with titles and captions, as one picture on white."""
+
+from __future__ import annotations
+
+import itertools
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TypeAlias
+
+from PIL import Image, ImageDraw, ImageFont
+
+from pyramid_tokenizer.errors import ImageValueError
+
+_TITLE, _CAPTION, _FRAME, _WHITE = "#212121", "#696969", "#dedede", "#ffffff"
+
+_Font: TypeAlias = "ImageFont.FreeTypeFont | ImageFont.ImageFont"
+
+
+def contact_sheet(
+    rows: Sequence[Sequence[Image.Image]],
+    *,
+    column_titles: Sequence[str] = (),
+    row_titles: Sequence[str] = (),
+    captions: Sequence[Sequence[str]] = (),
+) -> Image.Image:
+    """Pictures in rows and columns, each at its own size in the middle of its cell, with text around them.
+
+    A column is as wide as its widest picture or text, a row as high as its highest picture. Text grows with the pictures.
+    It is set in Pillow's own font, which has ASCII and little more: other letters show as boxes.
+
+    Args:
+        rows: Pictures of any size; rows may differ in length.
+        column_titles: Above the columns; () for none.
+        row_titles: Left of the rows; () for none.
+        captions: Below each picture, in rows like the pictures; may have several lines; () for none.
+
+    Returns:
+        One RGB picture; transparency is composited on white.
+
+    Raises:
+        ImageValueError: There is no picture, or titles or captions do not match the rows and columns.
+
+    Example:
+        >>> red, blue = Image.new("RGB", (64, 48), "red"), Image.new("RGB", (64, 48), "blue")
+        >>> sheet = contact_sheet([[red, blue]], column_titles=["before", "after"])
+        >>> sheet.mode, sheet.width > 2 * red.width
+        ('RGB', True)
+    """
+    _check(rows, column_titles, row_titles, captions)
+    layout = _Layout.of(rows, column_titles, row_titles, captions)
+    sheet = Image.new("RGB", layout.size, _WHITE)
+    draw = ImageDraw.Draw(sheet)
+    for (left, right), title in zip(layout.columns, column_titles, strict=False):
+        draw.text(((left + right) / 2, layout.margin), title, fill=_TITLE, font=layout.title, anchor="ma")
+    for (top, bottom), title in zip(layout.rows, row_titles, strict=False):
+        draw.text((layout.margin, (top + bottom) / 2), title, fill=_TITLE, font=layout.title, anchor="lm")
+    for i, row in enumerate(rows):
+        for j, picture in enumerate(row):
+            (left, right), (top, bottom) = layout.columns[j], layout.rows[i]
+            x, y = (left + right - picture.width) // 2, (top + bottom - picture.height) // 2
+            draw.rectangle((x - 1, y - 1, x + picture.width, y + picture.height), outline=_FRAME)
+            sheet.paste(_to_rgb(picture), (x, y))
+            for k, line in enumerate(captions[i][j].split("\n") if captions else ()):
+                place = (left + right) / 2, bottom + layout.gap / 2 + k * _line_height(layout.caption)
+                draw.text(place, line, fill=_CAPTION, font=layout.caption, anchor="ma")
+    return sheet
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Layout:
+    """Where things go, in pixels."""
+
+    title: _Font
+    caption: _Font
+    margin: int
+    """Around everything."""
+    gap: int
+    """Between cells."""
+    columns: list[tuple[int, int]]
+    """Left and right of each column."""
+    rows: list[tuple[int, int]]
+    """Top and bottom of each row's pictures; captions follow below."""
+    size: tuple[int, int]
+    """Width and height of the sheet."""
+
+    @classmethod
+    def of(
+        cls,
+        rows: Sequence[Sequence[Image.Image]],
+        column_titles: Sequence[str],
+        row_titles: Sequence[str],
+        captions: Sequence[Sequence[str]],
+    ) -> _Layout:
+        side = statistics.median(min(picture.size) for row in rows for picture in row)
+        text_px = min(max(round(side / 18), 12), 72)
+        title, caption = ImageFont.load_default(round(1.2 * text_px)), ImageFont.load_default(text_px)
+        gap, margin = text_px, 2 * text_px
+
+        pictures = [max(p.width for p in column) for column in _columns(rows)]
+        texts = [_widest(column, caption) for column in _columns(captions)] or [0] * len(pictures)
+        titles = [_widest([text], title) for text in column_titles] or [0] * len(pictures)
+        left = margin + _widest(row_titles, title) + (gap if any(row_titles) else 0)
+        columns = _spans(
+            left, [max(three) for three in zip(pictures, texts, titles, strict=True)], [gap] * len(pictures)
+        )
+
+        top = margin + (_line_height(title) + gap // 2 if any(column_titles) else 0)
+        below = [_captions_height(row, caption, gap) for row in captions] or [0] * len(rows)
+        spans = _spans(top, [max((p.height for p in row), default=0) for row in rows], [gap + extra for extra in below])
+        size = columns[-1][1] + margin, spans[-1][1] + below[-1] + margin
+        return cls(title=title, caption=caption, margin=margin, gap=gap, columns=columns, rows=spans, size=size)
+
+
+def _check(
+    rows: Sequence[Sequence[Image.Image]],
+    column_titles: Sequence[str],
+    row_titles: Sequence[str],
+    captions: Sequence[Sequence[str]],
+) -> None:
+    lengths = [len(row) for row in rows]
+    if not any(lengths):
+        raise ImageValueError(f"expected at least one picture, got rows of {lengths} pictures: pass rows of PIL images")
+    for what, titles, count in (("column", column_titles, max(lengths)), ("row", row_titles, len(rows))):
+        if titles and len(titles) != count:
+            raise ImageValueError(
+                f"expected {count} {what} titles, got {len(titles)}: give one for each {what}, or none"
+            )
+    texts = [len(row) for row in captions]
+    if captions and texts != lengths:
+        raise ImageValueError(f"expected rows of {lengths} captions, got {texts}: give one for each picture, or none")
+
+
+def _columns(rows: Sequence[Sequence[object]]) -> list[list]:
+    """Rows that may differ in length -> columns."""
+    return [[row[j] for row in rows if j < len(row)] for j in range(max(map(len, rows), default=0))]
+
+
+def _spans(start: int, lengths: Sequence[int], gaps: Sequence[int]) -> list[tuple[int, int]]:
+    """Start and end of each length, one behind the other with its gap after it."""
+    steps = [length + gap for length, gap in zip(lengths, gaps, strict=True)]
+    starts = itertools.accumulate(steps[:-1], initial=start)
+    return [(begin, begin + length) for begin, length in zip(starts, lengths, strict=True)]
+
+
+def _widest(texts: Sequence[str], font: _Font) -> int:
+    return max((round(font.getlength(line)) + 1 for text in texts for line in text.split("\n") if line), default=0)
+
+
+def _line_height(font: _Font) -> int:
+    return round(1.25 * font.getbbox("Ag")[3])
+
+
+def _captions_height(captions: Sequence[str], font: _Font, gap: int) -> int:
+    lines = max((text.count("\n") + 1 for text in captions if text), default=0)
+    return gap // 2 + lines * _line_height(font) if lines else 0
+
+
+def _to_rgb(picture: Image.Image) -> Image.Image:
+    if not picture.has_transparency_data:
+        return picture.convert("RGB")
+    white = Image.new("RGBA", picture.size, _WHITE)
+    return Image.alpha_composite(white, picture.convert("RGBA")).convert("RGB")
