@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import itertools
 import types
 import typing
 from dataclasses import dataclass, field
@@ -27,6 +28,11 @@ Distance = Literal["euclidean", "cosine"]
 def _check(condition: bool, expected: str, got: object, fix: str) -> None:
     if not condition:
         raise ConfigError(f"expected {expected}, got {got!r}: {fix}")
+
+
+def _check_format(version: object) -> None:
+    fix = "install the pyramid-tokenizer release that wrote it"
+    _check(version == FORMAT_VERSION, f"format_version {FORMAT_VERSION}", version, fix)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -71,7 +77,7 @@ class LevelConfig:
     distance: Distance = "euclidean"
     """How the nearest entry is found: "euclidean" keeps amplitude (pixels), "cosine" uses unit-norm codes (meaning)."""
     semantic_weight: float = 0.0
-    """Share of the closed-form target that is meaning (the dense text-aligned map, or the features themselves where the
+    """Share of the closed-form target that is meaning (the dense text-aligned map, or the image embedding where the
     tower has none) and not pixels, in [0, 1]."""
 
     def __post_init__(self) -> None:
@@ -109,7 +115,7 @@ class QuantizerConfig:
             "name one of them",
         )
         strides = [level.stride for level in self.levels]
-        for coarse, fine in zip(strides, strides[1:], strict=False):
+        for coarse, fine in itertools.pairwise(strides):
             _check(
                 coarse % fine == 0,
                 "strides from coarse to fine, each a multiple of the next",
@@ -170,12 +176,7 @@ class TokenizerConfig:
     """Version of the files' layout."""
 
     def __post_init__(self) -> None:
-        _check(
-            self.format_version == FORMAT_VERSION,
-            f"format_version {FORMAT_VERSION}",
-            self.format_version,
-            "install the pyramid-tokenizer release that wrote it",
-        )
+        _check_format(self.format_version)
         levels, widths = len(self.quantizer.levels), len(self.decoder.widths)
         _check(
             levels == widths,
@@ -189,7 +190,12 @@ Config = TypeVar("Config")
 
 
 def to_dict(config: Any) -> dict[str, Any]:
-    """Plain JSON-ready data of any config of this module; `from_dict` inverts it."""
+    """Plain JSON-ready data of any config of this module; `from_dict` inverts it.
+
+    Example:
+        >>> to_dict(LevelConfig(stride=8, maps=(2,), codebook_size=64, dim=4))["maps"]
+        (2,)
+    """
     return dataclasses.asdict(config)
 
 
@@ -202,7 +208,8 @@ def from_dict(cls: type[Config], data: Any, *, where: str = "config") -> Config:
         where: Path of `data` in the file, for messages.
 
     Raises:
-        ConfigError: A field is unknown (the nearest name is told), missing, or of the wrong type.
+        ConfigError: A field is unknown (the nearest name is told), missing, of the wrong type or out of its range, or the
+            file is of another format version.
 
     Example:
         >>> level = LevelConfig(stride=8, maps=(2,), codebook_size=64, dim=4)
@@ -210,6 +217,8 @@ def from_dict(cls: type[Config], data: Any, *, where: str = "config") -> Config:
         True
     """
     _check(isinstance(data, dict), f"{where} as a mapping", data, "see config.json of a saved model")
+    if cls is TokenizerConfig:  # before its fields: a newer format may have other ones
+        _check_format(data.get("format_version", FORMAT_VERSION))
     fields = {f.name: f for f in dataclasses.fields(cls)}  # type: ignore[arg-type]
     for name in data:
         if name not in fields:
@@ -222,13 +231,14 @@ def from_dict(cls: type[Config], data: Any, *, where: str = "config") -> Config:
         for n, f in fields.items()
         if n not in data and f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING
     ]
-    _check(not missing, f"{where} with all required fields", f"none for {', '.join(missing)}", "add them")
+    if missing:
+        raise ConfigError(f"expected all required fields in {where}, got none for {', '.join(missing)}: add them")
     return cls(**{name: _from_plain(types_of[name], value, f"{where}.{name}") for name, value in data.items()})
 
 
 def _from_plain(kind: Any, value: Any, where: str) -> Any:
     origin, args = typing.get_origin(kind), typing.get_args(kind)
-    if dataclasses.is_dataclass(kind) and isinstance(kind, type):
+    if isinstance(kind, type) and dataclasses.is_dataclass(kind):
         return from_dict(kind, value, where=where)
     if origin is tuple:
         _check(isinstance(value, (list, tuple)), f"{where} as a list", value, "write a JSON list")

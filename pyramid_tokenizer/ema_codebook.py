@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from pyramid_tokenizer import distributed
 from pyramid_tokenizer.codebook import nearest
+from pyramid_tokenizer.errors import CheckpointError
 
 MAX_VECTORS_PER_STEP = 4096
 """The library builds an (N, K) one-hot matrix: 4,096 vectors on 16,384 codes are 268 MB."""
+_STATE = ("embed", "embed_avg", "cluster_size")
 REVIVAL_SHARE = 1 / 16
 """A code is replaced when its average count per step falls below this share of the even count N / K. The library's usual
 absolute threshold of 2 replaces a quarter of the codes at every step once N < 2 K, for ever."""
@@ -35,7 +40,8 @@ class EmaCodebook:
         from vector_quantize_pytorch import VectorQuantize
 
         num_codes, dim = codebook.shape
-        even = min(vectors_per_step, MAX_VECTORS_PER_STEP) / num_codes
+        # the library sums counts over processes
+        even = min(vectors_per_step, MAX_VECTORS_PER_STEP) * distributed.world_size() / num_codes
         self._vq = VectorQuantize(
             dim=dim,
             codebook_size=num_codes,
@@ -48,7 +54,7 @@ class EmaCodebook:
         self._vq.train()
         # The library has a public setter for the entries but none for their running sums, which it would average with the
         # random start's: they are set here, and a test holds the result against the formula.
-        self._state = self._vq._codebook
+        self._state: Any = self._vq._codebook
         self._state.embed.copy_(codebook[None])
         self._state.cluster_size.fill_(even)
         self._state.embed_avg.copy_(codebook[None] * even)
@@ -66,7 +72,11 @@ class EmaCodebook:
 
     @torch.no_grad()
     def update(self, vectors: Tensor) -> None:
-        """One step of the moving averages on (N, d) vectors; of more than the cap, a random part is used."""
+        """One step of the moving averages.
+
+        Args:
+            vectors: (N, d) float; of more than `MAX_VECTORS_PER_STEP`, a random part is used.
+        """
         if len(vectors) > MAX_VECTORS_PER_STEP:
             vectors = vectors[torch.randperm(len(vectors), device=vectors.device)[:MAX_VECTORS_PER_STEP]]
         if self._cosine:
@@ -75,9 +85,23 @@ class EmaCodebook:
 
     def state(self) -> dict[str, Tensor]:
         """Entries and running sums, for a checkpoint."""
-        return {name: getattr(self._state, name).clone() for name in ("embed", "embed_avg", "cluster_size")}
+        return {name: getattr(self._state, name).clone() for name in _STATE}
 
     def load_state(self, state: dict[str, Tensor]) -> None:
-        """Takes over what `state` gave."""
-        for name, tensor in state.items():
-            getattr(self._state, name).copy_(tensor)
+        """Takes over what `state` gave.
+
+        Args:
+            state: Of a codebook of the same size.
+
+        Raises:
+            CheckpointError: A tensor is missing or of another shape.
+        """
+        missing = [name for name in _STATE if name not in state]
+        if missing:
+            raise CheckpointError(f"expected the codebook's {', '.join(_STATE)}, got none for {', '.join(missing)}")
+        for name in _STATE:
+            own = getattr(self._state, name)
+            if own.shape != state[name].shape:
+                got = f"{tuple(state[name].shape)}: it belongs to a codebook of another size"
+                raise CheckpointError(f"expected {name} of shape {tuple(own.shape)}, got {got}")
+            own.copy_(state[name])

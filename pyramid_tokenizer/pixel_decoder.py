@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -40,7 +42,7 @@ class PixelDecoder(nn.Module):
             )
         self.patches = [stride // 2 ** (i + 1) for i in range(len(widths))] or [stride]
         narrow = [in_channels, *widths]
-        self.grow = nn.ModuleList(nn.Conv2d(a, 4 * b, 1) for a, b in zip(narrow, narrow[1:], strict=False))
+        self.grow = nn.ModuleList(nn.Conv2d(a, 4 * b, 1) for a, b in itertools.pairwise(narrow))
         self.see = nn.ModuleList(nn.Conv2d(3 * p**2, w, 1) for p, w in zip(self.patches, widths, strict=False))
         self.refine = nn.ModuleList(nn.Sequential(*(ResidualBlock(w) for _ in range(depth))) for w in widths)
         self.to_pixels = nn.Conv2d(narrow[-1], 3 * self.patches[-1] ** 2, 3, padding=1)

@@ -110,10 +110,10 @@ class PyramidTokenizer(nn.Module):
             CheckpointError: The tower is not the one whose fingerprint the config holds, or its files are damaged.
             ConfigError: Levels and tower do not fit together.
         """
-        backbone = backbone if backbone is not None else load_backbone(config.backbone, directory=directory)
+        tower: Any = load_backbone(config.backbone, directory=directory) if backbone is None else backbone
         levels, decoder = config.quantizer.levels, config.decoder
         quantizer = PyramidQuantizer(
-            config.quantizer, channels=backbone.channels, strides=backbone.strides, embedding_dim=backbone.embedding_dim
+            config.quantizer, channels=tower.channels, strides=tower.strides, embedding_dim=tower.embedding_dim
         )
         trunk = TopDownTrunk(
             dims=[level.dim for level in levels],
@@ -127,7 +127,7 @@ class PyramidTokenizer(nn.Module):
             widths=decoder.pixel_widths,
             depth=decoder.pixel_depth,
         )
-        return cls(config, backbone=backbone, quantizer=quantizer, trunk=trunk, pixel_decoder=pixel_decoder)
+        return cls(config, backbone=tower, quantizer=quantizer, trunk=trunk, pixel_decoder=pixel_decoder)
 
     @classmethod
     def from_pretrained(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 
 import torch
@@ -30,10 +31,10 @@ class TopDownTrunk(nn.Module):
 
     def __init__(self, *, dims: Sequence[int], strides: Sequence[int], widths: Sequence[int], depths: Sequence[int]):
         super().__init__()
-        self.ratios = [1, *(coarse // fine for coarse, fine in zip(strides, strides[1:], strict=False))]
+        self.ratios = [1, *(coarse // fine for coarse, fine in itertools.pairwise(strides))]
         self.embed = nn.ModuleList(nn.Conv2d(d, w, 1) for d, w in zip(dims, widths, strict=True))
         self.absent = nn.ParameterList(nn.Parameter(torch.zeros(1, w, 1, 1)) for w in widths[1:])  # level 0 never is
-        self.carry = nn.ModuleList(nn.Conv2d(a, b, 1) for a, b in zip(widths, widths[1:], strict=False))
+        self.carry = nn.ModuleList(nn.Conv2d(a, b, 1) for a, b in itertools.pairwise(widths))
         self.fuse = nn.ModuleList(
             nn.Sequential(*(ResidualBlock(w) for _ in range(d))) for w, d in zip(widths, depths, strict=True)
         )

@@ -11,23 +11,30 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from pyramid_tokenizer.errors import DataError, ImageError
-from pyramid_tokenizer.images import read_image
+from pyramid_tokenizer.errors import DataError, ImageError, ImageTooLargeError
+from pyramid_tokenizer.images import DEFAULT_MAX_PIXELS, read_image
 
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".avif"})
+ATTEMPTS = 100
+"""Unreadable files in a row after which a step gives up."""
 
 
 def find_images(source: str | Path) -> list[Path]:
     """All image files below a folder, sorted by path; for a .txt file, the paths it lists, one a line.
+
+    Args:
+        source: A folder, or a UTF-8 list; relative paths in it start at its own folder.
 
     Raises:
         DataError: The source does not exist or holds no image file.
     """
     source = Path(source)
     if source.is_dir():
-        files = sorted(path for path in source.rglob("*") if path.suffix.lower() in SUFFIXES)
+        files = sorted(path for path in source.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file())
     elif source.is_file() and source.suffix == ".txt":
-        files = [source.parent / line.strip() for line in source.read_text().splitlines() if line.strip()]
+        files = [
+            source.parent / line.strip() for line in source.read_text(encoding="utf-8").splitlines() if line.strip()
+        ]
     else:
         raise DataError(
             f"expected a folder of images or a .txt list of files, got {str(source)!r}: no such folder or list"
@@ -54,7 +61,16 @@ class RandomCrops(Dataset[Tensor]):
         world: Number of processes.
 
     Raises:
-        DataError: There are no files, or a step finds 100 unreadable files in a row.
+        DataError: There are no files.
+
+    Example:
+        >>> import tempfile
+        >>> from PIL import Image
+        >>> folder = Path(tempfile.mkdtemp())
+        >>> Image.new("RGB", (40, 30), (255, 0, 0)).save(folder / "red.png")
+        >>> crops = RandomCrops(find_images(folder), batch_size=2, crop_px=16)
+        >>> crops[7].shape, bool((crops[7] == crops[7]).all())
+        (torch.Size([2, 3, 16, 16]), True)
     """
 
     def __init__(
@@ -71,30 +87,29 @@ class RandomCrops(Dataset[Tensor]):
         if not files:
             raise DataError("expected at least one image file, got none: check the image source")
         self.files = list(files)
-        self.batch_size, self.crop_px, self.zoom, self.seed, self.rank, self.world = (
-            batch_size,
-            crop_px,
-            zoom,
-            seed,
-            rank,
-            world,
-        )
+        self.batch_size, self.crop_px, self.zoom = batch_size, crop_px, zoom
+        self.seed, self.rank, self.world = seed, rank, world
         self.skipped: dict[Path, str] = {}
 
     def __getitem__(self, step: int) -> Tensor:
-        """The batch of that step."""
+        """The batch of that step: (B, 3, crop, crop) float32 in [0, 1].
+
+        Raises:
+            DataError: `ATTEMPTS` unreadable files in a row.
+        """
         slots = range(self.rank * self.batch_size, (self.rank + 1) * self.batch_size)
         return torch.stack([self._crop(np.random.default_rng((self.seed, step, slot))) for slot in slots])
 
     def _crop(self, rng: np.random.Generator) -> Tensor:
-        for _ in range(100):
+        path = self.files[0]
+        for _ in range(ATTEMPTS):
             path = self.files[rng.integers(len(self.files))]
             try:
                 return self._cut(read_image(path), rng)
             except ImageError as error:
                 self.skipped[path] = str(error)
         raise DataError(
-            f"expected readable images, got 100 unreadable ones in a row, the last {path}: {self.skipped[path]}"
+            f"expected readable images, got {ATTEMPTS} unreadable ones in a row, the last {path}: {self.skipped[path]}"
         )
 
     def _cut(self, image: Tensor, rng: np.random.Generator) -> Tensor:
@@ -103,9 +118,9 @@ class RandomCrops(Dataset[Tensor]):
         wanted = int(rng.integers(self.crop_px, largest + 1))
         if wanted != short:
             height, width = (max(self.crop_px, round(side * wanted / short)) for side in image.shape[-2:])
-            image = F.interpolate(image[None], (height, width), mode="bicubic", antialias=True, align_corners=False)[
-                0
-            ].clamp(0, 1)
+            if height * width > DEFAULT_MAX_PIXELS:  # a strip of few pixels' height grows without bound
+                raise ImageTooLargeError(f"expected sides that can be cropped, got {tuple(image.shape[-2:])}: crop it")
+            image = F.interpolate(image[None], (height, width), mode="bicubic", antialias=True)[0].clamp(0, 1)
         top, left = (int(rng.integers(side - self.crop_px + 1)) for side in image.shape[-2:])
         crop = image[:, top : top + self.crop_px, left : left + self.crop_px]
         return crop.flip(2) if rng.random() < 0.5 else crop

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 from pyramid_tokenizer.errors import ConfigError
 
@@ -12,7 +13,15 @@ PixelLoss = Literal["l1", "l2", "psnr"]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TrainConfig:
-    """How long, on what crops, and with which losses the stages train."""
+    """How long, on what crops, and with which losses the stages train.
+
+    Raises:
+        ConfigError: A value out of its range.
+
+    Example:
+        >>> TrainConfig(decoder_steps=500).pixel_loss
+        'psnr'
+    """
 
     fit_images: int = 4000
     """Images of the closed-form fit, at most."""
@@ -58,12 +67,21 @@ class TrainConfig:
     """Steps between two states that a run can resume from."""
 
     def __post_init__(self) -> None:
+        for name, choices in (("pixel_loss", get_args(PixelLoss)), ("mixed_precision", ("no", "bf16"))):
+            if getattr(self, name) not in choices:
+                raise ConfigError(f"expected {name} in {choices}, got {getattr(self, name)!r}: name one of them")
+        for name in ("codebook_lr", "decoder_lr", "clip_norm"):
+            if not 0 < getattr(self, name) < math.inf:
+                raise ConfigError(f"expected {name} > 0, got {getattr(self, name)}: give a positive number")
+        for name in ("weight_decay", "commit_weight", "align_weight"):
+            if not 0 <= getattr(self, name) < math.inf:
+                raise ConfigError(f"expected {name} >= 0, got {getattr(self, name)}: 0 switches it off")
         for name in ("batch_size", "crop_px", "fit_images", "vectors_per_code", "log_every", "save_every"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"expected {name} >= 1, got {getattr(self, name)}: give a positive number")
-        for name in ("codebook_steps", "decoder_steps", "warmup_steps", "workers"):
+        for name in ("codebook_steps", "decoder_steps", "warmup_steps", "workers", "seed"):
             if getattr(self, name) < 0:
-                raise ConfigError(f"expected {name} >= 0, got {getattr(self, name)}: 0 switches it off")
+                raise ConfigError(f"expected {name} >= 0, got {getattr(self, name)}: give 0 or more")
         for name in ("ema_decay", "level_dropout"):
             if not 0 <= getattr(self, name) < 1:
                 raise ConfigError(f"expected {name} in [0, 1), got {getattr(self, name)}: it is a share")

@@ -42,11 +42,12 @@ def run_stage(
         batches: Item `step` is that step's batch (B, 3, crop, crop).
         config: Rates, decay, intervals.
         accelerator: Device, precision, processes.
-        state_path: Where the run's state is kept; removed by the caller once the stage's result is saved.
+        state_path: Where the run's state is kept; the caller removes it once the stage's result is saved.
         log: Called every `log_every` steps on the main process.
 
     Raises:
-        CheckpointError: The state belongs to another stage or configuration.
+        CheckpointError: The state belongs to another stage or configuration, is damaged, or cannot be written.
+        DataError: A step's images cannot be read.
         PyramidTokenizerError: The loss is not finite.
     """
     optimizer = _optimizer(stage, config)
@@ -115,19 +116,21 @@ def _resume(
 ) -> int:
     if state is None:
         return 0
-    if (state["stage"], state["steps"]) != (stage.name, stage.steps):
+    if (state.get("stage"), state.get("steps")) != (stage.name, stage.steps):
         raise CheckpointError(
-            f"expected a state of stage {stage.name} over {stage.steps} steps, got {state['stage']} over {state['steps']}: "
-            "resume with the same settings, or delete the state file to start anew"
+            f"expected a state of stage {stage.name} over {stage.steps} steps, got {state.get('stage')} over "
+            f"{state.get('steps')}: resume with the same settings, or delete the state file to start anew"
         )
     try:
         stage.load_state_dict(state["module"])
         averaged.load_state_dict(state["averaged"])
         optimizer.load_state_dict(state["optimizer"])
-    except (RuntimeError, ValueError) as error:
-        raise CheckpointError(f"expected a state of this architecture, got another: {error}") from error
-    stage.load_extra_state(state["extra"])
-    return state["step"]
+        stage.load_extra_state(state["extra"])
+        return int(state["step"])
+    except (KeyError, TypeError, RuntimeError, ValueError) as error:
+        raise CheckpointError(
+            f"expected a state of this architecture, got another ({error!r}): delete the state file to start anew"
+        ) from error
 
 
 class _Meter:

@@ -15,7 +15,13 @@ PSNR_FLOOR = 1e-4
 def pixel_loss(images: Tensor, targets: Tensor, kind: PixelLoss) -> Tensor:
     """Distance between decoded images and their originals, both (B, 3, H, W).
 
-    "psnr" is the mean over images of log(squared error + floor), scaled to nats per e-fold of error: its gradient is that of mean PSNR.
+    "psnr" is the mean over images of log(squared error + floor): but for a constant factor, its gradient is that of mean
+    PSNR.
+
+    Args:
+        images: Float, not clamped.
+        targets: Float32 in [0, 1].
+        kind: "l1", "l2" or "psnr".
 
     Example:
         >>> zeros = torch.zeros(1, 3, 2, 2)

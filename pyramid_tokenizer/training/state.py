@@ -12,12 +12,30 @@ from pyramid_tokenizer.errors import CheckpointError
 
 
 def save_state(path: Path, state: dict[str, Any]) -> None:
-    """Writes tensors, numbers and strings; the previous file stays whole until the new one is."""
+    """Writes tensors, numbers and strings; the previous file stays whole until the new one is.
+
+    Args:
+        path: The file.
+        state: What `torch.load` takes back without unpickling code: nested dicts and lists of the above.
+
+    Raises:
+        CheckpointError: The file cannot be written, e.g. the disk is full.
+
+    Example:
+        >>> import tempfile
+        >>> path = Path(tempfile.mkdtemp()) / "state.pt"
+        >>> save_state(path, {"step": 3, "weight": torch.ones(2)})
+        >>> load_state(path)
+        {'step': 3, 'weight': tensor([1., 1.])}
+    """
     part = path.with_name(path.name + ".part")
     try:
-        torch.save(state, part)
+        with part.open("wb") as file:
+            torch.save(state, file)
+            file.flush()
+            os.fsync(file.fileno())
         os.replace(part, path)
-    except OSError as error:
+    except (OSError, RuntimeError) as error:  # torch's own writer turns a full disk into a RuntimeError
         part.unlink(missing_ok=True)
         raise CheckpointError(
             f"expected to write {path}, got {error}: free some space; the last state is intact"
@@ -27,14 +45,20 @@ def save_state(path: Path, state: dict[str, Any]) -> None:
 def load_state(path: Path) -> dict[str, Any] | None:
     """What `save_state` wrote, on the CPU; None where there is no file.
 
+    Args:
+        path: The file.
+
     Raises:
-        CheckpointError: The file is damaged.
+        CheckpointError: The file is damaged, or no training state.
     """
     if not path.exists():
         return None
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises a different class for every kind of damage
         raise CheckpointError(
             f"expected a training state in {path}, got a damaged file ({error}): delete it to start anew"
         ) from error
+    if not isinstance(state, dict):
+        raise CheckpointError(f"expected a training state in {path}, got a {type(state).__name__}: delete it")
+    return state

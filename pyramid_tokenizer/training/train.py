@@ -2,30 +2,41 @@
 
 from __future__ import annotations
 
+import dataclasses
+import json
+import os
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate import Accelerator
+from accelerate.utils import DistributedDataParallelKwargs
 from torch import Tensor
 
 from pyramid_tokenizer import distributed, hub
+from pyramid_tokenizer.config import to_dict
 from pyramid_tokenizer.data import RandomCrops
-from pyramid_tokenizer.errors import ConfigError
+from pyramid_tokenizer.errors import CheckpointError, ConfigError
 from pyramid_tokenizer.tokenizer import PyramidTokenizer
 from pyramid_tokenizer.training.config import TrainConfig
 from pyramid_tokenizer.training.loop import run_stage
 from pyramid_tokenizer.training.stages import CodebookStage, DecoderStage
 
+STATE_SUFFIX = ".pt"
+MACHINE_SETTINGS = ("workers", "log_every", "save_every")
+"""What a resumed run may change: its results do not depend on it."""
+
 
 def print_log(figures: dict[str, Any]) -> None:
-    """One line a call: stage, step, then name and value of each figure."""
-    rest = {k: v for k, v in figures.items() if k not in ("stage", "step", "steps")}
-    print(
-        f"{figures['stage']} {figures['step']}/{figures['steps']} " + " ".join(f"{k} {v:.4g}" for k, v in rest.items()),
-        flush=True,
-    )
+    """One line a call: stage, step, then name and value of each figure.
+
+    Example:
+        >>> print_log({"stage": "decoder", "step": 50, "steps": 2000, "loss": -4.5678, "psnr": 22.75})
+        decoder 50/2000 loss -4.568 psnr 22.75
+    """
+    rest = " ".join(f"{k} {v:.4g}" for k, v in figures.items() if k not in ("stage", "step", "steps"))
+    print(f"{figures['stage']} {figures['step']}/{figures['steps']} {rest}", flush=True)  # noqa: T201
 
 
 def train(
@@ -51,18 +62,28 @@ def train(
         `tok`, trained, on the accelerator's device.
 
     Raises:
-        DataError: No images, or too few for the codebooks.
-        ConfigError: The crop is no multiple of the coarsest stride.
-        CheckpointError: The state in `out` belongs to other settings.
+        DataError: No images, too few for the codebooks, or no readable ones.
+        ConfigError: The crop is no multiple of the coarsest stride, or the tokenizer was cast to another dtype.
+        CheckpointError: The state in `out` belongs to other settings, is damaged, or cannot be written.
+        PyramidTokenizerError: The loss is not finite.
+
+    Example:
+        train(PyramidTokenizer.from_config(config), find_images("photos"), out=Path("model"), config=TrainConfig())
     """
     if config.crop_px % tok.multiple_px:
         raise ConfigError(
-            f"expected crop_px in multiples of {tok.multiple_px}, got {config.crop_px}: choose a multiple of the coarsest stride"
+            f"expected crop_px in multiples of {tok.multiple_px}, got {config.crop_px}: "
+            "choose a multiple of the coarsest stride"
         )
-    accelerator = Accelerator(mixed_precision=config.mixed_precision)
+    if tok.dtype != torch.float32:
+        raise ConfigError(f"expected a float32 tokenizer, got {tok.dtype}: set mixed_precision instead of casting it")
+    # a prefix of levels leaves the finer ones' parameters without a gradient
+    unused = DistributedDataParallelKwargs(find_unused_parameters=True)
+    accelerator = Accelerator(mixed_precision=config.mixed_precision, kwargs_handlers=[unused])
     tok.to(accelerator.device)
     folder = out / ".training"
     folder.mkdir(parents=True, exist_ok=True)
+    _check_settings(folder / "settings.json", tok, files, config)
     _once(folder / "fitted.safetensors", tok, lambda: _fit(tok, files, config, log))
     _once(
         folder / "codebooks.safetensors",
@@ -78,14 +99,44 @@ def train(
     return tok
 
 
+def _check_settings(path: Path, tok: PyramidTokenizer, files: Sequence[Path], config: TrainConfig) -> None:
+    """Writes down what the run was started with; refuses to resume it with anything else."""
+    settings = {name: value for name, value in dataclasses.asdict(config).items() if name not in MACHINE_SETTINGS}
+    settings |= {"tokenizer": to_dict(tok.config), "images": len(files)}
+    settings = json.loads(json.dumps(settings))  # tuples become lists, as in the file
+    if not path.exists():
+        if distributed.is_main():
+            part = path.with_suffix(".part")
+            part.write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
+            os.replace(part, path)
+        return
+    try:
+        stored = json.loads(path.read_text(encoding="utf-8"))
+        changed = [name for name in settings | stored if settings.get(name) != stored.get(name)]
+    except (ValueError, TypeError) as error:
+        raise CheckpointError(
+            f"expected the run's settings in {path}, got {error}: delete {path.parent} to start anew"
+        ) from error
+    if changed:
+        was, now = ({name: given.get(name) for name in changed} for given in (stored, settings))
+        raise CheckpointError(
+            f"expected to resume with {was}, got {now}: use the same settings, another directory, or delete "
+            f"{path.parent} to start anew"
+        )
+
+
 def _once(path: Path, tok: PyramidTokenizer, work: Callable[[], None]) -> None:
-    """Does the work and keeps the tokenizer's tensors; a resumed run takes them from there instead."""
+    """Does the work and keeps the tokenizer's tensors; a resumed run takes them from there instead.
+
+    The work's own state, which lies beside `path`, has then done its service.
+    """
     if path.exists():
         tok.load_own(hub.read_weights(path, tok.own_tensors()))
         return
     work()
     if distributed.is_main():
         hub.write_weights(path, tok.own_tensors())
+        path.with_suffix(STATE_SUFFIX).unlink(missing_ok=True)
 
 
 def _fit(
@@ -122,9 +173,9 @@ def _train(
     folder: Path,
     log: Callable[[dict[str, Any]], None],
 ) -> None:
-    stage = kind(tok, config)
-    if not stage.steps:
+    if not (config.codebook_steps if kind is CodebookStage else config.decoder_steps):
         return
+    stage = kind(tok, config)
     # stages draw different crops: another seed each
     crops = RandomCrops(
         files,
@@ -137,7 +188,9 @@ def _train(
     for parameter in stage.trainable():
         parameter.requires_grad_(True)
     try:
-        run_stage(stage, crops, config, accelerator=accelerator, state_path=folder / f"{stage.name}.pt", log=log)
+        run_stage(
+            stage, crops, config, accelerator=accelerator, state_path=folder / f"{stage.name}{STATE_SUFFIX}", log=log
+        )
     finally:
         tok.requires_grad_(False)
         tok.eval()
