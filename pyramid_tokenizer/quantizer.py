@@ -61,8 +61,7 @@ class LevelQuantizer(nn.Module):
             weight = self.down.weight / self.std  # whitening folded in
             bias = self.down.bias - weight @ self.mean
             rows = x.float().permute(0, 2, 3, 1).flatten(0, 2)  # (B h w, C)
-            training = torch.is_grad_enabled() and weight.requires_grad
-            projected = F.linear(rows, weight, bias) if training else affine_rows(rows, weight.T, bias)
+            projected = _affine(rows, weight, bias)
         if self.config.distance == "cosine":
             projected = F.normalize(projected, dim=1)
         batch, _, height, width = x.shape
@@ -80,9 +79,11 @@ class LevelQuantizer(nn.Module):
 
     def painted(self, codes: Tensor) -> Tensor:
         """Codes (B, d, h, w) -> pixels (B, 3, p h, p w) at the level's scale, as differences from the coarser picture."""
+        batch, _, height, width = codes.shape
         with _float32_on(codes.device):
-            pixels = self.paint(codes.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)  # (B, 3 p p, h, w)
-        return F.pixel_shuffle(pixels, self.patch_px)
+            rows = codes.float().permute(0, 2, 3, 1).flatten(0, 2)  # (B h w, d)
+            pixels = _affine(rows, self.paint.weight, self.paint.bias)
+        return F.pixel_shuffle(pixels.view(batch, height, width, -1).permute(0, 3, 1, 2), self.patch_px)
 
     def aligned(self, codes: Tensor) -> Tensor:
         """Codes (B, d, h, w) -> unit vectors of the text space (B, D, h, w)."""
@@ -297,6 +298,13 @@ class PyramidQuantizer(nn.Module):
 def _float32_on(device: torch.device) -> torch.autocast:
     """Autocast off: a training loop's precision must change neither ids nor the sketch."""
     return torch.autocast(device.type, enabled=False)
+
+
+def _affine(rows: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """(N, C) -> (N, T), for ids by the slower product whose rows do not depend on their neighbours."""
+    if torch.is_grad_enabled() and weight.requires_grad:
+        return F.linear(rows, weight, bias)
+    return affine_rows(rows, weight.T, bias)
 
 
 def _adapted_channels(channels: Sequence[int], strides: Sequence[int], level: LevelConfig, index: int) -> int:

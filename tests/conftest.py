@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING
 
 import pytest
 import torch
 from hypothesis import settings
+
+if TYPE_CHECKING:
+    from pyramid_tokenizer.config import TokenizerConfig
+    from pyramid_tokenizer.tokenizer import PyramidTokenizer
 
 # Tiny tensors: a second thread only costs, and beside another busy process its barriers spin (5 to 10 times slower).
 torch.set_num_threads(1)
@@ -39,3 +44,47 @@ def _no_network(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch)
 
     monkeypatch.setattr(socket.socket, "connect", connect_here)
     yield
+
+
+@pytest.fixture(scope="session")
+def smooth() -> Callable[..., torch.Tensor]:
+    """smooth(count, height, width, seed) -> (count, 3, height, width) in [0, 1]: pictures with something to predict."""
+
+    def pictures(count: int, height: int = 64, width: int = 64, seed: int = 0) -> torch.Tensor:
+        coarse = torch.rand(count, 3, 8, 8, generator=torch.Generator().manual_seed(seed))
+        fine = torch.nn.functional.interpolate(coarse, (height, width), mode="bicubic", align_corners=False)
+        return fine.clamp(0, 1)
+
+    return pictures
+
+
+@pytest.fixture(scope="session")
+def toy_config() -> TokenizerConfig:
+    """Three levels on the toy tower: a cosine one, and two Euclidean ones."""
+    from pyramid_tokenizer.config import BackboneConfig, DecoderConfig, LevelConfig, QuantizerConfig, TokenizerConfig
+
+    return TokenizerConfig(
+        backbone=BackboneConfig(kind="toy"),
+        quantizer=QuantizerConfig(
+            levels=(
+                LevelConfig(stride=32, maps=(0, 1), codebook_size=8, dim=6, distance="cosine", semantic_weight=0.5),
+                LevelConfig(stride=16, maps=(1, 2), codebook_size=16, dim=6),
+                LevelConfig(stride=8, maps=(2, 3), codebook_size=64, dim=6),
+            )
+        ),
+        decoder=DecoderConfig(widths=(8, 8, 8), depths=(1, 1, 1), pixel_widths=(8,), pixel_depth=1),
+    )
+
+
+@pytest.fixture(scope="session")
+def toy_tokenizer(toy_config: TokenizerConfig, smooth: Callable[..., torch.Tensor]) -> PyramidTokenizer:
+    """A fitted tokenizer with a decoder that does something. Shared by all tests: never change it."""
+    from pyramid_tokenizer.tokenizer import PyramidTokenizer
+
+    tok = PyramidTokenizer.from_config(toy_config)
+    tok.fit([smooth(16)])
+    generator = torch.Generator().manual_seed(1)
+    for part in (tok.trunk, tok.pixel_decoder):
+        for parameter in part.parameters():
+            parameter.add_(torch.randn(parameter.shape, generator=generator) * 0.05)
+    return tok

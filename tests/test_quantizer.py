@@ -1,0 +1,408 @@
+"""One conformance suite for every composition, distance and layout of levels, then what single parts promise."""
+
+import copy
+import functools
+import hashlib
+import itertools
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from pyramid_tokenizer.backbones import ToyBackbone
+from pyramid_tokenizer.blocks import enlarge
+from pyramid_tokenizer.closed_form import fit_quantizer
+from pyramid_tokenizer.config import LevelConfig, QuantizerConfig
+from pyramid_tokenizer.errors import ConfigError, ImageValueError, NotFittedError, TokenRangeError
+from pyramid_tokenizer.pyramid import FeaturePyramid
+from pyramid_tokenizer.quantizer import PyramidQuantizer, _adapt
+
+COMPOSITIONS = ("residual", "bottom_up", "none")
+LAYOUTS = {  # (stride, maps) per level
+    "halving": ((32, (0, 1)), (16, (1, 2)), (8, (2, 3))),
+    "residual stage": ((16, (1,)), (16, (1,)), (8, (2, 3))),
+    "ratio 4": ((32, (0, 2)), (8, (2,))),
+    "coarser than its map by 3 and 8": ((24, (2,)), (8, (2, 3))),
+    "finer than its map, as for a ViT": ((32, (0,)), (16, (1,)), (8, (2, 1))),
+}
+
+
+class PatchTower(nn.Module):
+    """Stands in for a ViT: three maps of stride 16."""
+
+    channels, strides, embedding_dim = (10, 12, 14), (16, 16, 16), 16
+
+    def __init__(self):
+        super().__init__()
+        generator = torch.Generator().manual_seed(0)
+        self.kernels = [torch.randn(c, 3, 16, 16, generator=generator) / 28 for c in (*self.channels, 16)]
+
+    def forward(self, images, *, aligned=False):
+        maps = [F.conv2d(images - 0.5, kernel, stride=16) for kernel in self.kernels]
+        return FeaturePyramid(maps=tuple(m + m * m.abs() for m in maps[:3]), strides=self.strides, dense=maps[3])
+
+
+def tower_of(layout):
+    return PatchTower() if "ViT" in layout else ToyBackbone()
+
+
+def pictures(count=6, height=96, width=96, seed=0):
+    coarse = torch.rand(count, 3, 12, 12, generator=torch.Generator().manual_seed(seed))
+    return F.interpolate(coarse, (height, width), mode="bicubic", align_corners=False).clamp(0, 1)
+
+
+def build(composition, distance, layout, **options):
+    tower = tower_of(layout)
+    levels = tuple(
+        LevelConfig(stride=stride, maps=maps, codebook_size=(9, 14, 33)[i], dim=5 + i, distance=distance, **options)
+        for i, (stride, maps) in enumerate(LAYOUTS[layout])
+    )
+    return PyramidQuantizer(
+        QuantizerConfig(levels=levels, composition=composition),
+        channels=tower.channels,
+        strides=tower.strides,
+        embedding_dim=tower.embedding_dim,
+    )
+
+
+@functools.cache
+def fitted(composition="residual", distance="euclidean", layout="halving"):
+    """Fitted on six pictures; copy it before any change."""
+    quantizer, tower = build(composition, distance, layout), tower_of(layout)
+    images = pictures()
+    fit_quantizer(quantizer, lambda: [(tower(images, aligned=True), images)], iterations=5)
+    return quantizer
+
+
+@functools.cache
+def features_of(layout="halving", count=3, seed=7):
+    return tower_of(layout)(pictures(count, seed=seed), aligned=True)
+
+
+@pytest.fixture(params=itertools.product(COMPOSITIONS, ("euclidean", "cosine"), LAYOUTS), ids="-".join)
+def case(request):
+    composition, distance, layout = request.param
+    return fitted(composition, distance, layout), features_of(layout)
+
+
+def test_ids_have_the_levels_grids_and_stay_inside_their_codebooks(case):
+    quantizer, features = case
+    ids = quantizer.encode(features)
+    assert [tuple(i.shape) for i in ids] == [(3, 96 // s, 96 // s) for s in quantizer.strides]
+    for level_ids, size in zip(ids, quantizer.codebook_sizes, strict=True):
+        assert level_ids.dtype == torch.int64
+        assert int(level_ids.min()) >= 0
+        assert int(level_ids.max()) < size
+        assert len(level_ids.unique()) > 1
+
+
+def test_codes_are_the_codebooks_rows(case):
+    quantizer, features = case
+    ids = quantizer.encode(features)
+    for n in range(1, len(ids) + 1):
+        codes = quantizer.codes(ids[:n])
+        assert len(codes) == n
+        for index, (level_ids, level_codes) in enumerate(zip(ids, codes, strict=False)):
+            level = quantizer.level(index)
+            assert torch.equal(level_codes.permute(0, 2, 3, 1), level.codebook[level_ids])
+            if level.config.distance == "cosine":
+                torch.testing.assert_close(level_codes.norm(dim=1), torch.ones(level_ids.shape))
+
+
+def test_ids_do_not_depend_on_the_batch(case):
+    quantizer, features = case
+    together = quantizer.encode(features)
+    assert all(torch.equal(a, b) for a, b in zip(together, quantizer.encode(features), strict=True))
+    for image in range(3):
+        alone = FeaturePyramid(maps=tuple(m[image : image + 1] for m in features.maps), strides=features.strides)
+        for one, all_of_them in zip(quantizer.encode(alone), together, strict=True):
+            assert torch.equal(one[0], all_of_them[image])
+
+
+def test_the_input_of_a_level_is_projected_the_same_bit_for_bit_in_any_batch(case):
+    quantizer, features = case
+    together = quantizer.encode_continuous(features)
+    alone = FeaturePyramid(maps=tuple(m[1:2] for m in features.maps), strides=features.strides)
+    for one, all_of_them in zip(quantizer.encode_continuous(alone), together, strict=True):
+        assert torch.equal(one[0], all_of_them[1])
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_casting_changes_neither_the_quantizer_nor_ids(case, dtype):
+    quantizer, features = case
+    parent = nn.ModuleDict({"quantizer": copy.deepcopy(quantizer), "other": nn.Linear(2, 2)}).to(dtype)
+    assert parent["other"].weight.dtype == dtype
+    assert {t.dtype for t in parent["quantizer"].state_dict().values()} == {torch.float32}
+    for name, tensor in parent["quantizer"].state_dict().items():
+        assert torch.equal(tensor, quantizer.state_dict()[name])
+    for a, b in zip(quantizer.encode(features), parent["quantizer"].encode(features), strict=True):
+        assert torch.equal(a, b)
+
+
+def test_autocast_changes_neither_ids_nor_the_sketch_nor_the_embedding(case):
+    quantizer, features = case
+    ids = quantizer.encode(features)
+    codes = quantizer.codes(ids)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        cast_ids = quantizer.encode(features)
+        cast_sketch, cast_embedding = quantizer.sketch(codes), quantizer.embedding(codes)
+        cast_maps = quantizer.encode_continuous(features)
+    assert all(torch.equal(a, b) for a, b in zip(ids, cast_ids, strict=True))
+    assert torch.equal(cast_sketch, quantizer.sketch(codes))
+    assert torch.equal(cast_embedding, quantizer.embedding(codes))
+    assert all(torch.equal(a, b) for a, b in zip(cast_maps, quantizer.encode_continuous(features), strict=True))
+
+
+def test_every_prefix_has_a_sketch_at_full_size(case):
+    quantizer, features = case
+    codes = quantizer.codes(quantizer.encode(features))
+    sketches = quantizer.sketches(codes)
+    for n, stride in enumerate(quantizer.strides, start=1):
+        sketch = quantizer.sketch(codes[:n])
+        assert sketch.shape == (3, 3, 96, 96)
+        assert sketches[n - 1].shape[-1] == 96 * quantizer.patch_px // stride
+        assert torch.equal(sketch, enlarge(sketches[n - 1], stride // quantizer.patch_px))
+        assert torch.equal(quantizer.sketches(codes[:n])[-1], sketches[n - 1])  # finer levels change nothing
+
+
+def test_a_sketch_is_the_coarser_one_enlarged_plus_what_the_level_paints(case):
+    quantizer, features = case
+    codes = quantizer.codes(quantizer.encode(features))
+    sketches = quantizer.sketches(codes)
+    for index, picture in enumerate(sketches):
+        expected = quantizer.level(index).painted(codes[index])
+        if quantizer.config.composition == "residual" and index:
+            ratio = quantizer.strides[index - 1] // quantizer.strides[index]
+            expected = expected + enlarge(sketches[index - 1], ratio)
+        assert torch.equal(picture, expected)
+
+
+def test_a_training_step_sees_the_same_projections_as_an_encode(case):
+    quantizer, features = case
+    trained = copy.deepcopy(quantizer).requires_grad_(True)
+    codes = {}
+    for index, x in trained.inputs(features, codes):
+        projected = trained.level(index).project(x)
+        assert projected.requires_grad
+        torch.testing.assert_close(projected.detach(), quantizer.level(index).project(x), rtol=1e-4, atol=1e-5)
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            assert torch.equal(trained.level(index).project(x), projected)
+        codes[index] = trained.level(index).look_up(trained.level(index).assign(projected))
+
+
+def test_tensors_that_determine_ids_change_the_digest_and_no_others_do(case):
+    quantizer, _ = case
+    base = digest(quantizer)
+    for name in quantizer.state_dict():
+        index, part = int(name.split(".")[1]), name.split(".", 2)[2]
+        changed = copy.deepcopy(quantizer)
+        changed.state_dict()[name].flatten()[0].add_(1)
+        seen_by_a_finer_level = quantizer.config.composition == "residual" and index + 1 < len(quantizer.levels)
+        determines = part in ("mean", "std", "codebook", "down.weight", "down.bias")
+        determines |= part in ("paint.weight", "paint.bias") and seen_by_a_finer_level
+        assert (digest(changed) != base) == determines, name
+
+
+def digest(quantizer):
+    sha = hashlib.sha256()
+    quantizer.update_digest(sha)
+    return sha.hexdigest()
+
+
+@pytest.mark.parametrize("composition", COMPOSITIONS)
+def test_what_is_outside_the_digest_does_not_change_ids(composition):
+    quantizer, features = fitted(composition), features_of()
+    changed = copy.deepcopy(quantizer)
+    for name, tensor in changed.state_dict().items():
+        if "align" in name or "share" in name or ("paint" in name and composition != "residual"):
+            tensor.add_(1)
+    assert digest(changed) == digest(quantizer)
+    assert all(torch.equal(a, b) for a, b in zip(changed.encode(features), quantizer.encode(features), strict=True))
+
+
+def test_levels_without_composition_take_the_nearest_entry_of_their_own_projection():
+    quantizer, features = fitted("none"), features_of()
+    for index, (ids, x) in enumerate(
+        zip(quantizer.encode(features), quantizer.encode_continuous(features), strict=True)
+    ):
+        distances = (x[:, None] - quantizer.level(index).codebook[None, :, :, None, None]).square().sum(2)
+        assert torch.equal(ids, distances.argmin(1))
+
+
+@pytest.mark.parametrize(
+    ("composition", "order"), [("residual", [0, 1, 2]), ("none", [0, 1, 2]), ("bottom_up", [2, 1, 0])]
+)
+def test_levels_are_computed_in_the_order_of_what_they_see(composition, order):
+    quantizer, features = fitted(composition), features_of()
+    assert quantizer.order == order
+    codes = {}
+    for index, x in quantizer.inputs(features, codes):
+        level = quantizer.level(index)
+        assert x.shape[1] == level.down.in_features
+        assert index == order[len(codes)]
+        codes[index] = level.look_up(level.assign(level.project(x)))
+
+
+def test_a_residual_level_reads_the_picture_that_is_already_there():
+    quantizer, features = fitted("residual"), features_of()
+    codes = {}
+    for index, x in quantizer.inputs(features, codes):
+        if index:
+            picture = quantizer.coarser(quantizer.sketches([codes[i] for i in range(index)])[-1], index)
+            torch.testing.assert_close(x[:, -192:], F.pixel_unshuffle(picture, 8), rtol=0, atol=1e-6)
+        codes[index] = quantizer.level(index).look_up(quantizer.level(index).assign(quantizer.level(index).project(x)))
+
+
+def test_a_bottom_up_level_reads_the_finer_levels_pooled_codes():
+    quantizer, features = fitted("bottom_up"), features_of()
+    codes = {}
+    for index, x in quantizer.inputs(features, codes):
+        if index < 2:
+            dim = codes[index + 1].shape[1]
+            assert torch.equal(x[:, -dim:], F.avg_pool2d(codes[index + 1], 2))
+        codes[index] = quantizer.level(index).look_up(quantizer.level(index).assign(quantizer.level(index).project(x)))
+
+
+def test_the_embedding_is_the_normalised_mean_of_the_levels_places():
+    quantizer = copy.deepcopy(fitted())
+    codes = quantizer.codes(quantizer.encode(features_of()))
+    for index, share in enumerate((0.5, 0.2, 0.3)):
+        quantizer.level(index).share.fill_(share)
+    for n in (1, 2, 3):
+        total = torch.zeros(3, 16)
+        for index in range(n):
+            level = quantizer.level(index)
+            for image, cells in enumerate(codes[index].flatten(2).transpose(1, 2)):
+                places = F.normalize(cells @ level.align.weight.T + level.align.bias, dim=1)
+                total[image] += float(level.share) * places.mean(0)
+        embedding = quantizer.embedding(codes[:n])
+        torch.testing.assert_close(embedding, F.normalize(total, dim=1), rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(embedding.norm(dim=1), torch.ones(3))
+
+
+@pytest.mark.parametrize("composition", COMPOSITIONS)
+def test_empty_codebooks_are_an_error_everywhere(composition):
+    quantizer = build(composition, "euclidean", "halving")
+    assert not quantizer.is_fitted
+    for call in (
+        lambda: quantizer.encode(features_of()),
+        lambda: quantizer.encode_continuous(features_of()),
+        lambda: quantizer.codes([torch.zeros(1, 1, 1, dtype=torch.int64)]),
+    ):
+        with pytest.raises(NotFittedError, match="expected fitted codebooks, got empty ones: call fit"):
+            call()
+
+
+def test_one_empty_codebook_is_enough_to_be_unfitted():
+    quantizer = copy.deepcopy(fitted())
+    quantizer.level(1).codebook.zero_()
+    with pytest.raises(NotFittedError):
+        quantizer.encode(features_of())
+
+
+@pytest.mark.parametrize(("level", "wrong"), [(0, 9), (1, -1), (2, 33), (2, 2**40)])
+def test_an_id_outside_its_codebook_is_an_error(level, wrong):
+    ids = [i.clone() for i in fitted().encode(features_of())]
+    ids[level][2, 1, 0] = wrong
+    with pytest.raises(TokenRangeError, match=rf"expected ids of level {level} in \[0, \d+\), got {wrong}"):
+        fitted().codes(ids)
+
+
+def test_ids_that_do_not_belong_together_are_an_error():
+    ids = fitted().encode(features_of())
+    with pytest.raises(TokenRangeError, match=r"level 1 of shape \(3, 6, 6\), got \(3, 12, 12\)"):
+        fitted().codes([ids[0], ids[2]])
+    with pytest.raises(TokenRangeError, match=r"level 1 of shape \(3, 6, 6\), got \(1, 6, 6\)"):
+        fitted().codes([ids[0], ids[1][:1]])
+
+
+@pytest.mark.parametrize("levels", [0, 4])
+def test_no_level_or_too_many_are_an_error(levels):
+    ids = fitted().encode(features_of())
+    with pytest.raises(TokenRangeError, match=f"expected ids of 1 to 3 levels, got {levels}"):
+        fitted().codes([*ids, ids[2]][:levels])
+
+
+def test_images_that_are_no_multiple_of_the_coarsest_stride_are_an_error():
+    features = FeaturePyramid(maps=(torch.zeros(1, 8, 12, 10),), strides=(4,))
+    with pytest.raises(ImageValueError, match="expected sides in multiples of 32 px, got 48 x 40: pad the batch"):
+        fitted().encode(features)
+
+
+@pytest.mark.parametrize("wrong", [-1, 4])
+def test_a_map_that_the_tower_does_not_have_is_an_error(wrong):
+    level = LevelConfig(stride=8, maps=(2, wrong), codebook_size=8, dim=4)
+    with pytest.raises(ConfigError, match=rf"expected maps in \[0, 4\), got {wrong}: the backbone gives 4 maps"):
+        PyramidQuantizer(
+            QuantizerConfig(levels=(level,)), channels=(32, 24, 16, 8), strides=(32, 16, 8, 4), embedding_dim=16
+        )
+
+
+def test_a_stride_that_does_not_fit_its_map_is_an_error():
+    level = LevelConfig(stride=12, maps=(0,), codebook_size=8, dim=4)
+    with pytest.raises(ConfigError, match="expected a level stride that divides or is a multiple of 8, got 12"):
+        PyramidQuantizer(QuantizerConfig(levels=(level,)), channels=(5,), strides=(8,), embedding_dim=16)
+
+
+def test_one_level_alone_is_a_pyramid_for_every_composition():
+    for composition in COMPOSITIONS:
+        level = LevelConfig(stride=8, maps=(2,), codebook_size=16, dim=4)
+        quantizer = PyramidQuantizer(
+            QuantizerConfig(levels=(level,), composition=composition),
+            channels=(32, 24, 16, 8),
+            strides=(32, 16, 8, 4),
+            embedding_dim=16,
+        )
+        images = pictures(2)
+        fit_quantizer(quantizer, lambda: [(features_of(count=2, seed=0), images)], iterations=2)  # noqa: B023
+        assert quantizer.sketch(quantizer.codes(quantizer.encode(features_of()))).shape == (3, 3, 96, 96)
+
+
+def test_a_coarser_grid_lays_the_four_pooled_neighbours_side_by_side():
+    x = torch.randn(2, 3, 8, 12, generator=torch.Generator().manual_seed(0))
+    for ratio in (2, 4):
+        adapted = _adapt(x, 4, 4 * ratio)
+        assert adapted.shape == (2, 12, 8 // ratio, 12 // ratio)
+        half = ratio // 2
+        for c, i, j, row, column in itertools.product(
+            range(3), range(2), range(2), range(8 // ratio), range(12 // ratio)
+        ):
+            top, left = row * ratio + i * half, column * ratio + j * half
+            expected = x[:, c, top : top + half, left : left + half].mean((1, 2))
+            torch.testing.assert_close(adapted[:, c * 4 + i * 2 + j, row, column], expected)
+
+
+def test_an_odd_ratio_averages_whole_cells():
+    x = torch.randn(1, 2, 6, 9, generator=torch.Generator().manual_seed(0))
+    adapted = _adapt(x, 8, 24)
+    assert adapted.shape == (1, 2, 2, 3)
+    for row, column in itertools.product(range(2), range(3)):
+        expected = x[0, :, row * 3 : row * 3 + 3, column * 3 : column * 3 + 3].mean((1, 2))
+        torch.testing.assert_close(adapted[0, :, row, column], expected)
+
+
+def test_a_finer_grid_gives_each_place_of_a_cell_channels_of_its_own():
+    x = torch.randn(2, 3, 2, 4, generator=torch.Generator().manual_seed(0))
+    adapted = _adapt(x, 16, 4)
+    assert adapted.shape == (2, 48, 8, 16)
+    for i, j, row, column in itertools.product(range(4), range(4), range(2), range(4)):
+        cell = adapted[:, :, row * 4 + i, column * 4 + j].view(2, 16, 3)
+        expected = torch.zeros(2, 16, 3)
+        expected[:, i * 4 + j] = x[:, :, row, column]
+        assert torch.equal(cell, expected)
+
+
+@pytest.mark.parametrize("ratio", [2, 4])
+def test_a_linear_map_on_the_finer_grid_is_a_linear_map_then_pixel_shuffle(ratio):
+    generator = torch.Generator().manual_seed(0)
+    x, dim = torch.randn(1, 3, 4, 2, generator=generator), 5
+    weight = torch.randn(ratio**2, dim, 3, generator=generator)  # a matrix for each place of a cell
+    spread = torch.einsum("bchw,dc->bdhw", _adapt(x, 8 * ratio, 8), weight.permute(1, 0, 2).reshape(dim, -1))
+    shuffled = F.pixel_shuffle(torch.einsum("bchw,pdc->bdphw", x, weight).flatten(1, 2), ratio)
+    torch.testing.assert_close(spread, shuffled)
+
+
+def test_the_same_grid_is_left_alone():
+    x = torch.rand(1, 2, 3, 4)
+    assert _adapt(x, 8, 8) is x
