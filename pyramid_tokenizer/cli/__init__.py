@@ -1,0 +1,56 @@
+"""The command line: one thin file per command over the library.
+
+    pyramid-tokenizer encode photo.jpg          image -> token file
+    pyramid-tokenizer decode tokens/            token files -> PNGs
+    pyramid-tokenizer reconstruct photo.jpg     the original beside every prefix of levels, and how close they are
+    pyramid-tokenizer info                      what a model or a token file holds
+    pyramid-tokenizer demo                      all of it on four photos
+    pyramid-tokenizer train --images photos --out my-model
+
+Exit codes: 0 all done; 1 an error, told in one line on stderr; 2 a wrong option; 130 interrupted. Nothing heavy is
+imported before a command runs, so that `--help` answers at once.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from pyramid_tokenizer.cli import decode, demo, encode, info, reconstruct, train
+from pyramid_tokenizer.cli.group import OneLineErrors
+
+app = typer.Typer(
+    name="pyramid-tokenizer",
+    cls=OneLineErrors,
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,  # plain help: the same in every version of rich, and shown sooner
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+)
+for _command in (encode.encode, decode.decode, reconstruct.reconstruct, info.info, train.train, demo.demo):
+    app.command()(_command)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        from pyramid_tokenizer import __version__
+
+        typer.echo(__version__)
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", help="Show the version and exit.", callback=_print_version, is_eager=True)
+    ] = False,
+) -> None:
+    """Images to a small pyramid of discrete tokens that mean something, and back to pixels."""
+
+
+def main() -> None:
+    """Runs the command that the process was called with, and exits."""
+    app()

@@ -1,0 +1,77 @@
+"""`decode`: token files -> PNGs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from pyramid_tokenizer.cli.files import TOKEN_SUFFIX, check_absent, find_tokens, plan_outputs
+from pyramid_tokenizer.cli.options import Device, Force, Levels, Model
+from pyramid_tokenizer.cli.terminal import (
+    Failures,
+    count_levels,
+    cut_levels,
+    describe_size,
+    load_tokenizer,
+    make_console,
+    show_progress,
+)
+from pyramid_tokenizer.errors import TokenError
+
+Files = Annotated[
+    list[str],
+    typer.Argument(metavar="TOKENS", help=f"Token files, folders of {TOKEN_SUFFIX} files, or quoted globs."),
+]
+Out = Annotated[
+    Path, typer.Option("--out", "-o", metavar="PATH", help="A folder, or a name with .png for a single token file.")
+]
+
+
+def decode(
+    tokens: Files,
+    model: Model = "tiny",
+    levels: Levels = None,
+    out: Out = Path("decoded"),
+    device: Device = "cpu",
+    force: Force = False,
+) -> None:
+    """Decode token files: one PNG each.
+
+    photo.tokens becomes decoded/photo.png; a file with several images becomes photo-0.png, photo-1.png, ... The model must
+    be the one that made the tokens. Files that cannot be decoded are passed over, named at the end, and make the exit code
+    1.
+    """
+    from pyramid_tokenizer.images import to_pil
+    from pyramid_tokenizer.tokens import TokenPyramid
+
+    sources = find_tokens(tokens)
+    outputs = plan_outputs(sources, out=out, suffix=".png", force=force)
+    tok = load_tokenizer(model, device)
+    console = make_console()
+    with Failures(len(sources)) as failures, show_progress(console, "decode", len(sources)) as advance:
+        for source, output in zip(sources, outputs, strict=True):
+            try:
+                pyramid = cut_levels(TokenPyramid.load(source.path), levels)
+                pictures = to_pil(tok.decode(pyramid))
+            except TokenError as error:
+                failures.add(source.path, error)
+                advance()
+                continue
+            paths = [output] if len(pictures) == 1 else _numbered(output, len(pictures))
+            if not force:
+                check_absent(paths)
+            output.parent.mkdir(parents=True, exist_ok=True)
+            for picture, path in zip(pictures, paths, strict=True):
+                picture.save(path)
+                console.print(
+                    f"{source.path}: {count_levels(len(pyramid))}, {describe_size(pyramid.image_size)} px, "
+                    f"{pyramid.bits_per_pixel:.3f} bits per pixel -> {path}"
+                )
+            advance()
+
+
+def _numbered(path: Path, count: int) -> list[Path]:
+    digits = len(str(count - 1))
+    return [path.with_name(f"{path.stem}-{i:0{digits}}{path.suffix}") for i in range(count)]

@@ -1,0 +1,118 @@
+"""`demo`: the main job on four photos, from pixels to token files and back, with a sheet and a table."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+
+import typer
+
+from pyramid_tokenizer.cli.files import TOKEN_SUFFIX
+from pyramid_tokenizer.cli.options import Model
+from pyramid_tokenizer.cli.terminal import count_tokens, load_tokenizer, make_console, make_table, show_progress
+from pyramid_tokenizer.errors import MissingExtraError
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+    from rich.table import Table
+    from torch import Tensor
+
+    from pyramid_tokenizer.cli.prefixes import Prefix
+    from pyramid_tokenizer.tokenizer import PyramidTokenizer
+    from pyramid_tokenizer.tokens import TokenPyramid
+
+PHOTOS = ("astronaut", "chelsea", "coffee", "rocket")
+"""Public domain or CC0, inside the scikit-image package: nothing is downloaded."""
+TIMED_RUNS = 3
+
+Out = Annotated[
+    Path,
+    typer.Option("--out", "-o", metavar="FOLDER", help="Where the files go; those of an earlier demo are replaced."),
+]
+Size = Annotated[int, typer.Option(metavar="PIXELS", min=1, help="Short side of the photos.")]
+Result = TypeVar("Result")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Shown:
+    """What the demo shows of one photo."""
+
+    tokens: TokenPyramid
+    prefixes: list[Prefix]
+    encode_ms: float
+    decode_ms: float
+
+
+def demo(out: Out = Path("out"), model: Model = "tiny", size: Size = 256) -> None:
+    """Run the main job on four photos.
+
+    Encodes each photo, writes its tokens to a file, decodes every prefix of levels of what the file holds, and puts all
+    pictures on one sheet and the figures into a table. Times are medians of three runs after one to warm up.
+    """
+    from pyramid_tokenizer.cli.prefixes import prefix_sheet
+    from pyramid_tokenizer.images import read_image, to_pil
+
+    console = make_console()
+    folder, sheet = out.expanduser() / "tokens", out.expanduser() / "demo.png"
+    photos = {name: read_image(_load_photo(name), size=size) for name in PHOTOS}
+    console.print(f"demo: loading the model {model}")
+    tok = load_tokenizer(model)
+    console.print(f"demo: encoding and decoding {', '.join(PHOTOS)}")
+    folder.mkdir(parents=True, exist_ok=True)
+    shown = {}
+    with show_progress(console, "photos", len(photos)) as advance:
+        for name, photo in photos.items():
+            shown[name] = _show(tok, photo, folder / f"{name}{TOKEN_SUFFIX}")
+            advance()
+    originals = [to_pil(photo)[0] for photo in photos.values()]
+    prefix_sheet(originals, [one.prefixes for one in shown.values()], row_titles=PHOTOS).save(sheet)
+    console.print()
+    console.print(_table(shown, title=f"model {model}, photos with a short side of {size} px"), soft_wrap=False)
+    console.print(f"\npictures     {sheet}")
+    console.print(f"token files  {folder}")
+
+
+def _load_photo(name: str) -> NDArray[Any]:
+    """(H, W, 3) uint8."""
+    try:
+        from skimage import data
+    except ImportError as error:
+        raise MissingExtraError(
+            'expected scikit-image, whose photos the demo shows, got none: pip install "pyramid-tokenizer[eval]"'
+        ) from error
+    return getattr(data, name)()
+
+
+def _show(tok: PyramidTokenizer, photo: Tensor, path: Path) -> _Shown:
+    from pyramid_tokenizer.cli.prefixes import decode_prefixes
+    from pyramid_tokenizer.tokens import TokenPyramid
+
+    written, encode_ms = _timed(lambda: tok.encode(photo))
+    written.save(path)
+    tokens = TokenPyramid.load(path)
+    _, decode_ms = _timed(lambda: tok.decode(tokens))
+    prefixes = decode_prefixes(tok, tokens, photo)
+    return _Shown(tokens=tokens, prefixes=prefixes, encode_ms=encode_ms, decode_ms=decode_ms)
+
+
+def _timed(work: Callable[[], Result]) -> tuple[Result, float]:
+    """The result, and the median of a few runs in milliseconds after one that warms up."""
+    result, times = work(), []
+    for _ in range(TIMED_RUNS):
+        start = time.perf_counter()
+        work()
+        times.append(1000 * (time.perf_counter() - start))
+    return result, statistics.median(times)
+
+
+def _table(shown: dict[str, _Shown], *, title: str) -> Table:
+    columns = "photo", "tokens per level", "bits/px", "PSNR dB", "SSIM", "encode ms", "decode ms"
+    table = make_table(title, *columns)
+    for name, one in shown.items():
+        times = f"{one.encode_ms:.0f}", f"{one.decode_ms:.0f}"
+        table.add_row(name, count_tokens(one.tokens), *one.prefixes[-1].cells[1:], *times)
+    return table

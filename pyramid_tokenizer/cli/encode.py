@@ -1,0 +1,93 @@
+"""`encode`: images -> token files."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from pyramid_tokenizer.cli.files import TOKEN_SUFFIX, Source, find_images, plan_outputs
+from pyramid_tokenizer.cli.options import Device, Force, Images, Model, Size
+from pyramid_tokenizer.cli.terminal import (
+    Failures,
+    count_tokens,
+    describe_size,
+    load_tokenizer,
+    make_console,
+    show_progress,
+)
+from pyramid_tokenizer.errors import ImageError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from pyramid_tokenizer.tokens import TokenPyramid
+
+Out = Annotated[
+    Path,
+    typer.Option("--out", "-o", metavar="PATH", help=f"A folder, or a name with {TOKEN_SUFFIX} for a single image."),
+]
+BatchSize = Annotated[
+    int,
+    typer.Option(metavar="N", min=1, help="Images read into memory together; those of one size are encoded together."),
+]
+
+
+def encode(
+    images: Images,
+    model: Model = "tiny",
+    out: Out = Path("tokens"),
+    size: Size = None,
+    device: Device = "cpu",
+    batch_size: BatchSize = 1,
+    force: Force = False,
+) -> None:
+    """Encode images: one token file each.
+
+    photo.jpg becomes tokens/photo.tokens; folders keep their subfolders. Images that cannot be read are passed over, named
+    at the end, and make the exit code 1.
+    """
+    sources = find_images(images)
+    outputs = plan_outputs(sources, out=out, suffix=TOKEN_SUFFIX, force=force)
+    tok = load_tokenizer(model, device)
+    console = make_console()
+    jobs = list(zip(sources, outputs, strict=True))
+    total_tokens, total_bytes = 0, 0
+    with Failures(len(jobs)) as failures, show_progress(console, "encode", len(jobs)) as advance:
+        for start in range(0, len(jobs), batch_size):
+            readable = _read(jobs[start : start + batch_size], size, failures, advance)
+            many = tok.encode_many([pixels for _, _, pixels in readable], batch_size=batch_size)
+            for (source, output, _), tokens in zip(readable, many, strict=True):
+                output.parent.mkdir(parents=True, exist_ok=True)
+                tokens.save(output)
+                console.print(_summary(source, tokens, output))
+                advance()
+                total_tokens += tokens.num_tokens
+                total_bytes += output.stat().st_size
+        if len(jobs) > 1:
+            done = len(jobs) - len(failures.messages)
+            console.print(f"{done} of {len(jobs)} images, {total_tokens:,} tokens, {total_bytes:,} bytes")
+
+
+def _read(
+    jobs: Sequence[tuple[Source, Path]], size: int | None, failures: Failures, advance: Callable[[], None]
+) -> list[tuple[Source, Path, Tensor]]:
+    from pyramid_tokenizer.images import read_image
+
+    readable = []
+    for source, output in jobs:
+        try:
+            readable.append((source, output, read_image(source.path, size=size)))
+        except ImageError as error:
+            failures.add(source.path, error)
+            advance()
+    return readable
+
+
+def _summary(source: Source, tokens: TokenPyramid, output: Path) -> str:
+    return (
+        f"{source.path}: {describe_size(tokens.image_size)} px, {count_tokens(tokens)} tokens, "
+        f"{output.stat().st_size:,} bytes, {tokens.bits_per_pixel:.3f} bits per pixel -> {output}"
+    )

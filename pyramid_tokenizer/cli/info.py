@@ -1,0 +1,116 @@
+"""`info`: what a model or a token file holds."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from pyramid_tokenizer.cli.files import TOKEN_SUFFIX
+from pyramid_tokenizer.cli.terminal import describe_size, load_tokenizer, make_console, make_table
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from torch import Tensor
+
+    from pyramid_tokenizer.tokenizer import PyramidTokenizer
+
+What = Annotated[
+    str, typer.Argument(metavar="MODEL|FILE", help=f"A model's name or directory, or a token file ({TOKEN_SUFFIX}).")
+]
+ImageSize = Annotated[
+    int, typer.Option(metavar="PIXELS", min=1, help="Side of the square image whose tokens are counted for a model.")
+]
+
+
+def info(what: What = "tiny", size: ImageSize = 256) -> None:
+    """Show what a model or a token file holds."""
+    path = Path(what).expanduser()
+    console = make_console()
+    if path.is_file() or path.suffix == TOKEN_SUFFIX:
+        _show_tokens(path, console)
+    else:
+        _show_model(what, size, console)
+
+
+def _show_tokens(path: Path, console: Console) -> None:
+    from pyramid_tokenizer.tokens import TokenPyramid
+
+    tokens = TokenPyramid.load(path)
+    console.print(f"token file   {path}, {path.stat().st_size:,} bytes")
+    console.print(f"images       {tokens.batch_size} of {describe_size(tokens.image_size)} px")
+    console.print(f"tokens       {tokens.num_tokens:,} an image, {tokens.bits_per_pixel:.4f} bits per pixel")
+    console.print(f"fingerprint  {tokens.fingerprint}")
+    table = make_table(None, "level", "grid", "tokens", "entries", "bits/token", "bits/px so far")
+    for level, ((height, width), entries) in enumerate(zip(tokens.grids, tokens.codebook_sizes, strict=True)):
+        figures = f"{height * width:,}", f"{entries:,}", f"{math.log2(entries):.2f}"
+        rate = tokens[: level + 1].bits_per_pixel
+        table.add_row(str(level), f"{width}x{height}", *figures, f"{rate:.4f}")
+    console.print()
+    console.print(table, soft_wrap=False)
+
+
+def _show_model(name: str, size: int, console: Console) -> None:
+    from pyramid_tokenizer import hub
+
+    directory = hub.resolve(name)
+    tok = load_tokenizer(str(directory))
+    tower = tok.config.backbone
+    address = " ".join(part for part in (tower.name, tower.weights) if part) or "in the model's own folder"
+    console.print(f"model        {name}, in {directory}")
+    console.print(f"fingerprint  {tok.fingerprint}")
+    console.print(f"backbone     {tower.kind}: {address if tower.kind != 'toy' else 'made of formulas'}")
+    maps = ", ".join(f"{c} at stride {s}" for c, s in zip(tok.backbone.channels, tok.backbone.strides, strict=True))
+    console.print(f"             channels {maps}; {tok.backbone.embedding_dim} dimensions shared with text")
+    console.print(f"composition  {tok.config.quantizer.composition}")
+    console.print(f"vocabulary   {tok.vocabulary.size:,} integers")
+    _show_levels(tok, size, console)
+    _show_sizes(tok, directory, console)
+
+
+def _show_levels(tok: PyramidTokenizer, size: int, console: Console) -> None:
+    padded = math.ceil(size / tok.quantizer.strides[0]) * tok.quantizer.strides[0]
+    titles = "level", "stride", "grid", "tokens", "entries", "dims", "bits/token", "bits/px"
+    table = make_table(f"levels, for an image of {size}x{size} px", *titles)
+    total_tokens, total_bits = 0, 0.0
+    for index, level in enumerate(tok.config.quantizer.levels):
+        side = padded // level.stride
+        bits = math.log2(level.codebook_size)
+        counts = f"{side}x{side}", f"{side**2:,}", f"{level.codebook_size:,}", str(level.dim)
+        rates = f"{bits:.2f}", f"{side**2 * bits / size**2:.4f}"
+        table.add_row(str(index), str(level.stride), *counts, *rates)
+        total_tokens, total_bits = total_tokens + side**2, total_bits + side**2 * bits
+    entries = f"{sum(tok.quantizer.codebook_sizes):,}"
+    table.add_row("all", "", "", f"{total_tokens:,}", entries, "", "", f"{total_bits / size**2:.4f}")
+    console.print()
+    console.print(table, soft_wrap=False)
+
+
+def _show_sizes(tok: PyramidTokenizer, directory: Path, console: Console) -> None:
+    parts = {
+        "backbone, frozen": tok.backbone.state_dict(),
+        "quantizer: codebooks and adapters": tok.quantizer.state_dict(),
+        "trunk": tok.trunk.state_dict(),
+        "pixel decoder": tok.pixel_decoder.state_dict(),
+    }
+    table = make_table(None, "part", "numbers")
+    for part, tensors in parts.items():
+        table.add_row(part, f"{_count(tensors.values()):,}")
+    console.print()
+    console.print(table, soft_wrap=False)
+    files = make_table(None, "file", "bytes")
+    for path in sorted(path for path in directory.rglob("*") if path.is_file() and not _is_hidden(path, directory)):
+        files.add_row(path.relative_to(directory).as_posix(), f"{path.stat().st_size:,}")
+    console.print()
+    console.print(files, soft_wrap=False)
+
+
+def _is_hidden(path: Path, directory: Path) -> bool:
+    return any(part.startswith(".") for part in path.relative_to(directory).parts)
+
+
+def _count(tensors: Iterable[Tensor]) -> int:
+    return sum(tensor.numel() for tensor in tensors)

@@ -1,0 +1,104 @@
+"""Every prefix of an image's tokens as a picture with its figures; `reconstruct` and `demo` show them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from PIL import Image
+
+from pyramid_tokenizer.cli.terminal import count_levels
+from pyramid_tokenizer.errors import ImageValueError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from pyramid_tokenizer.tokenizer import PyramidTokenizer
+    from pyramid_tokenizer.tokens import TokenPyramid
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Prefix:
+    """What the coarsest levels of one image give."""
+
+    picture: Image.Image
+    levels: int
+    num_tokens: int
+    bits_per_pixel: float
+    psnr: float
+    """In dB, of 8-bit pixels."""
+    ssim: float | None
+    """None where a side is shorter than its window."""
+
+    @property
+    def title(self) -> str:
+        """Such as 2 levels."""
+        return count_levels(self.levels)
+
+    @property
+    def caption(self) -> str:
+        """Its figures in two lines."""
+        return f"{self.num_tokens:,} tokens · {self.bits_per_pixel:.3f} bits per pixel\nPSNR {self.psnr:.2f} dB"
+
+    @property
+    def cells(self) -> tuple[str, str, str, str]:
+        """Tokens, bits per pixel, PSNR and SSIM for a table."""
+        ssim = "-" if self.ssim is None else f"{self.ssim:.3f}"
+        return f"{self.num_tokens:,}", f"{self.bits_per_pixel:.3f}", f"{self.psnr:.2f}", ssim
+
+
+def decode_prefixes(tok: PyramidTokenizer, tokens: TokenPyramid, original: Tensor) -> list[Prefix]:
+    """One `Prefix` per level of `tokens`, shortest first.
+
+    Args:
+        tok: The tokenizer that made the tokens.
+        tokens: Of one image.
+        original: (3, H, W) float in [0, 1], that image.
+
+    Raises:
+        MissingExtraError: scikit-image, which measures SSIM, is not installed.
+    """
+    from pyramid_tokenizer.evaluation import psnr
+    from pyramid_tokenizer.images import to_pil
+
+    prefixes = []
+    for n in range(1, len(tokens) + 1):
+        part = tokens[:n]
+        decoded = tok.decode(part).cpu()
+        prefix = Prefix(
+            picture=to_pil(decoded)[0],
+            levels=n,
+            num_tokens=part.num_tokens,
+            bits_per_pixel=part.bits_per_pixel,
+            psnr=psnr(original[None], decoded).item(),
+            ssim=_ssim(original[None], decoded),
+        )
+        prefixes.append(prefix)
+    return prefixes
+
+
+def _ssim(original: Tensor, decoded: Tensor) -> float | None:
+    from pyramid_tokenizer.evaluation import ssim
+
+    try:
+        return ssim(original, decoded).item()
+    except ImageValueError:  # smaller than the window
+        return None
+
+
+def prefix_sheet(
+    originals: Sequence[Image.Image], prefixes: Sequence[Sequence[Prefix]], row_titles: Sequence[str] = ()
+) -> Image.Image:
+    """Originals beside their prefixes, one row an image."""
+    from pyramid_tokenizer.visualize import contact_sheet
+
+    return contact_sheet(
+        [[original, *(p.picture for p in row)] for original, row in zip(originals, prefixes, strict=True)],
+        column_titles=["original", *(p.title for p in prefixes[0])],
+        row_titles=row_titles,
+        captions=[
+            [f"{original.width} x {original.height} px", *(p.caption for p in row)]
+            for original, row in zip(originals, prefixes, strict=True)
+        ],
+    )

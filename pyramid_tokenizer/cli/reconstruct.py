@@ -1,0 +1,67 @@
+"""`reconstruct`: images beside what every prefix of their tokens decodes to."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from pyramid_tokenizer.cli.files import find_images, plan_outputs
+from pyramid_tokenizer.cli.options import Device, Force, Images, Levels, Model, Size
+from pyramid_tokenizer.cli.terminal import (
+    Failures,
+    cut_levels,
+    load_tokenizer,
+    make_console,
+    make_table,
+    show_progress,
+)
+from pyramid_tokenizer.errors import ImageError
+
+Out = Annotated[
+    Path, typer.Option("--out", "-o", metavar="PATH", help="A folder, or a name with .png for a single image.")
+]
+
+
+def reconstruct(
+    images: Images,
+    model: Model = "tiny",
+    out: Out = Path("reconstructed"),
+    size: Size = None,
+    levels: Levels = None,
+    device: Device = "cpu",
+    force: Force = False,
+) -> None:
+    """Compare images with what their tokens decode to.
+
+    Each image gives a PNG with the original beside every prefix of levels, and rows of a table with PSNR and SSIM (of 8-bit
+    pixels, over the whole image). Images that cannot be read are passed over, named at the end, and make the exit code 1.
+    """
+    from pyramid_tokenizer.cli.prefixes import decode_prefixes, prefix_sheet
+    from pyramid_tokenizer.images import read_image, to_pil
+
+    sources = find_images(images)
+    outputs = plan_outputs(sources, out=out, suffix=".png", force=force)
+    tok = load_tokenizer(model, device)
+    console = make_console()
+    table = make_table(None, "image", "levels", "tokens", "bits/px", "PSNR dB", "SSIM")
+    with Failures(len(sources)) as failures:
+        with show_progress(console, "reconstruct", len(sources)) as advance:
+            for source, output in zip(sources, outputs, strict=True):
+                try:
+                    pixels = read_image(source.path, size=size)
+                except ImageError as error:
+                    failures.add(source.path, error)
+                    advance()
+                    continue
+                prefixes = decode_prefixes(tok, cut_levels(tok.encode(pixels), levels), pixels)
+                output.parent.mkdir(parents=True, exist_ok=True)
+                prefix_sheet(to_pil(pixels), [prefixes]).save(output)
+                console.print(f"{source.path} -> {output}")
+                for prefix in prefixes:
+                    table.add_row(str(source.name) if prefix.levels == 1 else "", str(prefix.levels), *prefix.cells)
+                advance()
+        if table.row_count:
+            console.print()
+            console.print(table, soft_wrap=False)

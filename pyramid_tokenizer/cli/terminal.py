@@ -1,0 +1,132 @@
+"""What the commands show: results on stdout, progress there too while it is a terminal, errors on stderr."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+from pyramid_tokenizer.cli.group import tell_error
+from pyramid_tokenizer.errors import ConfigError, TokenRangeError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.table import Table
+
+    from pyramid_tokenizer.tokenizer import PyramidTokenizer
+    from pyramid_tokenizer.tokens import TokenPyramid
+
+
+def make_console() -> Console:
+    """Prints text as it is: a file's name may hold [brackets] and :colons:, and long lines are not broken."""
+    from rich.console import Console
+
+    console = Console(highlight=False, markup=False, emoji=False, soft_wrap=True)
+    if not console.is_terminal:
+        console.width = max(console.width, 120)  # a table in a file or a pipe need not fit a screen
+    return console
+
+
+def make_table(title: str | None, *columns: str) -> Table:
+    """A table whose first column is text and whose others are figures."""
+    from rich import box
+    from rich.table import Table
+
+    table = Table(
+        title=title,
+        title_justify="left",
+        title_style="bold",
+        box=box.SIMPLE_HEAD,
+        show_edge=False,
+        collapse_padding=True,
+    )
+    for i, column in enumerate(columns):
+        table.add_column(column, justify="right" if i else "left", overflow="fold")
+    return table
+
+
+@contextmanager
+def show_progress(console: Console, what: str, total: int) -> Iterator[Callable[[], None]]:
+    """A bar while the block runs, on a terminal; the block calls what it gets once for each step."""
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    if not console.is_terminal or total < 2:
+        yield lambda: None
+        return
+    columns = TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
+    with Progress(*columns, console=console, transient=True) as bar:
+        task = bar.add_task(what, total=total)
+        yield lambda: bar.advance(task)
+
+
+class Failures:
+    """Files that could not be used. They are passed over, named on stderr at the end, and make the exit code 1."""
+
+    def __init__(self, total: int) -> None:
+        self.total = total
+        self.messages: list[str] = []
+
+    def add(self, path: Path, error: Exception) -> None:
+        """Notes one file."""
+        message = str(error)
+        self.messages.append(message if str(path) in message else f"{path}: {message}")
+
+    def __enter__(self) -> Failures:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *rest: Any) -> None:
+        for message in self.messages:
+            tell_error(message)
+        if self.messages and self.total > 1:
+            tell_error(f"{len(self.messages)} of {self.total} files could not be used, see above")
+        if self.messages and kind is None:
+            raise typer.Exit(1)
+
+
+def load_tokenizer(name: str, device: str = "cpu") -> PyramidTokenizer:
+    """The model of that name on that device.
+
+    Raises:
+        ConfigError: There is no such device.
+        PyramidTokenizerError: As `PyramidTokenizer.from_pretrained`.
+    """
+    import torch
+
+    from pyramid_tokenizer.tokenizer import PyramidTokenizer
+
+    try:
+        torch.zeros(1, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        reason = str(error).splitlines()[0]
+        raise ConfigError(f'expected a device of this machine, e.g. "cpu", got {device!r}: {reason}') from error
+    return PyramidTokenizer.from_pretrained(name, device=device)
+
+
+def cut_levels(tokens: TokenPyramid, levels: int | None) -> TokenPyramid:
+    """The coarsest levels, all of them for None.
+
+    Raises:
+        TokenRangeError: There are fewer.
+    """
+    if levels is not None and levels > len(tokens):
+        raise TokenRangeError(f"expected --levels of at most {len(tokens)}, got {levels}: the tokens have no more")
+    return tokens if levels is None else tokens[:levels]
+
+
+def count_tokens(tokens: TokenPyramid) -> str:
+    """Tokens of one image, level by level: "64+256+1024"."""
+    return "+".join(str(height * width) for height, width in tokens.grids)
+
+
+def count_levels(levels: int) -> str:
+    """Such as 2 levels."""
+    return f"{levels} level{'s' if levels > 1 else ''}"
+
+
+def describe_size(image_size: tuple[int, int]) -> str:
+    """Width x height, as people and image viewers have it."""
+    height, width = image_size
+    return f"{width}x{height}"

@@ -1,0 +1,60 @@
+"""`demo`: the main job on four photos."""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+
+import pytest
+from PIL import Image
+
+from pyramid_tokenizer.cli.demo import PHOTOS
+from pyramid_tokenizer.tokens import TokenPyramid
+
+
+@pytest.fixture
+def demo(run, model, here):
+    return run("demo", "--model", model, "--size", 32)
+
+
+def test_the_photos_become_token_files_and_a_sheet(demo, tok, here):
+    import skimage.data
+
+    assert demo.exit_code == 0, demo.stderr
+    assert sorted(os.listdir(here / "out")) == ["demo.png", "tokens"]
+    assert sorted(os.listdir(here / "out" / "tokens")) == [f"{name}.tokens" for name in PHOTOS]
+    for name in PHOTOS:
+        expected = tok.encode(getattr(skimage.data, name)(), size=32)
+        assert TokenPyramid.load(here / "out" / "tokens" / f"{name}.tokens") == expected
+    with Image.open(here / "out" / "demo.png") as sheet:
+        assert sheet.format == "PNG"
+        assert sheet.height > 4 * 32
+
+
+def test_the_table_has_every_figure_of_every_photo_and_the_files_are_told(demo):
+    rows = {line.split()[0]: line.split()[1:] for line in demo.stdout.splitlines() if line.split()}
+    for name in PHOTOS:
+        tokens, bits, psnr, ssim, encode_ms, decode_ms = rows[name]
+        assert re.fullmatch(r"\d+\+\d+", tokens)
+        assert 0.05 < float(bits) < 0.2
+        assert 3 < float(psnr) < 60
+        assert -1 <= float(ssim) <= 1
+        assert encode_ms.isdigit()
+        assert decode_ms.isdigit()
+    assert rows["pictures"] == ["out/demo.png"]
+    assert rows["token"] == ["files", "out/tokens"]
+    assert max(map(len, demo.stdout.splitlines())) <= 80
+
+
+def test_a_second_run_replaces_the_files_of_the_first(demo, run, model, here):
+    (here / "out" / "demo.png").write_bytes(b"")
+    assert run("demo", "--model", model, "--size", 32).exit_code == 0
+    assert os.path.getsize(here / "out" / "demo.png") > 0
+
+
+def test_without_scikit_image_the_pip_command_is_named(run, model, here, monkeypatch):
+    monkeypatch.setitem(sys.modules, "skimage", None)
+    done = run("demo", "--model", model)
+    assert (done.exit_code, done.stderr.count("\n")) == (1, 1)
+    assert 'pip install "pyramid-tokenizer[eval]"' in done.stderr

@@ -1,0 +1,93 @@
+"""`encode`: images -> token files."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+
+from pyramid_tokenizer.tokens import TokenPyramid
+
+
+def files_below(folder) -> list[str]:
+    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
+
+
+def test_a_folder_becomes_token_files_in_the_same_places_with_the_ids_of_the_library(run, model, tok, photos, here):
+    done = run("encode", photos, "--model", model)
+    assert done.exit_code == 0, done.stderr
+    assert files_below(here / "tokens") == ["a.tokens", "b.tokens", "trip/a.tokens"]
+    for name in ("a", "b", "trip/a"):
+        assert TokenPyramid.load(here / "tokens" / f"{name}.tokens") == tok.encode(photos / f"{name}.png")
+
+
+def test_each_image_gets_a_line_and_all_together_another(run, model, photos):
+    done = run("encode", "photos", "--model", model)
+    sizes = {name: os.path.getsize(f"tokens/{name}.tokens") for name in ("a", "b", "trip/a")}
+    figures = {"a": "40x32 px, 2+32 tokens, {} bytes, 0.103", "b": "48x48 px, 4+64 tokens, {} bytes, 0.115"}
+    figures["trip/a"] = figures["b"]
+    expected = [
+        f"photos/{name}.png: {figures[name].format(size)} bits per pixel -> tokens/{name}.tokens"
+        for name, size in sizes.items()
+    ]
+    assert done.stdout.splitlines() == [*expected, f"3 of 3 images, 170 tokens, {sum(sizes.values())} bytes"]
+
+
+def test_one_image_goes_to_the_file_that_is_named(run, model, tok, photos, here):
+    done = run("encode", photos / "a.png", "--model", model, "--out", "deep/x.tokens", "--size", 16)
+    assert done.exit_code == 0, done.stderr
+    assert files_below(here / "deep") == ["x.tokens"]
+    assert TokenPyramid.load("deep/x.tokens") == tok.encode(photos / "a.png", size=16)
+
+
+@pytest.mark.parametrize("batch_size", [2, 5])
+def test_the_files_do_not_depend_on_the_batch_size(run, model, photos, here, batch_size):
+    run("encode", photos, "--model", model, "--out", "one")
+    assert run("encode", photos, "--model", model, "--out", "many", "--batch-size", batch_size).exit_code == 0
+    assert files_below(here / "many") == files_below(here / "one")
+    for name in files_below(here / "one"):
+        assert (here / "many" / name).read_bytes() == (here / "one" / name).read_bytes()
+
+
+@pytest.mark.parametrize("batch_size", [1, 4])
+def test_images_that_cannot_be_read_are_passed_over_named_and_counted(run, model, photos, here, batch_size):
+    (photos / "aa.jpg").write_bytes(b"not a picture")
+    (photos / "c.png").write_bytes((photos / "b.png").read_bytes()[:200])
+    done = run("encode", photos, "--model", model, "--batch-size", batch_size)
+    assert done.exit_code == 1
+    assert files_below(here / "tokens") == ["a.tokens", "b.tokens", "trip/a.tokens"]
+    assert done.stdout.splitlines()[-1].startswith("3 of 5 images, ")
+    told = done.stderr.splitlines()
+    assert [line.startswith("error: ") for line in told] == [True] * 3
+    assert "aa.jpg" in told[0]
+    assert "c.png" in told[1]
+    assert told[2] == "error: 2 of 5 files could not be used, see above"
+
+
+def test_existing_token_files_stay_as_they_are_without_force(run, model, photos, here):
+    (here / "tokens").mkdir()
+    (here / "tokens" / "b.tokens").write_bytes(b"precious")
+    refused = run("encode", photos, "--model", model)
+    assert (refused.exit_code, refused.stdout) == (1, "")
+    assert refused.stderr.startswith("error: expected to write new files, got 'tokens/b.tokens' there already")
+    assert files_below(here / "tokens") == ["b.tokens"]
+    assert (here / "tokens" / "b.tokens").read_bytes() == b"precious"
+
+    assert run("encode", photos, "--model", model, "--force").exit_code == 0
+    assert files_below(here / "tokens") == ["a.tokens", "b.tokens", "trip/a.tokens"]
+    assert TokenPyramid.load("tokens/b.tokens").image_size == (48, 48)
+
+
+def test_a_missing_file_is_told_before_any_work(run, photos, here):
+    done = run("encode", photos / "a.png", "photo.jpg", "--model", "no such model either")
+    assert (done.exit_code, done.stdout) == (1, "")
+    assert "got 'photo.jpg': nothing of that name exists" in done.stderr
+    assert not (here / "tokens").exists()
+
+
+def test_names_that_look_like_markup_are_shown_as_they_are(run, model, photos):
+    (photos / "a.png").rename(photos / "[red]:smile:.png")
+    done = run("encode", "photos/[red]:smile:.png", "--model", model)
+    assert done.exit_code == 0, done.stderr
+    assert done.stdout.startswith("photos/[red]:smile:.png: 40x32 px")
+    assert os.path.exists("tokens/[red]:smile:.tokens")

@@ -1,0 +1,75 @@
+"""`reconstruct`: images beside what their tokens decode to."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from pyramid_tokenizer.cli.prefixes import decode_prefixes
+from pyramid_tokenizer.evaluation import psnr, ssim
+from pyramid_tokenizer.images import read_image, to_pil
+
+
+def holds(sheet: Image.Image, picture: Image.Image) -> bool:
+    """Whether the picture lies somewhere on the sheet, pixel by pixel."""
+    windows = np.lib.stride_tricks.sliding_window_view(np.asarray(sheet), np.asarray(picture).shape)
+    return bool((windows[:, :, 0] == np.asarray(picture)).all(axis=(2, 3, 4)).any())
+
+
+def test_the_sheet_holds_the_original_and_every_prefix(run, model, tok, photos, here):
+    done = run("reconstruct", photos / "a.png", "--model", model, "--out", "x.png")
+    assert done.exit_code == 0, done.stderr
+    tokens = tok.encode(photos / "a.png")
+    with Image.open(here / "x.png") as sheet:
+        assert holds(sheet, Image.open(photos / "a.png"))
+        for n in (1, 2):
+            assert holds(sheet, to_pil(tok.decode(tokens[:n]))[0])
+
+
+def test_the_table_has_a_row_for_every_prefix_of_every_image(run, model, tok, photos):
+    done = run("reconstruct", photos, "--model", model)
+    assert done.exit_code == 0, done.stderr
+    expected = []
+    for name in ("a.png", "b.png", "trip/a.png"):
+        original = read_image(photos / name)[None]
+        tokens = tok.encode(original)
+        for n in (1, 2):
+            decoded, part = tok.decode(tokens[:n]), tokens[:n]
+            figures = psnr(original, decoded).item(), ssim(original, decoded).item()
+            first = [name] if n == 1 else []
+            expected.append([*first, str(n), str(part.num_tokens), f"{part.bits_per_pixel:.3f}"])
+            expected[-1] += [f"{figures[0]:.2f}", f"{figures[1]:.3f}"]
+    rows = [line.split() for line in done.stdout.splitlines()]
+    assert rows[-6:] == expected
+
+
+def test_levels_and_size_limit_what_is_shown(run, model, photos):
+    done = run("reconstruct", photos / "b.png", "--model", model, "--levels", 1, "--size", 32)
+    assert done.exit_code == 0, done.stderr
+    assert [line.split()[:3] for line in done.stdout.splitlines()[-1:]] == [["b.png", "1", "1"]]
+
+
+def test_an_image_smaller_than_the_window_has_no_ssim(tok):
+    image = read_image(Image.new("RGB", (16, 10), "red"))
+    prefixes = decode_prefixes(tok, tok.encode(image), image)
+    assert [prefix.ssim for prefix in prefixes] == [None, None]
+    assert [prefix.cells[3] for prefix in prefixes] == ["-", "-"]
+    assert [prefix.title for prefix in prefixes] == ["1 level", "2 levels"]
+
+
+@pytest.mark.parametrize("name", ["a.png", "z.png"])
+def test_an_image_that_cannot_be_read_is_named_and_the_others_are_shown(run, model, photos, here, name):
+    (photos / name).write_bytes(b"")
+    done = run("reconstruct", photos / "b.png", photos / name, "--model", model)
+    assert done.exit_code == 1
+    assert name in done.stderr.splitlines()[0]
+    assert [path.name for path in (here / "reconstructed").iterdir()] == ["b.png"]
+    assert "b.png" in done.stdout
+
+
+def test_more_levels_than_there_are_is_an_error(run, model, photos, here):
+    done = run("reconstruct", photos, "--model", model, "--levels", 3)
+    assert (done.exit_code, done.stderr.count("\n")) == (1, 1)
+    assert "expected --levels of at most 2, got 3" in done.stderr
+    assert not (here / "reconstructed").exists()

@@ -1,0 +1,53 @@
+"""Writes cli_help.txt, every command, option, default and help text: python tests/golden/make_cli_help.py.
+
+Taken from the commands themselves and not from a rendered `--help`, whose frames and metavars change between versions of
+typer.
+"""
+
+from __future__ import annotations
+
+import textwrap
+from pathlib import Path
+from typing import Any
+
+import typer
+
+from pyramid_tokenizer.cli import app
+
+PATH = Path(__file__).with_name("cli_help.txt")
+WIDTH = 100
+
+
+def golden_help() -> str:
+    """One block per command: its help, then its arguments and options."""
+    group = typer.main.get_command(app)
+    blocks = [_block("pyramid-tokenizer", group)]
+    blocks += [_block(f"pyramid-tokenizer {name}", command) for name, command in group.commands.items()]
+    return "\n\n".join(blocks) + "\n"
+
+
+def _block(title: str, command: Any) -> str:
+    paragraphs = [" ".join(paragraph.split()) for paragraph in command.help.split("\n\n")]
+    lines = [title]
+    for paragraph in paragraphs:
+        lines += ["", *textwrap.wrap(paragraph, WIDTH, initial_indent="  ", subsequent_indent="  ")]
+    lines.append("")
+    for parameter in command.params:
+        lines += _parameter(parameter)
+    return "\n".join(lines)
+
+
+def _parameter(parameter: Any) -> list[str]:
+    is_argument = parameter.param_type_name == "argument"
+    names = [parameter.metavar] if is_argument else [", ".join(parameter.opts), parameter.metavar or ""]
+    if parameter.required:
+        names.append("(required)")
+    elif parameter.default is not None and parameter.default is not False:
+        names.append(f"(default: {parameter.default})")
+    text = textwrap.wrap(parameter.help, WIDTH, initial_indent=" " * 6, subsequent_indent=" " * 6)
+    return ["  " + " ".join(name for name in names if name), *text]
+
+
+if __name__ == "__main__":
+    PATH.write_text(golden_help(), encoding="utf-8")
+    print(f"wrote {PATH.name}: {PATH.stat().st_size} bytes")
