@@ -37,8 +37,10 @@ class PixelDecoder(nn.Module):
     def __init__(self, *, in_channels: int, stride: int, widths: tuple[int, ...], depth: int):
         super().__init__()
         if stride % 2 ** len(widths):
+            doublings = (stride & -stride).bit_length() - 1
             raise ConfigError(
-                f"expected at most log2({stride}) pixel stages, got {len(widths)}: drop some of decoder.pixel_widths"
+                f"expected at most {doublings} pixel stages for stride {stride}, got {len(widths)}: "
+                "drop some of decoder.pixel_widths"
             )
         self.patches = [stride // 2 ** (i + 1) for i in range(len(widths))] or [stride]
         narrow = [in_channels, *widths]

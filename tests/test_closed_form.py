@@ -1,0 +1,206 @@
+import itertools
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from pyramid_tokenizer import closed_form
+from pyramid_tokenizer.backbones import ToyBackbone
+from pyramid_tokenizer.closed_form import _Cells, fit_quantizer, fit_read_outs, meaning_at
+from pyramid_tokenizer.config import LevelConfig, QuantizerConfig
+from pyramid_tokenizer.errors import DataError
+from pyramid_tokenizer.pyramid import FeaturePyramid
+from pyramid_tokenizer.quantizer import PyramidQuantizer
+
+
+def build(composition="residual", semantic_weight=0.0, sizes=(12, 24, 48), distance="euclidean"):
+    tower = ToyBackbone()
+    levels = tuple(
+        LevelConfig(stride=s, maps=m, codebook_size=k, dim=8, distance=distance, semantic_weight=semantic_weight)
+        for s, m, k in zip((32, 16, 8), ((0, 1), (1, 2), (2, 3)), sizes, strict=True)
+    )
+    return PyramidQuantizer(
+        QuantizerConfig(levels=levels, composition=composition),
+        channels=tower.channels,
+        strides=tower.strides,
+        embedding_dim=tower.embedding_dim,
+    )
+
+
+def fit(quantizer, images, **options):
+    tower = ToyBackbone()
+    return fit_quantizer(quantizer, lambda: ((tower(b, aligned=True), b) for b in images.split(8)), **options)
+
+
+@pytest.mark.parametrize("composition", ["residual", "bottom_up", "none"])
+@pytest.mark.parametrize("distance", ["euclidean", "cosine"])
+def test_each_longer_prefix_has_a_better_sketch_of_held_out_pictures(composition, distance, smooth):
+    quantizer = build(composition, distance=distance)
+    fit(quantizer, smooth(24))
+    held_out = smooth(6, seed=5)
+    codes = quantizer.codes(quantizer.encode(ToyBackbone()(held_out)))
+    errors = [float((quantizer.sketch(codes[:n]) - held_out).square().mean()) for n in (1, 2, 3)]
+    flat = float((held_out - held_out.mean((0, 2, 3), keepdim=True)).square().mean())
+    assert all(longer < 0.9 * shorter for shorter, longer in itertools.pairwise([flat, *errors]))
+
+
+def test_the_seed_alone_decides(smooth):
+    first, second, third = build(), build(), build()
+    reports = [fit(first, smooth(24), seed=3), fit(second, smooth(24), seed=3), fit(third, smooth(24), seed=4)]
+    torch.rand(3)
+    for name, tensor in first.state_dict().items():
+        assert torch.equal(tensor, second.state_dict()[name]), name
+    assert reports[0] == reports[1]
+    assert not torch.equal(first.level(2).codebook, third.level(2).codebook)
+
+
+def test_reports_tell_what_each_level_explains(smooth):
+    quantizer = build("none")
+    images = smooth(24)
+    reports = fit(quantizer, images, vectors_per_code=10_000)
+    assert [r.level for r in reports] == [0, 1, 2]
+    assert [r.vectors for r in reports] == [24 * 4, 24 * 16, 24 * 64]  # every cell, where fewer come than are wanted
+    codes = quantizer.codes(quantizer.encode(ToyBackbone()(images)))
+    for report, scale, sketch in zip(reports, (4, 2, 1), quantizer.sketches(codes), strict=True):
+        target = F.avg_pool2d(images, scale)
+        patches = F.pixel_unshuffle(target, 8)
+        total = (patches - patches.mean((0, 2, 3), keepdim=True)).square().sum()
+        assert report.pixels_explained == pytest.approx(1 - float((sketch - target).square().sum() / total), abs=1e-3)
+
+
+@pytest.mark.parametrize("vectors_per_code", [1, 5])
+def test_no_more_cells_are_kept_than_asked_for(vectors_per_code, smooth):
+    reports = fit(build(sizes=(12, 24, 48)), smooth(24), vectors_per_code=vectors_per_code)
+    assert [r.vectors for r in reports] == [12 * vectors_per_code, 24 * vectors_per_code, 48 * vectors_per_code]
+
+
+def test_projections_have_unit_scale_and_codes_lie_among_them(smooth):
+    quantizer = build("none")
+    fit(quantizer, smooth(24), vectors_per_code=10_000)
+    for projected, index in zip(quantizer.encode_continuous(ToyBackbone()(smooth(24))), range(3), strict=True):
+        assert float(projected.square().mean()) == pytest.approx(1, rel=0.01)
+        assert float(projected.mean((0, 2, 3)).abs().max()) < 0.01
+        assert quantizer.level(index).codebook.abs().max() <= projected.abs().max()
+
+
+def test_a_semantic_weight_moves_what_codes_explain_from_pixels_to_meaning(smooth):
+    images = smooth(32)
+    reports = [fit(build("none", semantic_weight=w), images)[0] for w in (0.0, 0.5, 1.0)]
+    pixels, meaning = [r.pixels_explained for r in reports], [r.meaning_explained for r in reports]
+    assert pixels[0] > pixels[2] + 0.05
+    assert meaning[2] > meaning[0] + 0.05
+    assert pixels == sorted(pixels, reverse=True)
+    assert meaning == sorted(meaning)
+
+
+def test_levels_share_the_embedding_by_the_meaning_they_explain(smooth):
+    quantizer = build(semantic_weight=0.5)
+    reports = fit(quantizer, smooth(24))
+    shares = torch.stack([quantizer.level(i).share for i in range(3)])
+    wanted = torch.tensor([max(r.meaning_explained, 1e-3) for r in reports])
+    torch.testing.assert_close(shares, wanted / wanted.sum())
+
+
+def test_read_outs_give_the_mean_of_what_each_code_stands_for():
+    level = build().level(0)
+    generator = torch.Generator().manual_seed(0)
+    codebook = torch.randn(6, 8, generator=generator)
+    ids = torch.randint(0, 6, (600,), generator=generator)
+    pixels, meaning = torch.randn(6, 192, generator=generator)[ids], torch.randn(6, 16, generator=generator)[ids]
+    noise = torch.randn(600, 192, generator=generator)
+    with torch.no_grad():
+        shares = fit_read_outs(level, codebook[ids], pixels + noise, meaning)
+    painted = codebook @ level.paint.weight.T + level.paint.bias
+    for code in range(6):  # six codes in eight dimensions: a linear read-out can give each its own mean
+        torch.testing.assert_close(painted[code], (pixels + noise)[ids == code].mean(0), rtol=0, atol=0.02)
+    assert shares[1] == pytest.approx(1, abs=1e-3)
+    assert 0.3 < shares[0] < 0.7
+
+
+def test_a_source_that_can_be_read_only_once_is_named_as_such(smooth):
+    tower, images = ToyBackbone(), smooth(16)
+    once = iter([(tower(images, aligned=True), images)])
+    with pytest.raises(DataError, match=r"level 1, got none: .* read once per level, so give a list or a function"):
+        fit_quantizer(build(), lambda: once)
+
+
+def test_no_images_are_an_error():
+    with pytest.raises(DataError, match="expected at least one batch of images for level 0, got none"):
+        fit_quantizer(build(), list)
+
+
+@pytest.mark.parametrize(("composition", "level", "got"), [("residual", 0, 8), ("bottom_up", 2, 128)])
+def test_fewer_cells_than_codes_are_an_error(composition, level, got, smooth):
+    with pytest.raises(DataError, match=f"expected at least 200 cells for level {level}, got {got}: give more images"):
+        fit(build(composition, sizes=(200, 200, 200)), smooth(2))
+
+
+def test_images_that_are_all_alike_are_an_error():
+    with pytest.raises(DataError, match="expected images that differ, got cells of level 0 that are all alike"):
+        fit(build(), torch.full((16, 3, 64, 64), 0.5))
+
+
+def test_features_without_meaning_are_an_error(smooth):
+    images = smooth(8)
+    with pytest.raises(DataError, match="expected features with a dense map or an embedding, got neither"):
+        fit_quantizer(build(), lambda: [(ToyBackbone()(images), images)])
+
+
+def test_meaning_is_a_unit_map_on_the_levels_grid():
+    dense = torch.randn(2, 5, 2, 3, generator=torch.Generator().manual_seed(0)) * 9
+    features = FeaturePyramid(maps=(torch.zeros(2, 1, 2, 3),), strides=(32,), dense=dense)
+    same = meaning_at(features, torch.zeros(2, 7, 2, 3))
+    torch.testing.assert_close(same, F.normalize(dense, dim=1))
+    finer = meaning_at(features, torch.zeros(2, 7, 4, 6))
+    torch.testing.assert_close(finer.norm(dim=1), torch.ones(2, 4, 6))
+    torch.testing.assert_close(finer[:, :, 0, 0], F.normalize(dense[:, :, 0, 0], dim=1))
+
+
+def test_a_tower_without_a_dense_map_gives_its_embedding_everywhere(smooth):
+    embedding = torch.randn(2, 5, generator=torch.Generator().manual_seed(0))
+    features = FeaturePyramid(maps=(torch.zeros(2, 1, 2, 3),), strides=(32,), embedding=embedding)
+    meaning = meaning_at(features, torch.zeros(2, 7, 4, 6))
+    assert torch.equal(meaning, F.normalize(embedding, dim=1)[:, :, None, None].expand(2, 5, 4, 6))
+
+    def samples():
+        for batch in smooth(24).split(8):
+            full = ToyBackbone()(batch, aligned=True)
+            yield FeaturePyramid(maps=full.maps, strides=full.strides, embedding=full.embedding), batch
+
+    quantizer = build(semantic_weight=0.5)
+    assert fit_quantizer(quantizer, samples)[0].meaning_explained > 0
+
+
+def test_the_sample_of_cells_is_the_one_with_the_smallest_keys_however_batches_are_cut():
+    rows = torch.arange(1000.0)[:, None]
+    keys = torch.rand(1000, generator=torch.Generator().manual_seed(0))
+    for cut in (1000, 130, 7):
+        cells = _Cells(50, torch.Generator().manual_seed(0))
+        for part in rows.split(cut):
+            cells.add(part, part * 2)
+            assert len(cells.kept[0]) <= 50 * 1.25 + cut
+        kept, doubled = cells.trim()
+        assert torch.equal(doubled, kept * 2)
+        if cut == 1000:  # shorter draws of the generator are not parts of a longer one
+            assert torch.equal(kept[:, 0], keys.argsort()[:50].float())
+        assert len(kept.unique()) == 50
+
+
+def test_the_sample_is_even_over_the_stream():
+    counts = torch.zeros(10)
+    for seed in range(60):
+        cells = _Cells(20, torch.Generator().manual_seed(seed))
+        for part in torch.arange(1000).split(90):
+            cells.add(part)
+        counts += torch.bincount(cells.trim()[0] // 100, minlength=10)
+    assert counts.sum() == 60 * 20
+    assert (counts - 120).abs().max() < 40  # four standard deviations of a binomial draw
+
+
+def test_memory_is_bounded_by_floats_and_not_by_cells_alone(monkeypatch, smooth):
+    monkeypatch.setattr(closed_form, "MAX_SAMPLE_FLOATS", 40_000)
+    quantizer = build()
+    reports = fit(quantizer, smooth(24))
+    for report in reports:
+        level = quantizer.level(report.level)
+        assert report.vectors * (level.down.in_features + 192 + 16) <= 40_000
