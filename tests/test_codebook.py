@@ -54,7 +54,7 @@ def test_a_rows_result_is_bit_exact_whatever_its_neighbours_and_place(channels, 
     weight, bias = torch.randn(channels, width, generator=seeded(1)), torch.randn(width, generator=seeded(2))
     together = affine_rows(rows, weight, bias)
     torch.testing.assert_close(together, rows @ weight + bias, rtol=1e-4, atol=1e-4)
-    for start, end in ((0, 1), (5, 6), (1000, 1100), (ROWS_PER_CHUNK + 299, ROWS_PER_CHUNK + 300)):
+    for start, end in ((0, 1), (5, 6), (200, ROWS_PER_CHUNK + 100), (ROWS_PER_CHUNK + 299, ROWS_PER_CHUNK + 300)):
         assert torch.equal(affine_rows(rows[start:end], weight, bias), together[start:end])
     for shift in (1, 3, 501):
         assert torch.equal(affine_rows(rows.roll(shift, 0), weight, bias), together.roll(shift, 0))
