@@ -218,6 +218,15 @@ def test_leaving_out_the_last_blocks_does_not_change_the_aligned_outputs(family:
     assert exact.dense is None or torch.equal(shallow.dense, exact.dense)
 
 
+@pytest.mark.parametrize("family", ["toy", "resnet", "fasternet", "convnext"], scope="function")
+def test_shallow_blocks_read_finer_sizes_but_the_aligned_outputs_need_the_whole_tower(family: str, load: Any) -> None:
+    shallow = load(family, blocks=(0,))
+    images = pictures(1, 64, 36)
+    assert shallow(images).maps[0].shape[-2:] == (16, 9)
+    with pytest.raises(ImageValueError, match="multiples of 32 px, got 64x36"):
+        shallow(images, aligned=True)
+
+
 def test_the_fingerprint_tells_blocks_apart_and_sees_through_their_spelling(
     family: str, backbone: Any, load: Any
 ) -> None:
