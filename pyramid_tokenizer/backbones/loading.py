@@ -130,7 +130,7 @@ def _normalisation_of(name: str, tags: Sequence[str]) -> dict[str, Any]:
 def _explain(error: Exception, source: _Source) -> PyramidTokenizerError:
     """The error of ours for one that open_clip raised."""
     what = f"{source.name!r}" if source.weights is None else f"{source.weights!r} of {source.name!r}"
-    reason = " ".join(str(error).split()) or type(error).__name__
+    reason = " ".join(str(error).split()).rstrip(".") or type(error).__name__
     reason = reason if len(reason) <= 600 else f"{reason[:600]} ..."
     if isinstance(error, pickle.UnpicklingError):
         return CheckpointError(
