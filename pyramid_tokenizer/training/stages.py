@@ -84,9 +84,9 @@ class CodebookStage(nn.Module):
             commit = commit + commitment_loss(projected, quantised)
             codes[index] = straight_through(projected, quantised)
             projections[index] = projected.detach()
-            align = align + level.config.semantic_weight * alignment_loss(
-                level.aligned(codes[index]), meaning_at(features, x)
-            )
+            # every level's read-out learns its meaning; the adapter feels the level's share of it
+            felt = torch.lerp(codes[index].detach(), codes[index], level.config.semantic_weight)
+            align = align + alignment_loss(level.aligned(felt), meaning_at(features, x))
         ordered = [codes[i] for i in range(len(codes))]
         sketches = self.quantizer.sketches(ordered)
         scales = [stride // self.quantizer.patch_px for stride in self.quantizer.strides]

@@ -55,9 +55,9 @@ def load_state(path: Path) -> dict[str, Any] | None:
         return None
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch raises a different class for every kind of damage
+    except Exception as error:  # another class for every kind of damage, and advice that would run its code
         raise CheckpointError(
-            f"expected a training state in {path}, got a damaged file ({error}): delete it to start anew"
+            f"expected a training state in {path}, got a damaged file ({type(error).__name__}): delete it to start anew"
         ) from error
     if not isinstance(state, dict):
         raise CheckpointError(f"expected a training state in {path}, got a {type(state).__name__}: delete it")

@@ -77,9 +77,7 @@ def train(
         )
     if tok.dtype != torch.float32:
         raise ConfigError(f"expected a float32 tokenizer, got {tok.dtype}: set mixed_precision instead of casting it")
-    # a prefix of levels leaves the finer ones' parameters without a gradient
-    unused = DistributedDataParallelKwargs(find_unused_parameters=True)
-    accelerator = Accelerator(mixed_precision=config.mixed_precision, kwargs_handlers=[unused])
+    accelerator = _accelerator(config)
     tok.to(accelerator.device)
     folder = out / ".training"
     folder.mkdir(parents=True, exist_ok=True)
@@ -97,6 +95,14 @@ def train(
     if accelerator.is_main_process:
         tok.save_pretrained(out, half=half)
     return tok
+
+
+def _accelerator(config: TrainConfig) -> Accelerator:
+    # a prefix of levels leaves the finer ones' parameters without a gradient
+    unused = DistributedDataParallelKwargs(find_unused_parameters=True)
+    # without a GPU, accelerate takes torchrun's processes for single ones that all write the same files
+    several_on_cpu = int(os.environ.get("WORLD_SIZE", "1")) > 1 and not torch.cuda.is_available()
+    return Accelerator(mixed_precision=config.mixed_precision, cpu=several_on_cpu, kwargs_handlers=[unused])
 
 
 def _check_settings(path: Path, tok: PyramidTokenizer, files: Sequence[Path], config: TrainConfig) -> None:
@@ -150,18 +156,11 @@ def _fit(
     def batches() -> Iterator[Tensor]:
         return (crops[step] for step in range(steps))
 
-    for report in tok.fit(batches, vectors_per_code=config.vectors_per_code, seed=config.seed):
-        log(
-            {
-                "stage": "fit",
-                "step": report.level + 1,
-                "steps": len(tok.quantizer.levels),
-                "vectors": report.vectors,
-                "pixels_explained": report.pixels_explained,
-                "meaning_explained": report.meaning_explained,
-                "quantisation_loss": report.quantisation_loss,
-            }
-        )
+    reports = tok.fit(batches, vectors_per_code=config.vectors_per_code, seed=config.seed)
+    for report in reports if distributed.is_main() else ():
+        figures = dataclasses.asdict(report)
+        step = figures.pop("level") + 1
+        log({"stage": "fit", "step": step, "steps": len(reports), **figures})
 
 
 def _train(
