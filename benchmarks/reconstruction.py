@@ -30,7 +30,7 @@ from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # this checkout, from any current directory
 
-from benchmarks import baselines, last_layer
+from benchmarks import baselines, twins
 from benchmarks.baselines import Coded
 from pyramid_tokenizer import PyramidTokenizer, PyramidTokenizerError, TokenPyramid
 from pyramid_tokenizer.evaluation import psnr, ssim
@@ -133,10 +133,10 @@ def depth_rows(tok: PyramidTokenizer, pictures: Tensor, train: Path) -> Iterator
     """What several depths are worth: both without a trained decoder, codebooks fitted in closed form on the same crops."""
     for what, config in (
         ("closed form, no decoder", tok.config),
-        ("closed form, no decoder, tower's last layer only", last_layer.last_layer_config(tok.config)),
+        ("closed form, no decoder, tower's last layer only", twins.last_layer(tok.config)),
     ):
-        say(f"{what}: fitting on {last_layer.FIT_IMAGES:,} crops; minutes")
-        twin = last_layer.fitted_twin(tok, config, train)
+        say(f"{what}: fitting on {twins.FIT_IMAGES:,} crops; minutes")
+        twin = twins.fitted(tok, config, train)
         coded = decode(twin, encode(twin, pictures, DECODE_BATCH))
         yield score(what, pictures, coded.pictures, coded.bits_per_pixel)
 
