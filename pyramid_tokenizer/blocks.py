@@ -9,6 +9,9 @@ from torch import Tensor, nn
 class ResidualBlock(nn.Module):
     """x + conv(gelu(conv(x))), 3 x 3 both; starts as the identity.
 
+    Args:
+        channels: Of input and output.
+
     Example:
         >>> import torch
         >>> x = torch.rand(1, 8, 4, 4)
@@ -29,5 +32,18 @@ class ResidualBlock(nn.Module):
 
 
 def enlarge(x: Tensor, ratio: int) -> Tensor:
-    """Bilinear enlargement by a whole ratio, cell centres aligned. (B, C, h, w) -> (B, C, ratio h, ratio w)."""
+    """Bilinear enlargement by a whole ratio, cell centres aligned.
+
+    Args:
+        x: (B, C, h, w) float.
+        ratio: At least 1.
+
+    Returns:
+        (B, C, ratio h, ratio w); `x` itself for a ratio of 1.
+
+    Example:
+        >>> import torch
+        >>> enlarge(torch.tensor([[[[0.0, 1.0]]]]), 2)[0, 0, 0].tolist()
+        [0.0, 0.25, 0.75, 1.0]
+    """
     return x if ratio == 1 else F.interpolate(x, scale_factor=ratio, mode="bilinear", align_corners=False)

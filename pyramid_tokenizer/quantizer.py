@@ -56,7 +56,10 @@ class LevelQuantizer(nn.Module):
         return bool(self.codebook.any())
 
     def project(self, x: Tensor) -> Tensor:
-        """The adapter: (B, C, h, w) float -> (B, d, h, w) float32, before quantisation. Unit norm for cosine levels."""
+        """The adapter: (B, C, h, w) float -> (B, d, h, w) float32, before quantisation. Unit norm for cosine levels.
+
+        Without a gradient, a cell's result depends on its own input alone, bit for bit.
+        """
         with _float32_on(x.device):
             weight = self.down.weight / self.std  # whitening folded in
             bias = self.down.bias - weight @ self.mean
@@ -104,11 +107,22 @@ class PyramidQuantizer(nn.Module):
         ConfigError: A level reads a map that the backbone does not have, or whose stride does not fit its own.
 
     Example:
-        >>> from pyramid_tokenizer.config import LevelConfig, QuantizerConfig
-        >>> levels = (LevelConfig(stride=16, maps=(1,), codebook_size=8, dim=4), LevelConfig(stride=8, maps=(2,), codebook_size=16, dim=4))
-        >>> q = PyramidQuantizer(QuantizerConfig(levels=levels), channels=(32, 24, 16), strides=(32, 16, 8), embedding_dim=16)
-        >>> q.patch_px, q.codebook_sizes
-        (8, (8, 16))
+        >>> from pyramid_tokenizer.backbones import ToyBackbone
+        >>> tower, levels = ToyBackbone(), []
+        >>> for stride, maps, size in ((16, (1,), 8), (8, (2,), 32)):
+        ...     levels.append(LevelConfig(stride=stride, maps=maps, codebook_size=size, dim=4))
+        >>> quantizer = PyramidQuantizer(
+        ...     QuantizerConfig(levels=tuple(levels)), channels=tower.channels, strides=tower.strides, embedding_dim=16
+        ... )
+        >>> quantizer.patch_px, quantizer.codebook_sizes, quantizer.is_fitted
+        (8, (8, 32), False)
+        >>> for index in (0, 1):  # `fit_quantizer` does it better
+        ...     _ = torch.nn.init.normal_(quantizer.level(index).codebook)
+        >>> ids = quantizer.encode(tower(torch.rand(2, 3, 32, 64)))
+        >>> [tuple(level.shape) for level in ids]
+        [(2, 2, 4), (2, 4, 8)]
+        >>> quantizer.sketch(quantizer.codes(ids[:1])).shape
+        torch.Size([2, 3, 32, 64])
     """
 
     def __init__(self, config: QuantizerConfig, *, channels: Sequence[int], strides: Sequence[int], embedding_dim: int):
@@ -179,7 +193,14 @@ class PyramidQuantizer(nn.Module):
 
     @torch.no_grad()
     def encode_continuous(self, features: FeaturePyramid) -> tuple[Tensor, ...]:
-        """What `encode` would give codes for, before quantisation: (B, d_l, h_l, w_l) float32 per level."""
+        """What `encode` would give codes for, before quantisation: (B, d_l, h_l, w_l) float32 per level.
+
+        Levels that see other levels see these maps in place of their codes.
+
+        Raises:
+            NotFittedError: The codebooks are empty.
+            ImageValueError: The image size is no multiple of the coarsest stride.
+        """
         self._require_fitted()
         with _float32_on(features.maps[0].device):
             codes: dict[int, Tensor] = {}
@@ -226,7 +247,11 @@ class PyramidQuantizer(nn.Module):
             )
 
     def sketches(self, codes: Sequence[Tensor]) -> list[Tensor]:
-        """The picture at the end of each level, at that level's own scale: (B, 3, p h_l, p w_l), roughly in [0, 1]."""
+        """The picture at the end of each level, at that level's own scale: (B, 3, p h_l, p w_l), roughly in [0, 1].
+
+        Args:
+            codes: (B, d_l, h_l, w_l) float32 of every level or of a prefix, coarse to fine.
+        """
         pictures: list[Tensor] = []
         for index, level_codes in enumerate(codes):
             picture = self.level(index).painted(level_codes)
@@ -244,7 +269,12 @@ class PyramidQuantizer(nn.Module):
         return enlarge(picture, self.strides[index - 1] // self.strides[index])
 
     def inputs(self, features: FeaturePyramid, codes: dict[int, Tensor]) -> Iterator[tuple[int, Tensor]]:
-        """Each level's index and input (B, C_l, h_l, w_l), in order; the caller puts a level's codes into `codes` before the next.
+        """Each level's index and input (B, C_l, h_l, w_l) float32, in `order`.
+
+        Args:
+            features: Of a batch whose sides are multiples of the coarsest stride.
+            codes: The caller puts a level's codes (B, d_l, h_l, w_l) in here, under its index, before it asks for the
+                next level, which may see them.
 
         Raises:
             ImageValueError: The image size is no multiple of the coarsest stride.
@@ -269,7 +299,13 @@ class PyramidQuantizer(nn.Module):
             yield index, torch.cat(parts, 1)
 
     def embedding(self, codes: Sequence[Tensor]) -> Tensor:
-        """Image embedding of the codes: unit (B, D), the mean over cells and levels of their places in the text space."""
+        """Image embedding of codes: unit (B, D) float32, the mean over cells and levels of their places in the text space.
+
+        Levels count by their `share`, of the meaning that they explained when they were fitted.
+
+        Args:
+            codes: (B, d_l, h_l, w_l) float32 of every level or of a prefix, coarse to fine.
+        """
         total = sum(
             (
                 self.level(i).share * self.level(i).aligned(level_codes).mean((2, 3))
@@ -280,7 +316,7 @@ class PyramidQuantizer(nn.Module):
         return F.normalize(total, dim=1)
 
     def update_digest(self, digest: hashlib._Hash) -> None:
-        """Feeds everything that determines ids, and nothing else: not `align`, and `paint` only where a finer level sees it."""
+        """Feeds all that determines ids, and nothing else: not `align`, and `paint` only where a finer level sees it."""
         for index in range(len(self.levels)):
             level = self.level(index)
             tensors = [level.mean, level.std, level.down.weight, level.down.bias, level.codebook]
@@ -310,7 +346,8 @@ def _affine(rows: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
 def _adapted_channels(channels: Sequence[int], strides: Sequence[int], level: LevelConfig, index: int) -> int:
     if not 0 <= index < len(channels):
         raise ConfigError(
-            f"expected maps in [0, {len(channels)}), got {index}: the backbone gives {len(channels)} maps of strides {tuple(strides)}"
+            f"expected maps in [0, {len(channels)}), got {index}: "
+            f"the backbone gives {len(channels)} maps of strides {tuple(strides)}"
         )
     own, wanted = strides[index], level.stride
     if own % wanted and wanted % own:

@@ -37,7 +37,13 @@ def pixel_loss(images: Tensor, targets: Tensor, kind: PixelLoss) -> Tensor:
 
 
 def alignment_loss(addresses: Tensor, dense: Tensor) -> Tensor:
-    """One less the cosine between unit maps (B, D, h, w), averaged; `dense` is the fixed side."""
+    """One less the cosine between unit maps (B, D, h, w), averaged; `dense` is the fixed side.
+
+    Example:
+        >>> up, right = torch.tensor([[0.0, 1.0], [1.0, 0.0]]).view(2, 1, 2, 1, 1)
+        >>> float(alignment_loss(up, up)), float(alignment_loss(up, right))
+        (0.0, 1.0)
+    """
     return 1 - (addresses * dense.detach()).sum(1).mean()
 
 
@@ -50,7 +56,10 @@ def commitment_loss(projected: Tensor, codes: Tensor) -> Tensor:
 
 
 def straight_through(projected: Tensor, codes: Tensor) -> Tensor:
-    """The codes in the forward pass, the projections' gradient in the backward pass."""
+    """The codes in the forward pass, the projections' gradient in the backward pass; both (B, d, h, w).
+
+    Source: Y. Bengio et al., "Estimating or propagating gradients through stochastic neurons" (2013).
+    """
     return projected + (codes - projected).detach()
 
 
