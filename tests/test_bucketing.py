@@ -58,7 +58,7 @@ def test_a_stream_of_ever_new_sizes_never_waits_in_memory_as_a_whole():
 
 def test_when_too_many_wait_the_largest_group_leaves_first():
     encode = Encoder()
-    images = [flat(0), *(flat(i, 10 + i) for i in range(WAITING_BATCHES * 3 - 2)), flat(1), flat(2)]
+    images = [flat(9, 99), flat(0), *(flat(i, 10 + i) for i in range(WAITING_BATCHES * 3 - 3)), flat(1), flat(2)]
     encode_by_size(encode, images, size=None, batch_size=3)
     assert encode.batches[0] == (2, 3, 4, 4)
     assert {shape[0] for shape in encode.batches[1:]} == {1}

@@ -49,7 +49,8 @@ class RandomCrops(Dataset[Tensor]):
 
     A picture's short side is first resized to a random size between the crop's and `zoom` times that (never enlarged beyond
     its own size unless it is smaller than the crop), then cropped and half of the time mirrored. Unreadable files are
-    skipped, counted and remembered in `skipped`; a new picture is drawn in their place.
+    skipped and remembered in `skipped` with the reason (in the process that met them: a loader's workers keep their
+    own); a new picture is drawn in their place.
 
     Args:
         files: Image files.

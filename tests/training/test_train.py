@@ -197,6 +197,16 @@ def test_a_line_of_the_log_reads_stage_step_and_figures(capsys):
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:This process .*is multi-threaded:DeprecationWarning")  # fork, from Python 3.12 on
+def test_loader_processes_change_nothing(unfitted, photos, tmp_path, settings):
+    alone = run(unfitted, photos, tmp_path / "0", settings())
+    with pytest.raises(Interruption):
+        run(unfitted, photos, tmp_path / "2", settings(workers=2), stop_at("codebooks", 3))
+    assert_same(state_of(alone), state_of(run(unfitted, photos, tmp_path / "2", settings(workers=2))))
+    assert_same(state_of(alone), state_of(run(unfitted, photos, tmp_path / "1", settings(workers=1))))
+
+
+@pytest.mark.slow
 def test_training_makes_the_sketch_and_the_decoded_image_better(unfitted, photos, tmp_path, settings):
     lines = []
     config = settings(codebook_steps=150, decoder_steps=150, batch_size=8, warmup_steps=10, ema_decay=0.9)
