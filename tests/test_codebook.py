@@ -32,7 +32,7 @@ def test_nearest_of_unit_vectors_is_the_largest_cosine():
     assert torch.equal(nearest(vectors, codebook), (vectors @ codebook.T).argmax(1))
 
 
-@pytest.mark.parametrize("num_codes", [3, 16, 40])
+@pytest.mark.parametrize("num_codes", [3, 16, 40, 200])
 def test_the_lowest_index_wins_a_tie(num_codes):
     codebook = torch.ones(num_codes, 4)
     codebook[0] = 5
@@ -40,6 +40,13 @@ def test_the_lowest_index_wins_a_tie(num_codes):
     halfway = torch.tensor([[0.5, 0.0]])
     assert nearest(halfway, torch.tensor([[1.0, 0.0], [0.0, 0.0]])).tolist() == [0]
     assert nearest(halfway, torch.tensor([[0.0, 0.0], [1.0, 0.0]])).tolist() == [0]
+
+
+@pytest.mark.parametrize(("first", "second"), [(0, 63), (63, 64), (70, 150), (190, 199)])
+def test_the_lower_of_two_equal_entries_wins_wherever_they_stand(first, second):
+    codebook = torch.randn(200, 4, generator=seeded())
+    codebook[second] = codebook[first]
+    assert nearest(codebook[[second, first]], codebook).tolist() == [first, first]
 
 
 def test_nearest_takes_half_precision_vectors_and_entries_far_away():
