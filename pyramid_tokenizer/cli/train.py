@@ -73,7 +73,7 @@ def train(
     fit_images: FitImages = 4000,
     batch_size: BatchSize = 32,
     crop: Crop = 128,
-    lr: Rate = 2e-3,
+    lr: Rate = 7e-4,
     codebook_lr: CodebookRate = 3e-4,
     seed: Seed = 0,
     workers: Workers = 0,

@@ -37,9 +37,9 @@ class TrainConfig:
     """Side of a crop; a multiple of the coarsest stride."""
     codebook_lr: float = 3e-4
     """Peak learning rate of stage 1."""
-    decoder_lr: float = 2e-3
-    """Peak learning rate of stage 2."""
-    warmup_steps: int = 100
+    decoder_lr: float = 7e-4
+    """Peak learning rate of stage 2. Measured: 2e-3 lost the correction for good within 200 steps (no norms: they would not tile)."""
+    warmup_steps: int = 200
     """Linear rise to the peak; a cosine to zero follows."""
     weight_decay: float = 0.01
     """AdamW's, on matrices and kernels."""
