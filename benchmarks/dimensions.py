@@ -36,7 +36,9 @@ def main() -> None:
         twin = twins.fitted(tok, config, args.data / "recon" / "train")
         tokens = encode(twin, pictures, DECODE_BATCH)
         ids = score(f"{dims}", pictures, decode(twin, tokens).pictures, None)
-        whole = torch.cat([to_8_bit(twin.reconstruct_continuous(batch / 255)) for batch in pictures.split(DECODE_BATCH)])
+        whole = torch.cat(
+            [to_8_bit(twin.reconstruct_continuous(batch / 255)) for batch in pictures.split(DECODE_BATCH)]
+        )
         free = score(f"{dims}, not quantised", pictures, whole, None)
         fine = twin.health(tokens).levels[-1]
         rows.append((", ".join(map(str, dims)), f"{ids.psnr:.2f}", f"{free.psnr:.2f}", f"{fine.perplexity_share:.0%}"))

@@ -136,8 +136,6 @@ class DecoderConfig:
     """Channels of the pixel decoder's stages; each stage doubles the resolution before the last step to pixels."""
     pixel_depth: int = 2
     """Residual blocks per stage of the pixel decoder."""
-    shared: bool = True
-    """One trunk for the pixel and the semantic branch (the paper); False gives each its own."""
 
     def __post_init__(self) -> None:
         _check(

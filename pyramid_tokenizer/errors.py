@@ -1,25 +1,25 @@
 """Every error this package raises for a user's input. Each is a `PyramidTokenizerError` and also a built-in kind.
 
-    PyramidTokenizerError
-    ├── ImageError (ValueError)             pixels that are not a picture
-    │   ├── ImageValueError                 NaN, wrong range, dtype or shape
-    │   ├── ImageFileError (OSError)        missing, empty, truncated or not a picture
-    │   ├── ImageTooLargeError              more pixels than the limit: a decompression bomb
-    │   └── MixedSizesError                 one batch needs one size
-    ├── TokenError (ValueError)             tokens that cannot be used
-    │   ├── TokenFileError (OSError)        flipped, missing or foreign bytes
-    │   ├── TokenRangeError                 an id outside its codebook, a grid of the wrong shape
-    │   ├── TokenMismatchError              tokens of another tokenizer
-    │   └── TokenSequenceError              a flat sequence that breaks the grammar of `Vocabulary`
-    ├── ConfigError (ValueError)            an unknown field or a value out of its range
-    ├── ModelNotFoundError (OSError)        no bundled model, directory or hub repository of that name
-    ├── HubError (OSError)                  the Hub cannot be reached or refuses an upload
-    ├── CheckpointError (RuntimeError)      a missing, extra, misshapen or altered weight
-    ├── BackboneError (RuntimeError)        a tower that cannot be loaded or used, or has no weights
-    │   └── CapabilityError                 the tower has no such output, e.g. no dense text-aligned map
-    ├── NotFittedError (RuntimeError)       codebooks that were never fitted
-    ├── DataError (ValueError)              training data that cannot be used: none, or fewer vectors than codes
-    └── MissingExtraError (ImportError)     an optional dependency; names the pip command
+PyramidTokenizerError
+├── ImageError (ValueError)             pixels that are not a picture
+│   ├── ImageValueError                 NaN, wrong range, dtype or shape
+│   ├── ImageFileError (OSError)        missing, empty, truncated or not a picture
+│   ├── ImageTooLargeError              more pixels than the limit: a decompression bomb
+│   └── MixedSizesError                 one batch needs one size
+├── TokenError (ValueError)             tokens that cannot be used
+│   ├── TokenFileError (OSError)        flipped, missing or foreign bytes
+│   ├── TokenRangeError                 an id outside its codebook, a grid of the wrong shape
+│   ├── TokenMismatchError              tokens of another tokenizer
+│   └── TokenSequenceError              a flat sequence that breaks the grammar of `Vocabulary`
+├── ConfigError (ValueError)            an unknown field or a value out of its range
+├── ModelNotFoundError (OSError)        no bundled model, directory or hub repository of that name
+├── HubError (OSError)                  the Hub cannot be reached or refuses an upload
+├── CheckpointError (RuntimeError)      a missing, extra, misshapen or altered weight
+├── BackboneError (RuntimeError)        a tower that cannot be loaded or used, or has no weights
+│   └── CapabilityError                 the tower has no such output, e.g. no dense text-aligned map
+├── NotFittedError (RuntimeError)       codebooks that were never fitted
+├── DataError (ValueError)              training data that cannot be used: none, or fewer vectors than codes
+└── MissingExtraError (ImportError)     an optional dependency; names the pip command
 """
 
 from __future__ import annotations

@@ -195,7 +195,7 @@ class PyramidTokenizer(nn.Module):
     @property
     def multiple_px(self) -> int:
         """Both sides of a batch are padded to multiples of this."""
-        return math.lcm(self.quantizer.strides[0], self.backbone.strides[0])
+        return math.lcm(self.quantizer.strides[0], self.backbone.multiple_px)
 
     def encode(self, images: ImageLike | Sequence[ImageLike], *, size: int | None = None) -> TokenPyramid:
         """Tokens of one image or of a batch of one size.

@@ -56,7 +56,6 @@ def tokenizers(draw):
         depths=tuple(draw(st.lists(st.integers(0, 5), min_size=count, max_size=count))),
         pixel_widths=tuple(draw(st.lists(st.integers(1, 64), max_size=3))),
         pixel_depth=draw(st.integers(0, 4)),
-        shared=draw(st.booleans()),
     )
     return TokenizerConfig(backbone=draw(backbones), quantizer=quantizer, decoder=decoder, fingerprint="ab" * 32)
 
@@ -134,7 +133,6 @@ def test_an_unknown_field_names_the_nearest_one(changes, message):
         ("quantizer__levels__1__semantic_weight", True, r"levels\[1\].semantic_weight as float, got True"),
         ("quantizer__levels__1__semantic_weight", "0.5", r"levels\[1\].semantic_weight as float, got '0.5'"),
         ("quantizer__levels__0__distance", ["cosine"], r"levels\[0\].distance as one of"),
-        ("decoder__shared", 1, "config.decoder.shared as bool, got 1"),
         ("decoder__widths", [8, None], r"config.decoder.widths\[1\] as int, got None"),
         ("fingerprint", 12, "config.fingerprint as str, got 12"),
         ("format_version", True, "config.format_version as int, got True"),

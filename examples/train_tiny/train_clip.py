@@ -33,15 +33,45 @@ from torch import Tensor, nn
 
 MODEL_CONFIG = {
     "embed_dim": 192,
-    "vision_cfg": {"timm_model_name": "fasternet_t0", "timm_model_pretrained": False, "timm_pool": "avg", "timm_proj": "", "image_size": 256},
+    "vision_cfg": {
+        "timm_model_name": "fasternet_t0",
+        "timm_model_pretrained": False,
+        "timm_pool": "avg",
+        "timm_proj": "",
+        "image_size": 256,
+    },
     "text_cfg": {"context_length": 32, "vocab_size": 49408, "width": 64, "heads": 4, "layers": 2},
 }
 # The tower sees [0, 1] pixels shifted and scaled by these; they are written into the open_clip config beside the weights.
-PREPROCESS_CONFIG = {"mean": [0.48145466, 0.4578275, 0.40821073], "std": [0.26862954, 0.26130258, 0.27577711], "interpolation": "bicubic", "resize_mode": "shortest"}
+PREPROCESS_CONFIG = {
+    "mean": [0.48145466, 0.4578275, 0.40821073],
+    "std": [0.26862954, 0.26130258, 0.27577711],
+    "interpolation": "bicubic",
+    "resize_mode": "shortest",
+}
 
 # Names that no training of ours may see, so that open-vocabulary figures on them are honest (docs: the bundled model's card).
-KEPT_OUT = ("zebra", "bicycle", "bike", "boat", "ketch", "schooner", "yawl", "speedboat", "lifeboat", "fireboat", "canoe", "gondola", "trimaran", "catamaran",
-            "sheep", "ram", "bighorn", "pizza", "umbrella")
+KEPT_OUT = (
+    "zebra",
+    "bicycle",
+    "bike",
+    "boat",
+    "ketch",
+    "schooner",
+    "yawl",
+    "speedboat",
+    "lifeboat",
+    "fireboat",
+    "canoe",
+    "gondola",
+    "trimaran",
+    "catamaran",
+    "sheep",
+    "ram",
+    "bighorn",
+    "pizza",
+    "umbrella",
+)
 CAPACITY_BITS = (9.0, 10.0, 12.0)
 CODE_CHANNELS = (32, 32, 32)
 
@@ -53,7 +83,12 @@ def is_test_row(file: str) -> bool:
 
 def is_kept_out(label: str) -> bool:
     words = label.lower().replace("_", " ").replace("-", " ").split()
-    return any(word in KEPT_OUT or word.rstrip("s") in KEPT_OUT or any(word.startswith(name) for name in ("umbrella", "bicycle")) for word in words)
+    return any(
+        word in KEPT_OUT
+        or word.rstrip("s") in KEPT_OUT
+        or any(word.startswith(name) for name in ("umbrella", "bicycle"))
+        for word in words
+    )
 
 
 def load_rows(data: Path) -> tuple[list[Image.Image], list[str]]:
@@ -81,7 +116,9 @@ def random_crop(image: Image.Image, size: int, rng: np.random.Generator) -> np.n
 def jitter(images: Tensor, rng: np.random.Generator) -> Tensor:
     """Brightness, contrast and a little colour cast, the same for a whole picture. (B, 3, H, W) in [0, 1], both ways."""
     batch = images.shape[0]
-    gain = torch.from_numpy(rng.uniform(0.75, 1.25, (batch, 1, 1, 1)) * rng.uniform(0.94, 1.06, (batch, 3, 1, 1))).float()
+    gain = torch.from_numpy(
+        rng.uniform(0.75, 1.25, (batch, 1, 1, 1)) * rng.uniform(0.94, 1.06, (batch, 3, 1, 1))
+    ).float()
     shift = torch.from_numpy(rng.uniform(-0.12, 0.12, (batch, 1, 1, 1))).float()
     return ((images - 0.5) * gain.to(images.device) + 0.5 + shift.to(images.device)).clamp(0, 1)
 
@@ -93,18 +130,25 @@ class CapacityPyramid(nn.Module):
         super().__init__()
         c4, c8, c16, c32 = channels
         inputs = (c32 + 4 * c16, c16 + 4 * c8 + 192, c8 + 4 * c4 + 192)
-        self.down = nn.ModuleList(nn.Conv2d(i, d, 1) for i, d in zip(inputs, CODE_CHANNELS))
+        self.down = nn.ModuleList(nn.Conv2d(i, d, 1) for i, d in zip(inputs, CODE_CHANNELS, strict=True))
         self.paint = nn.ModuleList(nn.Conv2d(d, 192, 1) for d in CODE_CHANNELS)
         self.refine = nn.Sequential(
-            nn.Conv2d(sum(CODE_CHANNELS), 96, 3, padding=1), nn.GELU(), nn.Conv2d(96, 96, 3, padding=1), nn.GELU(), nn.Conv2d(96, 192, 3, padding=1))
+            nn.Conv2d(sum(CODE_CHANNELS), 96, 3, padding=1),
+            nn.GELU(),
+            nn.Conv2d(96, 96, 3, padding=1),
+            nn.GELU(),
+            nn.Conv2d(96, 192, 3, padding=1),
+        )
         nn.init.zeros_(self.refine[-1].weight)
         nn.init.zeros_(self.refine[-1].bias)
-        nn.init.constant_(self.paint[0].bias, 0.45)  # a natural picture's mean: the first painter starts from grey, not black
+        nn.init.constant_(
+            self.paint[0].bias, 0.45
+        )  # a natural picture's mean: the first painter starts from grey, not black
         for paint in self.paint:
             nn.init.normal_(paint.weight, std=0.01)  # the codes' unit noise must not drown the first pictures
 
     def forward(self, maps: list[Tensor]) -> tuple[list[Tensor], Tensor]:
-        """Maps fine -> coarse (strides 4, 8, 16, 32) -> pictures coarse -> fine plus the refined one, and the capacity penalty in bits."""
+        """Maps fine -> coarse (strides 4 to 32) -> pictures coarse -> fine and the refined one, and bits over capacity."""
         f4, f8, f16, f32 = maps
         pictures, codes, penalty = [], [], f4.new_zeros(())
         picture = None
@@ -130,7 +174,7 @@ def painting_loss(pictures: list[Tensor], images: Tensor) -> Tensor:
     """Mean squared error of every picture at its own resolution, in units of a natural picture's variance (0.07)."""
     weights = (0.15, 0.25, 0.3, 1.0)
     total = images.new_zeros(())
-    for weight, picture in zip(weights, pictures):
+    for weight, picture in zip(weights, pictures, strict=True):
         factor = images.shape[-1] // picture.shape[-1]
         target = F.avg_pool2d(images, factor) if factor > 1 else images
         total = total + weight * F.mse_loss(picture, target) / 0.07
@@ -153,16 +197,26 @@ class Labels:
         extra = [i for i in rng.permutation(len(self.names))[:others] if i not in set(present)]
         position = {name: i for i, name in enumerate(present)}
         chosen = torch.tensor(present + extra, dtype=torch.long)
-        return torch.tensor(rows), torch.tensor([position[self.index[batch[row]]] for row in rows]), self.tokens[chosen.to(self.tokens.device)]
+        return (
+            torch.tensor(rows),
+            torch.tensor([position[self.index[batch[row]]] for row in rows]),
+            self.tokens[chosen.to(self.tokens.device)],
+        )
 
 
 def export(model: CLIP, directory: Path) -> None:
     """Writes the directory layout that `open_clip.create_model('local-dir:...')` reads, floats as fp16."""
     directory.mkdir(parents=True, exist_ok=True)
-    state = {name: (t.half() if t.is_floating_point() else t).contiguous().cpu() for name, t in model.state_dict().items() if name != "attn_mask"}
+    state = {
+        name: (t.half() if t.is_floating_point() else t).contiguous().cpu()
+        for name, t in model.state_dict().items()
+        if name != "attn_mask"
+    }
     save_file(state, directory / "open_clip_model.safetensors.part", metadata={"format": "pt"})
     os.replace(directory / "open_clip_model.safetensors.part", directory / "open_clip_model.safetensors")
-    (directory / "open_clip_config.json").write_text(json.dumps({"model_cfg": MODEL_CONFIG, "preprocess_cfg": PREPROCESS_CONFIG}, indent=2) + "\n")
+    (directory / "open_clip_config.json").write_text(
+        json.dumps({"model_cfg": MODEL_CONFIG, "preprocess_cfg": PREPROCESS_CONFIG}, indent=2) + "\n"
+    )
 
 
 def main() -> None:
@@ -185,13 +239,22 @@ def main() -> None:
         image.load()
     print(f"{len(images)} pictures, {sum(map(bool, labels))} with a label, {len(set(labels) - {''})} names", flush=True)
 
-    model = CLIP(**{k: MODEL_CONFIG[k] for k in ("embed_dim", "vision_cfg", "text_cfg")}).to(device, memory_format=torch.channels_last)
+    model = CLIP(**{k: MODEL_CONFIG[k] for k in ("embed_dim", "vision_cfg", "text_cfg")}).to(
+        device, memory_format=torch.channels_last
+    )
     channels = [info["num_chs"] for info in model.visual.trunk.feature_info]
     painter = CapacityPyramid(channels).to(device, memory_format=torch.channels_last)
     modules = nn.ModuleDict({"clip": model, "painter": painter})
     parameters = [p for p in modules.parameters() if p.requires_grad]
     decay = [p for p in parameters if p.ndim > 1]
-    optimizer = torch.optim.AdamW([{"params": decay, "weight_decay": 0.05}, {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0}], lr=args.lr, betas=(0.9, 0.98))
+    optimizer = torch.optim.AdamW(
+        [
+            {"params": decay, "weight_decay": 0.05},
+            {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
+        ],
+        lr=args.lr,
+        betas=(0.9, 0.98),
+    )
     average = {name: t.detach().clone() for name, t in modules.state_dict().items()}
     names = Labels(labels, device)
     mean, std = (torch.tensor(PREPROCESS_CONFIG[k], device=device).view(1, 3, 1, 1) for k in ("mean", "std"))
@@ -239,17 +302,32 @@ def main() -> None:
                     average[name].copy_(tensor)
         psnr = -10 * math.log10(float(F.mse_loss(pictures[-1].detach(), batch)))
         accuracy = float((logits.argmax(1).cpu() == targets).float().mean())
-        for key, value in {"painting": painting.item(), "penalty": penalty.item(), "naming": naming.item(), "psnr": psnr, "top1": accuracy}.items():
+        for key, value in {
+            "painting": painting.item(),
+            "penalty": penalty.item(),
+            "naming": naming.item(),
+            "psnr": psnr,
+            "top1": accuracy,
+        }.items():
             log[key] = value if key not in log else 0.95 * log[key] + 0.05 * value
         if (step + 1) % 50 == 0:
             rate = (step + 1 - start) * args.batch / (time.time() - began)
-            print(f"step {step + 1} {rate:.0f} photos/s " + " ".join(f"{k} {v:.3f}" for k, v in log.items()), flush=True)
+            print(
+                f"step {step + 1} {rate:.0f} photos/s " + " ".join(f"{k} {v:.3f}" for k, v in log.items()), flush=True
+            )
         if (step + 1) % 500 == 0 or step + 1 == args.steps:
-            state = {"modules": modules.state_dict(), "optimizer": optimizer.state_dict(), "average": average, "step": step + 1}
+            state = {
+                "modules": modules.state_dict(),
+                "optimizer": optimizer.state_dict(),
+                "average": average,
+                "step": step + 1,
+            }
             torch.save(state, checkpoint.with_suffix(".part"))
             os.replace(checkpoint.with_suffix(".part"), checkpoint)
             exported = CLIP(**{k: MODEL_CONFIG[k] for k in ("embed_dim", "vision_cfg", "text_cfg")})
-            exported.load_state_dict({k.removeprefix("clip."): v for k, v in average.items() if k.startswith("clip.")}, strict=False)
+            exported.load_state_dict(
+                {k.removeprefix("clip."): v for k, v in average.items() if k.startswith("clip.")}, strict=False
+            )
             export(exported, args.out)
 
 

@@ -52,15 +52,22 @@ def main() -> None:
     parser.add_argument("--codebook-steps", type=int, default=0)
     parser.add_argument("--decoder-steps", type=int, default=4500)
     parser.add_argument("--batch", type=int, default=32)
-    parser.add_argument("--bf16", action="store_true", help="train the decoder in bfloat16: twice as fast where the CPU has it")
+    parser.add_argument(
+        "--bf16", action="store_true", help="train the decoder in bfloat16: twice as fast where the CPU has it"
+    )
     parser.add_argument("--workers", type=int, default=0, help="processes that load pictures")
     parser.add_argument("--threads", type=int, default=1)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     torch.manual_seed(0)
     tok = PyramidTokenizer.from_config(CONFIG, backbone=load_backbone(CONFIG.backbone, directory=args.clip))
-    config = TrainConfig(codebook_steps=args.codebook_steps, decoder_steps=args.decoder_steps, batch_size=args.batch,
-        mixed_precision="bf16" if args.bf16 else "no", workers=args.workers)
+    config = TrainConfig(
+        codebook_steps=args.codebook_steps,
+        decoder_steps=args.decoder_steps,
+        batch_size=args.batch,
+        mixed_precision="bf16" if args.bf16 else "no",
+        workers=args.workers,
+    )
     train(tok, training_files(args.data), out=args.out, config=config, half=True)
 
 

@@ -33,6 +33,8 @@ class Backbone(Protocol):
     """Channels of each native map, deepest and coarsest first."""
     strides: tuple[int, ...]
     """Input pixels per cell of each native map; never increases."""
+    multiple_px: int
+    """Sides in multiples of this suit every output; more than `strides[0]` when `config.blocks` leaves out the last one."""
     embedding_dim: int
     """D, dimensions of the space that images and words share."""
     fingerprint: str
@@ -50,8 +52,7 @@ class Backbone(Protocol):
         Args:
             images: (B, 3, H, W) float in [0, 1], RGB; H and W multiples of `strides[0]`. Normalisation happens inside.
             aligned: Also fill `embedding` (B, D) and, where `has_dense`, `dense` (B, D, h, w). Runs the whole tower: H
-                and W must be multiples of its coarsest stride, which is more than `strides[0]` when `config.blocks`
-                leaves out the last one.
+                and W must be multiples of `multiple_px`.
 
         Raises:
             ImageValueError: Another shape, dtype or range, NaN, or a size that is not a multiple.

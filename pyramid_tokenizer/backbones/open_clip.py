@@ -61,7 +61,7 @@ class OpenClipBackbone(nn.Module):
             found = probe(self._tower, next(visual.parameters()))
         count = len(found.strides)
         self._blocks = resolve_blocks(config.blocks, preset=preset_blocks(found.strides), count=count)
-        self._coarsest = found.strides[-1]
+        self.multiple_px = found.strides[-1]
         self.channels = tuple(found.channels[block] for block in reversed(self._blocks))
         self.strides = tuple(found.strides[block] for block in reversed(self._blocks))
         self.embedding_dim = found.embedding_dim
@@ -70,7 +70,7 @@ class OpenClipBackbone(nn.Module):
 
     def forward(self, images: Tensor, *, aligned: bool = False) -> FeaturePyramid:
         """Maps of a (B, 3, H, W) float batch in [0, 1]; with `aligned` also its embedding and dense map."""
-        check_images(images, multiple=self._coarsest if aligned else self.strides[0])
+        check_images(images, multiple=self.multiple_px if aligned else self.strides[0])
         with torch.no_grad(), torch.autocast(images.device.type, enabled=False):
             x = self._normalise(images)
             embedding = dense = None

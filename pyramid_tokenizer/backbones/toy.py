@@ -64,6 +64,7 @@ class ToyBackbone(nn.Module):
         self._blocks = resolve_blocks(self.config.blocks, preset=range(len(_STRIDES)), count=len(_STRIDES))
         self.channels = tuple(_CHANNELS[block] for block in reversed(self._blocks))
         self.strides = tuple(_STRIDES[block] for block in reversed(self._blocks))
+        self.multiple_px = _STRIDES[-1]
         kernels = [_patch_kernel(), *(_merge_kernel(channels) for channels in _CHANNELS[:-1])]
         self.kernels = nn.ParameterList(nn.Parameter(kernel, requires_grad=False) for kernel in kernels)
         projection = _cosine_rows(_EMBEDDING_DIM, _CHANNELS[-1])[:, :, None, None]

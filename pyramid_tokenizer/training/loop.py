@@ -51,7 +51,7 @@ def run_stage(
         PyramidTokenizerError: The loss is not finite.
     """
     optimizer = _optimizer(stage, config)
-    averaged = AveragedModel(stage_parameters(stage), multi_avg_fn=get_ema_multi_avg_fn(config.ema_decay))
+    averaged = AveragedModel(stage_parameters(stage), multi_avg_fn=get_ema_multi_avg_fn(stage.ema_decay))
     start = _resume(stage, optimizer, averaged, load_state(state_path))
     model, optimizer = accelerator.prepare(stage, optimizer)
     loader = DataLoader(batches, batch_size=None, sampler=range(start, stage.steps), num_workers=config.workers)

@@ -28,6 +28,7 @@ class Stage(Protocol):
     name: str
     steps: int
     lr: float
+    ema_decay: float
 
     def __call__(self, images: Tensor, step: int) -> tuple[Tensor, dict[str, float]]:
         """Loss and figures for the log."""
@@ -54,6 +55,7 @@ class CodebookStage(nn.Module):
     def __init__(self, tok: PyramidTokenizer, config: TrainConfig):
         super().__init__()
         self.steps, self.lr, self.config = config.codebook_steps, config.codebook_lr, config
+        self.ema_decay = 0.0  # the codebooks follow the adapters as they are: averaged ones would not fit them
         self.quantizer = tok.quantizer
         self._features = tok.features
         cells = config.batch_size * config.crop_px**2
@@ -130,6 +132,7 @@ class DecoderStage(nn.Module):
     def __init__(self, tok: PyramidTokenizer, config: TrainConfig):
         super().__init__()
         self.steps, self.lr, self.config = config.decoder_steps, config.decoder_lr, config
+        self.ema_decay = config.ema_decay
         self.trunk, self.pixel_decoder = tok.trunk, tok.pixel_decoder
         # behind functions, so that this module holds what trains and nothing else
         self._features, self._encode, self._codes, self._sketch = (

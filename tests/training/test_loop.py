@@ -33,7 +33,7 @@ class Batches(Dataset):
 class Toy(nn.Module):
     """Pulls three weights to the batch and to a random number."""
 
-    name, lr = "toy", 0.1
+    name, lr, ema_decay = "toy", 0.1, 0.5
 
     def __init__(self, steps=8, fail_at=None):
         super().__init__()
@@ -61,7 +61,8 @@ class Toy(nn.Module):
 
 
 def run(stage, path, log=lambda figures: None, batches=None, **changes):
-    few = {"warmup_steps": 2, "log_every": 1, "save_every": 3, "ema_decay": 0.5}
+    few = {"warmup_steps": 2, "log_every": 1, "save_every": 3}
+    stage.ema_decay = changes.pop("ema_decay", stage.ema_decay)
     config = TrainConfig(**few | changes)
     batches = batches or Batches()
     run_stage(stage, batches, config, accelerator=Accelerator(), state_path=path, log=log)
