@@ -106,7 +106,7 @@ def test_the_script_measures_a_model_from_any_directory(tmp_path):
     assert done.stdout.strip() == reconstruction.to_markdown(result).strip()
     assert result["fingerprint"] == tok.fingerprint
     rates = [row["bits_per_pixel"] for row in result["rows"]]
-    assert rates == [2 / 1024, 2 / 1024 + 3 / 64, None, None]
+    assert rates == [2 / 1024, 2 / 1024 + 3 / 64, None]  # two prefixes and the features before quantisation
     assert [level["tokens"] for level in result["levels"]] == [3 * 64, 3 * 1024]
     assert {case["ids"] for case in result["ids"]} == {3 * 1088}
     assert [case["differing"] for case in result["ids"] if case["what"].startswith("model saved")] == [0]

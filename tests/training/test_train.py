@@ -209,7 +209,9 @@ def test_loader_processes_change_nothing(unfitted, photos, tmp_path, settings):
 @pytest.mark.slow
 def test_training_makes_the_sketch_and_the_decoded_image_better(unfitted, photos, tmp_path, settings):
     lines = []
-    config = settings(codebook_steps=150, decoder_steps=150, batch_size=8, warmup_steps=10, ema_decay=0.9)
+    config = settings(
+        codebook_steps=150, decoder_steps=150, batch_size=8, warmup_steps=10, decoder_lr=2e-3, ema_decay=0.9
+    )
     fitted = run(unfitted, photos, tmp_path / "0", settings(codebook_steps=0, decoder_steps=0, batch_size=8))
     tok = run(unfitted, photos, tmp_path / "1", config, lines.append)
     for stage in ("codebooks", "decoder"):
