@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from pyramid_tokenizer.cli.terminal import make_console
-from pyramid_tokenizer.errors import ConfigError, MissingExtraError, PyramidTokenizerError
+from pyramid_tokenizer.errors import ConfigError, PyramidTokenizerError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -85,8 +85,11 @@ def train(
     On several GPUs, run it with `accelerate launch -m pyramid_tokenizer.cli train ...`.
     """
     _check_out(out)
-    train_images, settings_class = _import_training()
-    settings = settings_class(
+    from pyramid_tokenizer.data import find_images
+    from pyramid_tokenizer.training import TrainConfig
+    from pyramid_tokenizer.training import train as train_images
+
+    settings = TrainConfig(
         decoder_steps=steps,
         codebook_steps=codebook_steps,
         fit_images=fit_images,
@@ -98,8 +101,6 @@ def train(
         workers=workers,
         log_every=max(1, min(50, max(steps, codebook_steps) // 20)),
     )
-    from pyramid_tokenizer.data import find_images
-
     console = make_console()
     files = find_images(images)
     tok = _make_tokenizer(config, backbone_dir, model)
@@ -116,18 +117,6 @@ def _check_out(out: Path) -> None:
         raise PyramidTokenizerError(
             f"expected a new folder or one with a training to resume as --out, got the model {str(out)!r}: choose another"
         )
-
-
-def _import_training() -> tuple[Callable[..., PyramidTokenizer], Any]:
-    try:
-        from pyramid_tokenizer.training import TrainConfig, train
-    except ImportError as error:
-        if error.name != "accelerate":
-            raise
-        raise MissingExtraError(
-            'expected accelerate for training, got none: pip install "pyramid-tokenizer[train]"'
-        ) from error
-    return train, TrainConfig
 
 
 def _make_tokenizer(config: Path | None, backbone_dir: Path | None, model: str | None) -> PyramidTokenizer:

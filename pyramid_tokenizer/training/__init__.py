@@ -1,6 +1,15 @@
 """Training: `train` runs the closed-form fit, stage 1 (adapters and codebooks) and stage 2 (trunk and pixel decoder)."""
 
+from pyramid_tokenizer.errors import MissingExtraError
 from pyramid_tokenizer.training.config import TrainConfig
-from pyramid_tokenizer.training.train import train
+
+try:
+    from pyramid_tokenizer.training.train import train
+except ModuleNotFoundError as error:
+    if error.name != "accelerate":
+        raise
+    raise MissingExtraError(
+        'expected accelerate for training, got none: pip install "pyramid-tokenizer[train]"'
+    ) from error
 
 __all__ = ["TrainConfig", "train"]
