@@ -1,0 +1,73 @@
+"""The model that `from_pretrained("tiny")` gives: offline, small, and good enough on photos that no training saw."""
+
+from __future__ import annotations
+
+import itertools
+from importlib import resources
+
+import pytest
+import torch
+
+from pyramid_tokenizer import PyramidTokenizer
+from pyramid_tokenizer.evaluation import psnr
+from pyramid_tokenizer.hub import bundled_models
+from pyramid_tokenizer.images import to_batch
+
+PHOTOS = ("astronaut", "chelsea", "coffee", "rocket")
+
+
+@pytest.fixture(scope="module")
+def tok() -> PyramidTokenizer:
+    return PyramidTokenizer.from_pretrained("tiny")
+
+
+def photo(name: str, size: int = 256) -> torch.Tensor:
+    data = pytest.importorskip("skimage.data")
+    return to_batch(getattr(data, name)(), size=size)
+
+
+@pytest.mark.parametrize("name", PHOTOS)
+def test_each_longer_prefix_is_a_better_picture_by_far(tok: PyramidTokenizer, name: str) -> None:
+    image = photo(name)
+    tokens = tok.encode(image)
+    figures = [float(psnr(tok.decode(tokens[:n]), image)) for n in range(1, len(tokens) + 1)]
+    assert all(longer > shorter + 0.7 for shorter, longer in itertools.pairwise(figures)), figures
+    assert figures[-1] > 22.0, figures
+
+
+def test_a_photo_costs_a_quarter_bit_per_pixel(tok: PyramidTokenizer) -> None:
+    assert tok.encode(photo("astronaut")).bits_per_pixel == 0.25
+
+
+def test_tokens_lose_little_to_the_features_before_quantisation(tok: PyramidTokenizer) -> None:
+    image = photo("astronaut")
+    assert float(psnr(tok.reconstruct_continuous(image), image) - psnr(tok.reconstruct(image), image)) < 2.0
+
+
+def test_ids_do_not_depend_on_the_batch(tok: PyramidTokenizer) -> None:
+    images = torch.cat([photo(name)[..., :256, :256] for name in PHOTOS])
+    together = tok.encode(images)
+    alone = [tok.encode(image) for image in images]
+    different = sum(int((t != torch.cat([a.ids[level] for a in alone])).sum()) for level, t in enumerate(together.ids))
+    assert different <= 1e-4 * 4 * together.num_tokens + 1  # one id in 10,000, and this is fewer
+
+
+def test_a_photo_is_nearer_to_itself_than_to_others_in_the_space_of_words(tok: PyramidTokenizer) -> None:
+    whole = torch.cat([tok.embedding(tok.encode(photo(name))) for name in PHOTOS])
+    small = torch.cat([tok.embedding(tok.encode(photo(name, size=192).flip(3))) for name in PHOTOS])
+    torch.testing.assert_close(whole.norm(dim=1), torch.ones(len(PHOTOS)))
+    assert (small @ whole.T).argmax(1).tolist() == list(range(len(PHOTOS)))
+
+
+def test_words_have_a_place_in_that_space(tok: PyramidTokenizer) -> None:
+    words = tok.backbone.encode_text(["a photo of a sunflower", "a photo of a watch"])
+    assert words.shape == (2, tok.backbone.embedding_dim)
+    assert float(words[0] @ words[1]) < 0.99
+
+
+def test_it_is_small_and_says_what_it_saw() -> None:
+    folder = bundled_models()["tiny"]
+    assert sum(file.stat().st_size for file in folder.rglob("*") if file.is_file()) <= 32e6
+    card = (resources.files("pyramid_tokenizer") / "assets" / folder.name / "README.md").read_text(encoding="utf-8")
+    assert "research" in card
+    assert "recon/train" in card
