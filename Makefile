@@ -29,7 +29,7 @@ install: ## make .venv with everything a developer needs
 demo: ## photos -> tokens -> photos with the bundled model, into out/
 	@$(install) eval
 	@echo "demo: photos to tokens and back, into out/"
-	@$(python) -m pyramid_tokenizer.cli demo $(ARGS)
+	@$(python) -m pyramid_tokenizer.cli demo --out "$$PWD/out" $(ARGS)
 
 test: ## the fast tests
 	@$(install) dev

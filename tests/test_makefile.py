@@ -32,6 +32,11 @@ class Checkout:
         (folder / "python").write_text(STAND_IN)
         (folder / "python").chmod(0o755)
 
+    @property
+    def demo(self) -> str:
+        """The whole path, so that whoever runs it from elsewhere is told where the pictures lie."""
+        return f"-m pyramid_tokenizer.cli demo --out {self.root}/out"
+
     def make(self, *arguments: str) -> list[str]:
         """What Python was asked to do, without the probes; every call must come from the checkout's root."""
         log = self.elsewhere / "log"
@@ -57,16 +62,16 @@ def test_a_fresh_checkout_makes_its_environment_installs_and_tests(checkout: Che
 
 def test_the_second_run_installs_nothing_until_pyproject_changes(checkout: Checkout) -> None:
     checkout.make("-C", PLACE, "demo")
-    assert checkout.make("-C", PLACE, "demo") == ["-m pyramid_tokenizer.cli demo"]
+    assert checkout.make("-C", PLACE, "demo") == [checkout.demo]
     with (checkout.root / "pyproject.toml").open("a") as file:
         file.write("# changed\n")
-    again = ["-m pip install --editable .[eval]", "-m pyramid_tokenizer.cli demo"]
+    again = ["-m pip install --editable .[eval]", checkout.demo]
     assert checkout.make("-C", PLACE, "demo") == again
 
 
 def test_the_demo_needs_no_install_after_the_tests_had_theirs(checkout: Checkout) -> None:
     checkout.make("-C", PLACE, "test")
-    assert checkout.make("-C", PLACE, "demo") == ["-m pyramid_tokenizer.cli demo"]
+    assert checkout.make("-C", PLACE, "demo") == [checkout.demo]
 
 
 def test_an_environment_with_a_space_in_its_name_is_used(checkout: Checkout) -> None:
