@@ -20,6 +20,11 @@ if [ "$1 $2" = "-m venv" ]; then mkdir -p "$3/bin" && cp "$0" "$3/bin/python"; f
 PLACE = "Bob's  $HOME & (a copy)"
 
 
+def outside_make() -> dict[str, str]:
+    """The environment without what a `make test VENV=...` around these tests would hand on to the make inside them."""
+    return {k: v for k, v in os.environ.items() if k not in ("MAKEFLAGS", "MAKEOVERRIDES", "MAKELEVEL", "VENV", "ARGS")}
+
+
 class Checkout:
     """A copy of what the two commands need, in a folder with a difficult name."""
 
@@ -41,8 +46,7 @@ class Checkout:
         """What Python was asked to do, without the probes; every call must come from the checkout's root."""
         log = self.elsewhere / "log"
         log.write_text("")
-        environment = {k: v for k, v in os.environ.items() if k not in ("MAKEFLAGS", "MAKELEVEL", "VENV", "ARGS")}
-        environment |= {"PYTHON_LOG": str(log), "PYTHON": str(self.elsewhere / "python")}
+        environment = outside_make() | {"PYTHON_LOG": str(log), "PYTHON": str(self.elsewhere / "python")}
         subprocess.run(["make", *arguments], cwd=self.elsewhere, env=environment, check=True, capture_output=True)
         calls = [line.split(": ", 1) for line in log.read_text().splitlines()]
         calls = [call for call in calls if not call[1].startswith(("-c import sys", "-m pip --version", "--version"))]
@@ -85,6 +89,7 @@ def test_a_python_that_is_too_old_is_refused_with_what_to_do(checkout: Checkout)
     old.write_text('#!/bin/sh\n[ "$1" = --version ] && echo Python 3.8.1\nexit 1\n')
     old.chmod(0o755)
     command = ["make", "-C", PLACE, "test", f"PYTHON={old}"]
-    done = subprocess.run(command, cwd=checkout.elsewhere, capture_output=True, text=True, check=False)
+    where = {"cwd": checkout.elsewhere, "env": outside_make()}
+    done = subprocess.run(command, capture_output=True, text=True, check=False, **where)
     assert done.returncode != 0
     assert "needs Python 3.10 or newer, found Python 3.8.1" in done.stderr
