@@ -20,7 +20,7 @@ from pyramid_tokenizer.config import BackboneConfig, DecoderConfig, LevelConfig,
 from pyramid_tokenizer.training import TrainConfig, train
 
 # At 256 x 256: 64 x 8 + 256 x 10 + 1024 x 13 = 16,384 bits, exactly a quarter bit per pixel. Few dimensions at the fine
-# level: 13 bits describe 8 of them well. benchmarks/dimensions.py: 24, 16 and 12 dimensions give 0.2 dB more from ids, but
+# level: 13 bits describe 8 of them well. benchmarks/closed_form.py: 24, 16 and 12 dimensions give 0.2 dB more from ids, but
 # lose 2.3 dB instead of 1.1 to their own unquantised values, and use the codebook less evenly.
 CONFIG = TokenizerConfig(
     backbone=BackboneConfig(kind="open_clip", blocks=(0, 1, 2, 3)),
