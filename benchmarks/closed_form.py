@@ -3,7 +3,7 @@
     python benchmarks/closed_form.py --data ../shared/data [--model tiny] [--limit 40]
 
 Each row is a twin of the model: the same tower, grids and bits, codebooks fitted in closed form on the same crops, no trained
-decoder. Measured on recon/val (tuning data); two to three minutes a row on two cores. Needs the extra `eval`.
+decoder. Measured on recon/val (tuning data); about a minute a row on two cores. Needs the extra `eval`.
 """
 
 from __future__ import annotations
