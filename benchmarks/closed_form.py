@@ -20,9 +20,10 @@ from torch import Tensor
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # this checkout, from any current directory
 
 from benchmarks import baselines, twins
-from benchmarks.reconstruction import DECODE_BATCH, SIDE_PX, decode, encode, score, table, to_8_bit
+from benchmarks.reconstruction import DECODE_BATCH, SIDE_PX, decode, encode, score, table
 from pyramid_tokenizer import PyramidTokenizer
 from pyramid_tokenizer.config import TokenizerConfig
+from pyramid_tokenizer.images import to_uint8
 
 DIMENSIONS = ((24, 24, 24), (24, 16, 12), (16, 12, 8), (16, 8, 5))
 COMPOSITIONS = ("residual", "bottom_up", "none")
@@ -40,7 +41,7 @@ def measure(what: str, twin: PyramidTokenizer, pictures: Tensor) -> tuple[str, .
     """A row: PSNR at every prefix of levels, PSNR not quantised, perplexity of the finest level."""
     tokens = encode(twin, pictures, DECODE_BATCH)
     prefixes = [score(what, pictures, decode(twin, tokens[:n]).pictures, None) for n in range(1, len(tokens) + 1)]
-    whole = torch.cat([to_8_bit(twin.reconstruct_continuous(batch / 255)) for batch in pictures.split(DECODE_BATCH)])
+    whole = torch.cat([to_uint8(twin.reconstruct_continuous(batch / 255)) for batch in pictures.split(DECODE_BATCH)])
     free = score(f"{what}, not quantised", pictures, whole, None)
     fine = twin.health(tokens).levels[-1]
     return what, *(f"{row.psnr:.2f}" for row in prefixes), f"{free.psnr:.2f}", f"{fine.perplexity_share:.0%}"

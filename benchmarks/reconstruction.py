@@ -34,6 +34,7 @@ from benchmarks import baselines, twins
 from benchmarks.baselines import Coded
 from pyramid_tokenizer import PyramidTokenizer, PyramidTokenizerError, TokenPyramid
 from pyramid_tokenizer.evaluation import psnr, ssim
+from pyramid_tokenizer.images import to_uint8
 
 SIDE_PX = 256
 TARGET_RATE = 0.25
@@ -109,14 +110,10 @@ def encode(tok: PyramidTokenizer, pictures: Tensor, batch_size: int) -> TokenPyr
     return TokenPyramid.stack([tok.encode(batch / 255) for batch in pictures.split(batch_size)])
 
 
-def to_8_bit(images: Tensor) -> Tensor:
-    return (images * 255).round().to(torch.uint8).cpu()
-
-
 def decode(tok: PyramidTokenizer, tokens: TokenPyramid) -> Coded:
     single = tokens.unbind()
     batches = [TokenPyramid.stack(single[i : i + DECODE_BATCH]) for i in range(0, len(single), DECODE_BATCH)]
-    pictures = torch.cat([to_8_bit(tok.decode(batch)) for batch in batches])
+    pictures = torch.cat([to_uint8(tok.decode(batch)) for batch in batches])
     return Coded(pictures=pictures, bits_per_pixel=tokens.bits_per_pixel)
 
 
@@ -125,7 +122,7 @@ def tokenizer_rows(tok: PyramidTokenizer, pictures: Tensor, tokens: TokenPyramid
         coded = decode(tok, tokens[:levels])
         what = "pyramid, level 0" if levels == 1 else f"pyramid, levels 0-{levels - 1}"
         yield score(what, pictures, coded.pictures, coded.bits_per_pixel)
-    continuous = [to_8_bit(tok.reconstruct_continuous(batch / 255)) for batch in pictures.split(DECODE_BATCH)]
+    continuous = [to_uint8(tok.reconstruct_continuous(batch / 255)) for batch in pictures.split(DECODE_BATCH)]
     yield score("pyramid, features not quantised", pictures, torch.cat(continuous), None)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from pyramid_tokenizer.errors import DataError, ImageError, ImageTooLargeError
 from pyramid_tokenizer.images import DEFAULT_MAX_PIXELS, read_image
 
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".avif"})
+_LOGGER = logging.getLogger(__name__)
 ATTEMPTS = 100
 """Unreadable files in a row after which a step gives up."""
 
@@ -49,8 +51,8 @@ class RandomCrops(Dataset[Tensor]):
 
     A picture's short side is first resized to a random size between the crop's and `zoom` times that (never enlarged beyond
     its own size unless it is smaller than the crop), then cropped and half of the time mirrored. Unreadable files are
-    skipped and remembered in `skipped` with the reason (in the process that met them: a loader's workers keep their
-    own); a new picture is drawn in their place.
+    skipped, named once as a warning of this module's logger, and remembered in `skipped` with the reason (in the process
+    that met them: a loader's workers keep their own); a new picture is drawn in their place.
 
     Args:
         files: Image files.
@@ -58,8 +60,7 @@ class RandomCrops(Dataset[Tensor]):
         crop_px: Side of the crop.
         zoom: Largest short side before cropping, in crops.
         seed: With the step's number, the only source of chance.
-        rank: This process among `world`; each draws a different part of a step.
-        world: Number of processes.
+        rank: Of this process; each draws a different part of a step.
 
     Raises:
         DataError: There are no files.
@@ -83,13 +84,12 @@ class RandomCrops(Dataset[Tensor]):
         zoom: float = 1.6,
         seed: int = 0,
         rank: int = 0,
-        world: int = 1,
     ):
         if not files:
             raise DataError("expected at least one image file, got none: check the image source")
         self.files = list(files)
         self.batch_size, self.crop_px, self.zoom = batch_size, crop_px, zoom
-        self.seed, self.rank, self.world = seed, rank, world
+        self.seed, self.rank = seed, rank
         self.skipped: dict[Path, str] = {}
 
     def __getitem__(self, step: int) -> Tensor:
@@ -108,6 +108,8 @@ class RandomCrops(Dataset[Tensor]):
             try:
                 return self._cut(read_image(path), rng)
             except ImageError as error:
+                if path not in self.skipped:
+                    _LOGGER.warning("image skipped: %s: %s", path, error)
                 self.skipped[path] = str(error)
         raise DataError(
             f"expected readable images, got {ATTEMPTS} unreadable ones in a row, the last {path}: {self.skipped[path]}"

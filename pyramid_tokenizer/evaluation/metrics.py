@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from pyramid_tokenizer.errors import ImageValueError, MissingExtraError
+from pyramid_tokenizer.images import to_uint8
 
 SSIM_WINDOW_PX = 11
 """Side of the Gaussian window: sigma 1.5 cut at 3.5 sigma, as in the paper."""
@@ -93,8 +94,7 @@ def _to_8_bit(images: Tensor) -> Tensor:
         )
     if not bool(((images >= 0) & (images <= 1)).all()):  # also catches NaN
         raise ImageValueError("expected pixels in [0, 1], got others or NaN: clamp them, or divide 8-bit pixels by 255")
-    # float32 first: in half precision 255 steps are not all distinct
-    return (images.float() * 255).round().to("cpu", torch.uint8)
+    return to_uint8(images).cpu()
 
 
 def _structural_similarity() -> Callable[..., Any]:

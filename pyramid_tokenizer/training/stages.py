@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Protocol
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -20,31 +18,6 @@ from pyramid_tokenizer.training.losses import (
     straight_through,
     target_at,
 )
-
-
-class Stage(Protocol):
-    """One stage of training: a module whose forward is the loss of a batch, and what happens around a step."""
-
-    name: str
-    steps: int
-    lr: float
-    ema_decay: float
-
-    def __call__(self, images: Tensor, step: int) -> tuple[Tensor, dict[str, float]]:
-        """Loss and figures for the log."""
-        ...
-
-    def after_step(self, step: int) -> None:
-        """Called when the optimizer has stepped."""
-        ...
-
-    def extra_state(self) -> dict[str, dict[str, Tensor]]:
-        """What a resumed run needs beside parameters and optimizer."""
-        ...
-
-    def load_extra_state(self, state: dict[str, dict[str, Tensor]]) -> None:
-        """Takes over what `extra_state` gave."""
-        ...
 
 
 class CodebookStage(nn.Module):

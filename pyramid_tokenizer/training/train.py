@@ -182,7 +182,6 @@ def _train(
         crop_px=config.crop_px,
         seed=config.seed + (1 if kind is CodebookStage else 2),
         rank=accelerator.process_index,
-        world=accelerator.num_processes,
     )
     for parameter in stage.trainable():
         parameter.requires_grad_(True)

@@ -67,7 +67,7 @@ def test_a_batch_depends_on_seed_and_step_alone(folder):
 
 
 def test_each_process_draws_another_part_of_a_step(folder):
-    parts = [crops_of(folder, rank=rank, world=2)[3] for rank in (0, 1)]
+    parts = [crops_of(folder, rank=rank)[3] for rank in (0, 1)]
     assert not torch.equal(parts[0], parts[1])
     assert torch.equal(torch.cat(parts), crops_of(folder, batch_size=8)[3])
 
@@ -103,13 +103,14 @@ def test_pictures_smaller_than_the_crop_are_enlarged(tmp_path, size):
     torch.testing.assert_close(crop, expected)
 
 
-def test_unreadable_files_are_skipped_and_remembered(folder, tmp_path):
+def test_unreadable_files_are_skipped_named_once_and_remembered(folder, tmp_path, caplog):
     (tmp_path / "empty.png").write_bytes(b"")
     (tmp_path / "cut.png").write_bytes((folder / "0.png").read_bytes()[:300])
     bad = [tmp_path / "empty.png", tmp_path / "cut.png", tmp_path / "missing.png"]
     crops = RandomCrops([*find_images(folder), *bad], batch_size=16, crop_px=32)
     batches = [crops[step] for step in range(3)]
     assert set(crops.skipped) == set(bad)
+    assert sorted(record.args[0] for record in caplog.records) == sorted(bad)
     assert "missing.png" in crops.skipped[bad[2]]
     assert all(len(batch) == 16 and torch.isfinite(batch).all() for batch in batches)
     again = RandomCrops(crops.files, batch_size=16, crop_px=32)
