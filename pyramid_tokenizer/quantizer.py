@@ -21,6 +21,7 @@ from pyramid_tokenizer.codebook import affine_rows, nearest
 from pyramid_tokenizer.config import LevelConfig, QuantizerConfig
 from pyramid_tokenizer.errors import ConfigError, ImageValueError, NotFittedError, TokenRangeError
 from pyramid_tokenizer.pyramid import FeaturePyramid
+from pyramid_tokenizer.regrid import regrid, regridded_channels
 
 
 class LevelQuantizer(nn.Module):
@@ -133,7 +134,7 @@ class PyramidQuantizer(nn.Module):
         self.patch_px = self.strides[-1]
         self.levels = nn.ModuleList()
         for index, level in enumerate(config.levels):
-            in_channels = sum(_adapted_channels(channels, strides, level, map_index) for map_index in level.maps)
+            in_channels = sum(_channels_read(channels, strides, level, map_index) for map_index in level.maps)
             in_channels += self._context_channels(index)
             self.levels.append(
                 LevelQuantizer(level, in_channels=in_channels, patch_px=self.patch_px, embedding_dim=embedding_dim)
@@ -287,7 +288,7 @@ class PyramidQuantizer(nn.Module):
         picture: Tensor | None = None
         for index in self.order:
             level = self.config.levels[index]
-            parts = [_adapt(features.maps[m].float(), features.strides[m], level.stride) for m in level.maps]
+            parts = [regrid(features.maps[m].float(), features.strides[m], level.stride) for m in level.maps]
             if self.config.composition == "residual" and index > 0:
                 painted = self.level(index - 1).painted(codes[index - 1])
                 picture = painted if picture is None else picture + painted
@@ -343,7 +344,8 @@ def _affine(rows: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     return affine_rows(rows, weight.T, bias)
 
 
-def _adapted_channels(channels: Sequence[int], strides: Sequence[int], level: LevelConfig, index: int) -> int:
+def _channels_read(channels: Sequence[int], strides: Sequence[int], level: LevelConfig, index: int) -> int:
+    """Channels that a level reads from map `index` of the backbone."""
     if not 0 <= index < len(channels):
         raise ConfigError(
             f"expected maps in [0, {len(channels)}), got {index}: "
@@ -354,28 +356,4 @@ def _adapted_channels(channels: Sequence[int], strides: Sequence[int], level: Le
         raise ConfigError(
             f"expected a level stride that divides or is a multiple of {own}, got {wanted}: choose another stride or map"
         )
-    if own > wanted:
-        return channels[index] * (own // wanted) ** 2
-    return channels[index] * (4 if wanted > own and wanted // own % 2 == 0 else 1)
-
-
-def _adapt(features: Tensor, own: int, wanted: int) -> Tensor:
-    """Brings a map (B, C, h, w) of one stride to the grid of another.
-
-    To a coarser grid: averages down to twice the wanted grid, then lays the four neighbours side by side (nothing is lost
-    for a ratio of two); for an odd ratio it averages all the way. To a finer grid: each of the r x r places in a cell gets
-    the cell's features in channels of its own, so that the adapter's one matrix is the field's "linear, then pixel shuffle".
-    """
-    if own == wanted:
-        return features
-    if own < wanted:
-        ratio = wanted // own
-        if ratio % 2:
-            return F.avg_pool2d(features, ratio)
-        pooled = F.avg_pool2d(features, ratio // 2) if ratio > 2 else features
-        return F.pixel_unshuffle(pooled, 2)
-    ratio = own // wanted
-    batch, channels, height, width = features.shape
-    places = torch.eye(ratio**2, device=features.device, dtype=features.dtype).view(1, ratio**2, 1, 1, ratio, 1, ratio)
-    spread = features.view(batch, 1, channels, height, 1, width, 1) * places  # (B, r r, C, h, r, w, r)
-    return spread.reshape(batch, ratio**2 * channels, height * ratio, width * ratio)
+    return regridded_channels(channels[index], own, wanted)
