@@ -11,6 +11,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import itertools
+import math
 import types
 import typing
 from dataclasses import dataclass, field
@@ -79,6 +80,10 @@ class LevelConfig:
     semantic_weight: float = 0.0
     """Share of the closed-form target that is meaning (the dense text-aligned map, or the image embedding where the
     tower has none) and not pixels, in [0, 1]."""
+    fsq: tuple[int, ...] = ()
+    """Finite scalar quantisation: entries per dimension, `dim` numbers of 2 or more whose product is `codebook_size`; ()
+    learns the codebook. The first dimensions vary most, so larger numbers come first: (8, 8, 4) makes 256 entries,
+    (8, 5, 5, 5) 1,000, (16, 8, 8, 8) 8,192, (8, 8, 8, 6, 5) 15,360."""
 
     def __post_init__(self) -> None:
         _check(self.stride >= 1, "stride >= 1", self.stride, "use the pixels per cell")
@@ -94,6 +99,21 @@ class LevelConfig:
             "name one of the two",
         )
         _check(0.0 <= self.semantic_weight <= 1.0, "semantic_weight in [0, 1]", self.semantic_weight, "it is a share")
+        if self.fsq:
+            self._check_fsq()
+
+    def _check_fsq(self) -> None:
+        _check(min(self.fsq) >= 2, "fsq of 2 entries or more per dimension", self.fsq, "e.g. (8, 8, 4)")
+        _check(
+            math.prod(self.fsq) == self.codebook_size,
+            f"fsq whose product is codebook_size {self.codebook_size}",
+            self.fsq,
+            f"set codebook_size to {math.prod(self.fsq)}, or choose other entries",
+        )
+        _check(
+            len(self.fsq) == self.dim, f"as many fsq entries as dim {self.dim}", self.fsq, f"set dim to {len(self.fsq)}"
+        )
+        _check(self.distance == "euclidean", 'distance "euclidean" for fsq', self.distance, "a grid has no unit norm")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -186,15 +206,21 @@ class TokenizerConfig:
 
 Config = TypeVar("Config")
 
+_ADDED_LATER = {"fsq": ()}
+"""Fields that format 1 did not have at first, with their defaults. `to_dict` leaves them out at that default: fingerprints
+hash its result, and those of older models, and with them all stored tokens, must stay what they were."""
+
 
 def to_dict(config: Any) -> dict[str, Any]:
-    """Plain JSON-ready data of any config of this module; `from_dict` inverts it.
+    """Plain JSON-ready data of any config of this module; `from_dict` inverts it. Later additions are left out when unused.
 
     Example:
         >>> to_dict(LevelConfig(stride=8, maps=(2,), codebook_size=64, dim=4))["maps"]
         (2,)
     """
-    return dataclasses.asdict(config)
+    return dataclasses.asdict(
+        config, dict_factory=lambda pairs: {n: v for n, v in pairs if n not in _ADDED_LATER or v != _ADDED_LATER[n]}
+    )
 
 
 def from_dict(cls: type[Config], data: Any, *, where: str = "config") -> Config:

@@ -1,6 +1,7 @@
 import dataclasses
 import itertools
 import json
+import math
 import operator
 
 import pytest
@@ -30,16 +31,24 @@ backbones = st.builds(
 
 
 @st.composite
+def codebooks(draw):
+    """The fields of a level that say how it quantises."""
+    fsq = tuple(draw(st.just([]) | st.lists(st.integers(2, 16), min_size=1, max_size=5)))
+    if fsq:
+        return {"fsq": fsq, "codebook_size": math.prod(fsq), "dim": len(fsq)}
+    distance = draw(st.sampled_from(["euclidean", "cosine"]))
+    return {"codebook_size": draw(st.integers(2, 2**17)), "dim": draw(st.integers(1, 64)), "distance": distance}
+
+
+@st.composite
 def quantizers(draw):
     ratios = draw(st.lists(st.integers(1, 4), min_size=1, max_size=4))
     levels = [
         LevelConfig(
             stride=stride,
             maps=tuple(draw(st.lists(st.integers(0, 5), min_size=1, max_size=3))),
-            codebook_size=draw(st.integers(2, 2**17)),
-            dim=draw(st.integers(1, 64)),
-            distance=draw(st.sampled_from(["euclidean", "cosine"])),
             semantic_weight=draw(st.floats(0, 1)),
+            **draw(codebooks()),
         )
         for stride in reversed(list(itertools.accumulate([1, *ratios], operator.mul)))
     ]
@@ -184,6 +193,10 @@ def test_a_newer_format_is_refused_before_its_new_fields():
         ("quantizer__levels__0__semantic_weight", 1.01, r"semantic_weight in \[0, 1\], got 1.01"),
         ("quantizer__levels__0__semantic_weight", -0.1, r"semantic_weight in \[0, 1\]"),
         ("quantizer__levels__0__semantic_weight", float("nan"), r"semantic_weight in \[0, 1\], got nan"),
+        ("quantizer__levels__0__fsq", [8, 1], r"fsq of 2 entries or more per dimension, got \(8, 1\)"),
+        ("quantizer__levels__0__fsq", [3, 3], r"fsq whose product is codebook_size 8, got \(3, 3\): set .* to 9, or"),
+        ("quantizer__levels__0__fsq", [4, 2], r"as many fsq entries as dim 4, got \(4, 2\): set dim to 2"),
+        ("quantizer__levels__0__fsq", [4.0, 2.0], r"levels\[0\].fsq\[0\] as int, got 4.0"),
         ("quantizer__composition", "sum", "composition as one of"),
         ("decoder__widths", [8, 8, 8], "as many depths as widths"),
         ("decoder__widths", [8, 0], "positive widths"),
@@ -209,6 +222,20 @@ def test_a_value_out_of_its_range_is_an_error(path, value, message):
 def test_names_are_checked_where_a_config_is_made_in_code(make):
     with pytest.raises(ConfigError, match="name one of"):
         make()
+
+
+def test_a_grid_of_scalars_has_no_cosine_distance():
+    with pytest.raises(ConfigError, match="distance \"euclidean\" for fsq, got 'cosine'"):
+        LevelConfig(stride=8, maps=(0,), codebook_size=6, dim=2, fsq=(3, 2), distance="cosine")
+
+
+def test_fields_that_came_after_the_format_are_written_only_where_they_are_used():
+    learned = LevelConfig(stride=8, maps=(0,), codebook_size=6, dim=2)
+    first_fields = ["stride", "maps", "codebook_size", "dim", "distance", "semantic_weight"]
+    assert list(to_dict(learned)) == first_fields
+    scalar = dataclasses.replace(learned, fsq=(3, 2))
+    assert to_dict(scalar) == {**to_dict(learned), "fsq": (3, 2)}
+    assert to_dict(QuantizerConfig(levels=(learned, scalar)))["levels"] == (to_dict(learned), to_dict(scalar))
 
 
 def test_equal_strides_make_a_residual_stage():
