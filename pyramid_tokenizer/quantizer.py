@@ -20,6 +20,7 @@ from pyramid_tokenizer.blocks import enlarge
 from pyramid_tokenizer.codebook import affine_rows, nearest
 from pyramid_tokenizer.config import LevelConfig, QuantizerConfig
 from pyramid_tokenizer.errors import ConfigError, ImageValueError, NotFittedError, TokenRangeError
+from pyramid_tokenizer.fsq import bound
 from pyramid_tokenizer.pyramid import FeaturePyramid
 from pyramid_tokenizer.regrid import regrid, regridded_channels
 
@@ -57,7 +58,7 @@ class LevelQuantizer(nn.Module):
         return bool(self.codebook.any())
 
     def project(self, x: Tensor) -> Tensor:
-        """The adapter: (B, C, h, w) float -> (B, d, h, w) float32, before quantisation. Unit norm for cosine levels.
+        """The adapter: (B, C, h, w) float -> (B, d, h, w) float32, before quantisation; ends in `constrained`.
 
         Without a gradient, a cell's result depends on its own input alone, bit for bit.
         """
@@ -65,11 +66,15 @@ class LevelQuantizer(nn.Module):
             weight = self.down.weight / self.std  # whitening folded in
             bias = self.down.bias - weight @ self.mean
             rows = x.float().permute(0, 2, 3, 1).flatten(0, 2)  # (B h w, C)
-            projected = _affine(rows, weight, bias)
-        if self.config.distance == "cosine":
-            projected = F.normalize(projected, dim=1)
+            projected = self.constrained(_affine(rows, weight, bias))
         batch, _, height, width = x.shape
         return projected.view(batch, height, width, -1).permute(0, 3, 1, 2)  # (B, d, h, w)
+
+    def constrained(self, rows: Tensor) -> Tensor:
+        """(N, d) -> (N, d): to where entries can lie, unit norm for cosine levels, the grid's range for scalar ones."""
+        if self.config.fsq:
+            return bound(rows)
+        return F.normalize(rows, dim=1) if self.config.distance == "cosine" else rows
 
     def assign(self, projected: Tensor) -> Tensor:
         """(B, d, h, w) -> ids (B, h, w) int64."""
