@@ -29,6 +29,8 @@ class Backbone(Protocol):
 
     config: BackboneConfig
     """What it was loaded from."""
+    blocks: tuple[int, ...]
+    """Indices of the blocks that are read, shallow to deep; `config.blocks`, or the family's preset."""
     channels: tuple[int, ...]
     """Channels of each native map, deepest and coarsest first."""
     strides: tuple[int, ...]
@@ -56,6 +58,20 @@ class Backbone(Protocol):
 
         Raises:
             ImageValueError: Another shape, dtype or range, NaN, or a size that is not a multiple.
+        """
+        ...
+
+    def shallow(self, images: Tensor) -> Tensor:
+        """The finest native map, for perceptual losses: a gradient flows to `images`, none to the frozen weights.
+
+        Args:
+            images: (B, 3, H, W) float, RGB; H and W multiples of `strides[-1]`. Decoded pictures may overshoot [0, 1].
+
+        Returns:
+            (B, C, h, w) float32, the last of `forward(images).maps`.
+
+        Raises:
+            ImageValueError: Another shape or dtype, or a size that is not a multiple.
         """
         ...
 
@@ -145,8 +161,14 @@ def compute_fingerprint(state: Mapping[str, Tensor], **facts: Any) -> str:
     return digest.hexdigest()
 
 
-def check_images(images: Tensor, *, multiple: int) -> None:
-    """Raises ImageValueError unless `images` is (B, 3, H, W) float in [0, 1] with H and W multiples of `multiple`."""
+def check_images(images: Tensor, *, multiple: int, any_range: bool = False) -> None:
+    """Raises ImageValueError unless `images` is (B, 3, H, W) float with H and W multiples of `multiple`, in [0, 1].
+
+    Args:
+        images: What a caller gave.
+        multiple: In pixels.
+        any_range: Take any values.
+    """
     if images.ndim != 4 or images.shape[1] != 3 or 0 in images.shape:
         raise ImageValueError(
             f"expected images of shape (B, 3, H, W), got {tuple(images.shape)}: stack RGB pictures, channels first"
@@ -159,7 +181,7 @@ def check_images(images: Tensor, *, multiple: int) -> None:
             f"expected height and width in multiples of {multiple} px, got {height}x{width}: pad the batch at the right "
             "and bottom by repeating its edge (PyramidTokenizer.encode does)"
         )
-    if torch.compiler.is_compiling():
+    if any_range or torch.compiler.is_compiling():
         return  # a graph cannot branch on pixel values
     low, high = (float(value) for value in images.detach().aminmax())
     if not (low >= -_RANGE_SLACK and high <= 1 + _RANGE_SLACK):  # also catches NaN

@@ -60,10 +60,10 @@ class OpenClipBackbone(nn.Module):
             self._tower = find_tower(visual)
             found = probe(self._tower, next(visual.parameters()))
         count = len(found.strides)
-        self._blocks = resolve_blocks(config.blocks, preset=preset_blocks(found.strides), count=count)
+        self.blocks = resolve_blocks(config.blocks, preset=preset_blocks(found.strides), count=count)
         self.multiple_px = found.strides[-1]
-        self.channels = tuple(found.channels[block] for block in reversed(self._blocks))
-        self.strides = tuple(found.strides[block] for block in reversed(self._blocks))
+        self.channels = tuple(found.channels[block] for block in reversed(self.blocks))
+        self.strides = tuple(found.strides[block] for block in reversed(self.blocks))
         self.embedding_dim = found.embedding_dim
         self.has_dense = self._tower.has_dense
         self.fingerprint = self._compute_fingerprint()
@@ -75,13 +75,19 @@ class OpenClipBackbone(nn.Module):
             x = self._normalise(images)
             embedding = dense = None
             if aligned:
-                output = self._tower.aligned(x, self._blocks)
+                output = self._tower.aligned(x, self.blocks)
                 maps, embedding = output.maps, output.embedding.float()
                 dense = output.dense.float() if output.dense is not None else None
             else:
-                maps = self._tower.maps(x, self._blocks)
+                maps = self._tower.maps(x, self.blocks)
         coarse_to_fine = tuple(m.float() for m in reversed(maps))
         return FeaturePyramid(maps=coarse_to_fine, strides=self.strides, embedding=embedding, dense=dense)
+
+    def shallow(self, images: Tensor) -> Tensor:
+        """(B, C, h, w) float32: the finest native map of a batch of any range, with a gradient to `images`."""
+        check_images(images, multiple=self.strides[-1], any_range=True)
+        with torch.autocast(images.device.type, enabled=False):
+            return self._tower.maps(self._normalise(images), self.blocks[:1])[0].float()
 
     def dense(self, images: Tensor) -> Tensor:
         """(B, D, h, w) float32 text-aligned map.
@@ -150,7 +156,7 @@ class OpenClipBackbone(nn.Module):
 
     def _compute_fingerprint(self) -> str:
         # quick_gelu is the one thing outside the weights that open_clip lets vary for the same weights.
-        facts = {"mean": self._mean, "std": self._std, "blocks": self._blocks}
+        facts = {"mean": self._mean, "std": self._std, "blocks": self.blocks}
         quick_gelu = bool(self._model_config.get("quick_gelu", False))
         return compute_fingerprint(self.model.visual.state_dict(), **facts, quick_gelu=quick_gelu)
 

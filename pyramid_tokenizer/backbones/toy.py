@@ -61,35 +61,45 @@ class ToyBackbone(nn.Module):
         self.config = config if config is not None else BackboneConfig(kind="toy")
         if self.config.kind != "toy":
             raise ConfigError(f'expected a config of kind "toy", got {self.config.kind!r}: call load_backbone instead')
-        self._blocks = resolve_blocks(self.config.blocks, preset=range(len(_STRIDES)), count=len(_STRIDES))
-        self.channels = tuple(_CHANNELS[block] for block in reversed(self._blocks))
-        self.strides = tuple(_STRIDES[block] for block in reversed(self._blocks))
+        self.blocks = resolve_blocks(self.config.blocks, preset=range(len(_STRIDES)), count=len(_STRIDES))
+        self.channels = tuple(_CHANNELS[block] for block in reversed(self.blocks))
+        self.strides = tuple(_STRIDES[block] for block in reversed(self.blocks))
         self.multiple_px = _STRIDES[-1]
         kernels = [_patch_kernel(), *(_merge_kernel(channels) for channels in _CHANNELS[:-1])]
         self.kernels = nn.ParameterList(nn.Parameter(kernel, requires_grad=False) for kernel in kernels)
         projection = _cosine_rows(_EMBEDDING_DIM, _CHANNELS[-1])[:, :, None, None]
         self.projection = nn.Parameter(projection, requires_grad=False)
-        self.fingerprint = compute_fingerprint(self.state_dict(), mean=_MEAN, std=_STD, blocks=self._blocks)
+        self.fingerprint = compute_fingerprint(self.state_dict(), mean=_MEAN, std=_STD, blocks=self.blocks)
         self.eval()
 
     def forward(self, images: Tensor, *, aligned: bool = False) -> FeaturePyramid:
         """Maps of a (B, 3, H, W) float batch in [0, 1]; with `aligned` also its embedding and dense map."""
-        depth = len(self.kernels) if aligned else self._blocks[-1] + 1
+        depth = len(self.kernels) if aligned else self.blocks[-1] + 1
         check_images(images, multiple=_STRIDES[depth - 1])
         with torch.no_grad(), torch.autocast(images.device.type, enabled=False):
-            x = ((images.float() - _MEAN) / _STD).to(self.projection.dtype)
-            stages = []
-            for kernel in self.kernels[:depth]:
-                x = F.conv2d(x, kernel, stride=kernel.shape[-1])
-                x = x + 0.05 * x * x.abs()
-                stages.append(x.float())
-            dense = F.conv2d(x, self.projection).float() if aligned else None  # (B, D, H/32, W/32)
+            stages = self._stages(images, depth)
+            dense = F.conv2d(stages[-1], self.projection).float() if aligned else None  # (B, D, H/32, W/32)
         return FeaturePyramid(
-            maps=tuple(stages[block] for block in reversed(self._blocks)),
+            maps=tuple(stages[block].float() for block in reversed(self.blocks)),
             strides=self.strides,
             embedding=dense.mean(dim=(2, 3)) if dense is not None else None,
             dense=dense,
         )
+
+    def shallow(self, images: Tensor) -> Tensor:
+        """(B, C, h, w) float32: the finest native map of a batch of any range, with a gradient to `images`."""
+        check_images(images, multiple=self.strides[-1], any_range=True)
+        with torch.autocast(images.device.type, enabled=False):
+            return self._stages(images, self.blocks[0] + 1)[-1].float()
+
+    def _stages(self, images: Tensor, depth: int) -> list[Tensor]:
+        x = ((images.float() - _MEAN) / _STD).to(self.projection.dtype)
+        stages = []
+        for kernel in self.kernels[:depth]:
+            x = F.conv2d(x, kernel, stride=kernel.shape[-1])
+            x = x + 0.05 * x * x.abs()
+            stages.append(x)
+        return stages
 
     def dense(self, images: Tensor) -> Tensor:
         """(B, D, h, w) float32, a fixed projection of the coarsest map."""

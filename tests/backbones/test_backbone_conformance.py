@@ -95,6 +95,47 @@ def test_it_records_no_gradient_but_later_modules_may(backbone: Any) -> None:
     assert torch.allclose(scale.grad, features.maps[0].sum())
 
 
+def test_shallow_is_the_finest_map_of_forward(backbone: Any) -> None:
+    images = pictures(2, 64, 32)
+    torch.testing.assert_close(backbone.shallow(images), backbone(images).maps[-1], rtol=1e-6, atol=1e-6)
+
+
+def test_a_gradient_flows_through_shallow_to_the_pixels_and_to_nothing_else(backbone: Any) -> None:
+    images = (pictures(1, 64, 32) * 1.2 - 0.1).requires_grad_()  # decoded pictures overshoot
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        shallow = backbone.shallow(images)
+    assert shallow.dtype == torch.float32
+    shallow.square().mean().backward()
+    assert images.grad is not None
+    assert images.grad.isfinite().all()
+    assert (images.grad.abs().sum(1) > 0).float().mean() > 0.98  # of all pixels; ReLUs may shut one out
+    assert all(parameter.grad is None for parameter in backbone.parameters())
+    assert not any(module.training for module in backbone.modules())
+
+
+def test_the_gradient_of_shallow_is_its_slope(backbone: Any) -> None:
+    images, direction = pictures(1, 32, 32), torch.randn(1, 3, 32, 32)
+    step = 1e-2 * direction
+    leaf = images.clone().requires_grad_()
+    backbone.shallow(leaf).sum().backward()
+    slope = (leaf.grad * step).sum()
+    risen = (backbone.shallow(images + step).sum() - backbone.shallow(images - step).sum()) / 2
+    torch.testing.assert_close(slope, risen, rtol=0.05, atol=1e-3)
+
+
+def test_shallow_refuses_sizes_that_its_cells_do_not_tile(backbone: Any) -> None:
+    side = 32 + backbone.strides[-1] // 2
+    with pytest.raises(ImageValueError, match=rf"multiples of {backbone.strides[-1]} px, got {side}x32"):
+        backbone.shallow(pictures(1, side, 32))
+
+
+def test_the_blocks_read_are_told_shallow_to_deep(family: str, backbone: Any, load: Any) -> None:
+    count = FAMILIES[family][3]
+    assert list(backbone.blocks) == sorted(set(backbone.blocks))
+    assert len(backbone.blocks) == len(backbone.strides)
+    assert load(family, blocks=(-2, -1)).blocks == (count - 2, count - 1)
+
+
 def test_the_same_picture_gives_the_same_bits(backbone: Any) -> None:
     images = pictures(1, 64, 32)
     assert_same(backbone(images, aligned=True), backbone(images, aligned=True))
