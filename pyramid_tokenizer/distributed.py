@@ -1,13 +1,13 @@
-"""Where this process stands among its peers, and sums across them; every call is a plain no-op in a single process.
+"""Where this process stands among its peers, and what they tell each other; in a single process every call is a no-op.
 
-For code below the training floor, such as codebook statistics summed over processes: it cannot ask accelerate, which
-only `training` may import.
+For code below the training floor too, which cannot ask accelerate: only `training` may import it.
 """
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Iterable
 
+import torch
 import torch.distributed as dist
 from torch import Tensor
 
@@ -32,24 +32,30 @@ def is_main() -> bool:
     return rank() == 0
 
 
-def all_reduce(values: Tensor, *, op: Literal["sum", "mean"] = "sum") -> Tensor:
-    """The sum or the mean of every process's tensor, the same in all of them.
-
-    Every process must call it, with the same shape and dtype. No gradient flows through it.
+def any_true(flag: bool, *, device: torch.device) -> bool:
+    """Whether the flag is set in any process; every process must call it, and all get the same answer.
 
     Args:
-        values: Any shape; floating point for the mean. Left as it is.
-        op: "sum", or "mean" over processes.
-
-    Returns:
-        A new tensor like `values`.
+        flag: This process's.
+        device: One that the process group can talk through.
 
     Example:
-        >>> import torch
-        >>> all_reduce(torch.tensor([1.0, 2.0]), op="mean")
-        tensor([1., 2.])
+        >>> any_true(False, device=torch.device("cpu"))
+        False
     """
-    total = values.detach().clone()
+    if not is_active():
+        return flag
+    count = torch.tensor(float(flag), device=device)
+    dist.all_reduce(count)
+    return bool(count > 0)
+
+
+def broadcast(tensors: Iterable[Tensor]) -> None:
+    """Gives the main process's values to all others, in place; every process must call it, with tensors of the same shapes.
+
+    Args:
+        tensors: On a device that the process group can talk through.
+    """
     if is_active():
-        dist.all_reduce(total, op=dist.ReduceOp.SUM)
-    return total / world_size() if op == "mean" else total
+        for tensor in tensors:
+            dist.broadcast(tensor, src=0)

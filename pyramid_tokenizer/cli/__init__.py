@@ -5,7 +5,8 @@
     pyramid-tokenizer reconstruct photo.jpg     the original beside every prefix of levels, and how close they are
     pyramid-tokenizer info                      what a model or a token file holds
     pyramid-tokenizer demo                      all of it on four photos
-    pyramid-tokenizer train --images photos --out my-model
+    pyramid-tokenizer train --images photos --backbone ViT-B-16 --weights openai --out my-model
+    pyramid-tokenizer finetune tiny --images photos --out my-tiny
 
 Exit codes: 0 all done; 1 an error, told in one line on stderr; 2 a wrong option; 130 interrupted. Nothing heavy is
 imported before a command runs, so that `--help` answers at once.
@@ -17,7 +18,7 @@ from typing import Annotated
 
 import typer
 
-from pyramid_tokenizer.cli import decode, demo, encode, info, reconstruct, train
+from pyramid_tokenizer.cli import decode, demo, encode, finetune, info, reconstruct, train
 from pyramid_tokenizer.cli.group import OneLineErrors
 
 app = typer.Typer(
@@ -29,7 +30,15 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
-for _command in (encode.encode, decode.decode, reconstruct.reconstruct, info.info, train.train, demo.demo):
+for _command in (
+    encode.encode,
+    decode.decode,
+    reconstruct.reconstruct,
+    info.info,
+    train.train,
+    finetune.finetune,
+    demo.demo,
+):
     app.command()(_command)
 
 

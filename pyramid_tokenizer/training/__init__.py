@@ -1,10 +1,10 @@
-"""Training: `train` runs the closed-form fit, stage 1 (adapters and codebooks) and stage 2 (trunk and pixel decoder)."""
+"""Training: `train` and `finetune` run the closed form, stage 1 (adapters and codebooks), stage 2 (trunk and pixel decoder)."""
 
 from pyramid_tokenizer.errors import MissingExtraError
 from pyramid_tokenizer.training.config import TrainConfig
 
 try:
-    from pyramid_tokenizer.training.train import train
+    from pyramid_tokenizer.training.train import finetune, train
 except ModuleNotFoundError as error:
     if error.name != "accelerate":
         raise
@@ -12,4 +12,4 @@ except ModuleNotFoundError as error:
         'expected accelerate for training, got none: pip install "pyramid-tokenizer[train]"'
     ) from error
 
-__all__ = ["TrainConfig", "train"]
+__all__ = ["TrainConfig", "finetune", "train"]

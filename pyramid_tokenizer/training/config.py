@@ -9,6 +9,8 @@ from typing import Literal, get_args
 from pyramid_tokenizer.errors import ConfigError
 
 PixelLoss = Literal["l1", "l2", "psnr"]
+Codebooks = Literal["fit", "refit", "continue", "frozen"]
+Perceptual = Literal["none", "backbone", "lpips"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -23,16 +25,22 @@ class TrainConfig:
         'psnr'
     """
 
+    codebooks: Codebooks = "fit"
+    """Where they start. "fit": empty ones are fitted in closed form. The others are for a fitted tokenizer: "refit" runs
+    k-means anew in the adapters' coordinates, which a trained decoder still understands; "continue" refines adapters and
+    codebooks by `codebook_steps`; "frozen" keeps every id, so that stored tokens stay valid."""
     fit_images: int = 4000
-    """Images of the closed-form fit, at most."""
+    """Crops of the closed-form fit, at most; of few pictures, eight each."""
     vectors_per_code: int = 64
     """Cells sampled per codebook entry in the closed-form fit."""
     codebook_steps: int = 0
-    """Steps of stage 1, gradient refinement of adapters and codebooks; 0 keeps the closed-form fit."""
+    """Steps of stage 1, gradient refinement of adapters and codebooks, which ends with a refit; 0 leaves it out."""
     decoder_steps: int = 2000
     """Steps of stage 2, trunk and pixel decoder on frozen ids."""
     batch_size: int = 32
-    """Crops per step and process."""
+    """Crops per pass and process."""
+    accumulate: int = 1
+    """Passes whose gradients make one step: `batch_size` x processes x `accumulate` crops."""
     crop_px: int = 128
     """Side of a crop; a multiple of the coarsest stride."""
     codebook_lr: float = 3e-4
@@ -51,6 +59,11 @@ class TrainConfig:
     """Share of steps that decode a shorter prefix, drawn evenly."""
     pixel_loss: PixelLoss = "psnr"
     """"l1", "l2", or "psnr": the mean of log squared errors per image, which is mean PSNR's own loss."""
+    perceptual: Perceptual = "none"
+    """Further term of the decoder's loss: "backbone" compares the frozen tower's finest maps, "lpips" needs the extra of
+    that name."""
+    perceptual_weight: float = 1.0
+    """Of that term, against the pixel loss."""
     commit_weight: float = 0.25
     """Stage 1: pull of projections to their codes."""
     align_weight: float = 0.1
@@ -64,24 +77,42 @@ class TrainConfig:
     log_every: int = 50
     """Steps between two lines of the log."""
     save_every: int = 500
-    """Steps between two states that a run can resume from."""
+    """Steps between two states that a run can resume from; Ctrl-C and SIGTERM save one too."""
+    sheet_every: int = 0
+    """Steps between two reconstruction sheets in the model's folder; 0 for none."""
+    tensorboard: bool = False
+    """Also write the log for TensorBoard, in the model's folder."""
 
     def __post_init__(self) -> None:
-        for name, choices in (("pixel_loss", get_args(PixelLoss)), ("mixed_precision", ("no", "bf16"))):
-            if getattr(self, name) not in choices:
-                raise ConfigError(f"expected {name} in {choices}, got {getattr(self, name)!r}: name one of them")
+        choices = {"pixel_loss": PixelLoss, "codebooks": Codebooks, "perceptual": Perceptual}
+        names = {name: get_args(choice) for name, choice in choices.items()} | {"mixed_precision": ("no", "bf16")}
+        for name, known in names.items():
+            if getattr(self, name) not in known:
+                raise ConfigError(f"expected {name} in {known}, got {getattr(self, name)!r}: name one of them")
         for name in ("codebook_lr", "decoder_lr", "clip_norm"):
             if not 0 < getattr(self, name) < math.inf:
                 raise ConfigError(f"expected {name} > 0, got {getattr(self, name)}: give a positive number")
-        for name in ("weight_decay", "commit_weight", "align_weight"):
+        for name in ("weight_decay", "commit_weight", "align_weight", "perceptual_weight"):
             if not 0 <= getattr(self, name) < math.inf:
                 raise ConfigError(f"expected {name} >= 0, got {getattr(self, name)}: 0 switches it off")
-        for name in ("batch_size", "crop_px", "fit_images", "vectors_per_code", "log_every", "save_every"):
+        counts = ("batch_size", "accumulate", "crop_px", "fit_images", "vectors_per_code", "log_every", "save_every")
+        for name in counts:
             if getattr(self, name) < 1:
                 raise ConfigError(f"expected {name} >= 1, got {getattr(self, name)}: give a positive number")
-        for name in ("codebook_steps", "decoder_steps", "warmup_steps", "workers", "seed"):
+        for name in ("codebook_steps", "decoder_steps", "warmup_steps", "workers", "seed", "sheet_every"):
             if getattr(self, name) < 0:
                 raise ConfigError(f"expected {name} >= 0, got {getattr(self, name)}: give 0 or more")
         for name in ("ema_decay", "level_dropout"):
             if not 0 <= getattr(self, name) < 1:
                 raise ConfigError(f"expected {name} in [0, 1), got {getattr(self, name)}: it is a share")
+        self._check_codebook_steps()
+
+    def _check_codebook_steps(self) -> None:
+        if self.codebooks == "frozen" and self.codebook_steps:
+            raise ConfigError(
+                f'expected codebook_steps 0 with codebooks "frozen", got {self.codebook_steps}: use "continue" to move them'
+            )
+        if self.codebooks == "continue" and not self.codebook_steps:
+            raise ConfigError(
+                'expected codebook_steps >= 1 with codebooks "continue", got 0: say how long, or use "frozen"'
+            )

@@ -1,10 +1,12 @@
-"""The one visible loop: batches in order of their step's number, AdamW with a cosine, averaged weights, resumable."""
+"""The one visible loop: crops in order of their step's number, AdamW with a cosine, averaged weights, resumable."""
 
 from __future__ import annotations
 
+import contextlib
+import logging
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,23 +16,28 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.data import DataLoader, Dataset
 
+from pyramid_tokenizer import distributed
 from pyramid_tokenizer.errors import CheckpointError, PyramidTokenizerError
 from pyramid_tokenizer.training.config import TrainConfig
+from pyramid_tokenizer.training.interrupt import StopRequest, leave_signals_to_the_parent
+from pyramid_tokenizer.training.reports import Log
 from pyramid_tokenizer.training.stages import CodebookStage, DecoderStage
 from pyramid_tokenizer.training.state import load_state, save_state
 
-Log = Callable[[dict[str, Any]], None]
-"""Takes the figures of a step: stage, step, steps, loss, images_per_second and the stage's own."""
+_LOGGER = logging.getLogger(__name__)
+Sheet = Callable[[str, int], None]
+"""Shows what the tokenizer does, given the stage's name and the steps done."""
 
 
 def run_stage(
     stage: CodebookStage | DecoderStage,
-    batches: Dataset[Tensor],
+    crops: Dataset[Tensor],
     config: TrainConfig,
     *,
     accelerator: Accelerator,
     state_path: Path,
     log: Log,
+    sheet: Sheet | None = None,
 ) -> None:
     """Trains one stage to its end, from where its state file left off.
 
@@ -39,44 +46,87 @@ def run_stage(
 
     Args:
         stage: Changed in place.
-        batches: Item `step` is that step's batch (B, 3, crop, crop).
+        crops: Item `step * accumulate + k` is pass k of that step: (B, 3, crop, crop).
         config: Rates, decay, intervals.
         accelerator: Device, precision, processes.
         state_path: Where the run's state is kept; the caller removes it once the stage's result is saved.
         log: Called every `log_every` steps on the main process.
+        sheet: Called every `sheet_every` steps and at the end, on the main process.
 
     Raises:
         CheckpointError: The state belongs to another stage or configuration, is damaged, or cannot be written.
         DataError: A step's images cannot be read.
         PyramidTokenizerError: The loss is not finite.
+        KeyboardInterrupt: Ctrl-C, once the state is saved.
+        SystemExit: SIGTERM, once the state is saved.
     """
     optimizer = _optimizer(stage, config)
     averaged = AveragedModel(stage_parameters(stage), multi_avg_fn=get_ema_multi_avg_fn(stage.ema_decay))
     start = _resume(stage, optimizer, averaged, load_state(state_path))
     model, optimizer = accelerator.prepare(stage, optimizer)
-    loader = DataLoader(batches, batch_size=None, sampler=range(start, stage.steps), num_workers=config.workers)
+    passes = _passes(crops, config, start, stage.steps)
     meter = _Meter(config, stage, log if accelerator.is_main_process else None)
-    for step, images in zip(range(start, stage.steps), loader, strict=True):
-        _set_rate(optimizer, stage, config, step)
-        torch.manual_seed(hash((config.seed, step)) % 2**63)
-        with accelerator.autocast():
-            loss, figures = model(images.to(accelerator.device), step)
-        if not math.isfinite(loss.item()):
-            raise PyramidTokenizerError(
-                f"expected a finite loss, got {loss.item()} at step {step} of stage {stage.name}: lower the learning rate"
-            )
-        optimizer.zero_grad(set_to_none=True)
-        accelerator.backward(loss)
-        accelerator.clip_grad_norm_(stage.trainable(), config.clip_norm)
-        optimizer.step()
-        stage.after_step(step)
-        averaged.update_parameters(stage_parameters(stage))
-        meter.add(step, loss.item(), figures, images.shape[0] * accelerator.num_processes)
-        if accelerator.is_main_process and ((step + 1) % config.save_every == 0 or step + 1 == stage.steps):
-            save_state(state_path, _state(stage, optimizer, averaged, step + 1))
+    with StopRequest() as stop:
+        for step in range(start, stage.steps):
+            _set_rate(optimizer, stage, config, step)
+            _add_gradients(model, stage, passes, step, config, accelerator, meter)
+            accelerator.clip_grad_norm_(stage.trainable(), config.clip_norm)
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+            stage.after_step(step)
+            averaged.update_parameters(stage_parameters(stage))
+            meter.tell(step)
+            done, asked = step + 1, distributed.any_true(stop.signal is not None, device=accelerator.device)
+            if accelerator.is_main_process and (asked or _due(done, config.save_every, stage.steps)):
+                save_state(state_path, _state(stage, optimizer, averaged, done))
+            if accelerator.is_main_process and sheet and _due(done, config.sheet_every, stage.steps):
+                sheet(stage.name, done)
+            if asked:
+                accelerator.wait_for_everyone()  # the state is not whole before
+                _LOGGER.warning("stage %s stopped after step %d, saved: the same call goes on", stage.name, done)
+                stop.leave()
+    if stop.signal is not None:  # too late for the loop to answer
+        stop.leave()
     with torch.no_grad():
         for parameter, mean in zip(stage.trainable(), averaged.module.parameters(), strict=True):
             parameter.copy_(mean)
+
+
+def _add_gradients(
+    model: Any,
+    stage: CodebookStage | DecoderStage,
+    passes: Iterator[Tensor],
+    step: int,
+    config: TrainConfig,
+    accelerator: Accelerator,
+    meter: _Meter,
+) -> None:
+    """All passes of one step; their mean gradient is then on the stage's parameters."""
+    for k in range(config.accumulate):
+        # the same in every pass and process: one prefix of levels for all of a step's crops
+        torch.manual_seed(hash((config.seed, step)) % 2**63)
+        last = k + 1 == config.accumulate
+        with contextlib.nullcontext() if last else accelerator.no_sync(model):
+            images = next(passes).to(accelerator.device)
+            with accelerator.autocast():
+                loss, figures = model(images, step)
+            if not math.isfinite(loss.item()):
+                raise PyramidTokenizerError(
+                    f"expected a finite loss, got {loss.item()} at step {step} of stage {stage.name}: "
+                    "lower the learning rate"
+                )
+            accelerator.backward(loss / config.accumulate)
+        meter.add(loss.item(), figures, len(images) * accelerator.num_processes)
+
+
+def _passes(crops: Dataset[Tensor], config: TrainConfig, start: int, steps: int) -> Iterator[Tensor]:
+    order = range(start * config.accumulate, steps * config.accumulate)
+    settle = leave_signals_to_the_parent if config.workers else None
+    return iter(DataLoader(crops, batch_size=None, sampler=order, num_workers=config.workers, worker_init_fn=settle))
+
+
+def _due(done: int, every: int, steps: int) -> bool:
+    return done == steps or (every > 0 and done % every == 0)
 
 
 def stage_parameters(stage: CodebookStage | DecoderStage) -> nn.ParameterList:
@@ -141,20 +191,18 @@ class _Meter:
         self.sums: dict[str, list[float]] = {}
         self.images, self.began = 0, time.perf_counter()
 
-    def add(self, step: int, loss: float, figures: dict[str, float], images: int) -> None:
+    def add(self, loss: float, figures: dict[str, float], images: int) -> None:
+        """Takes the figures of one pass."""
         for name, value in {"loss": loss, **figures}.items():
             self.sums.setdefault(name, []).append(value)
         self.images += images
-        if self.log is not None and ((step + 1) % self.every == 0 or step + 1 == self.stage.steps):
-            rate = self.images / (time.perf_counter() - self.began)
-            means = {name: sum(values) / len(values) for name, values in self.sums.items()}
-            self.log(
-                {
-                    "stage": self.stage.name,
-                    "step": step + 1,
-                    "steps": self.stage.steps,
-                    "images_per_second": rate,
-                    **means,
-                }
-            )
-            self.sums, self.images, self.began = {}, 0, time.perf_counter()
+
+    def tell(self, step: int) -> None:
+        """Logs the means where a line is due."""
+        if self.log is None or not _due(step + 1, self.every, self.stage.steps):
+            return
+        place = {"stage": self.stage.name, "step": step + 1, "steps": self.stage.steps}
+        rate = self.images / (time.perf_counter() - self.began)
+        means = {name: sum(values) / len(values) for name, values in self.sums.items()}
+        self.log({**place, "images_per_second": rate, **means})
+        self.sums, self.images, self.began = {}, 0, time.perf_counter()

@@ -18,6 +18,8 @@ from pyramid_tokenizer.training.losses import (
     straight_through,
     target_at,
 )
+from pyramid_tokenizer.training.perceptual import perceptual_distance
+from pyramid_tokenizer.training.usage import CodebookUsage
 
 
 class CodebookStage(nn.Module):
@@ -31,16 +33,19 @@ class CodebookStage(nn.Module):
         self.ema_decay = 0.0  # the codebooks follow the adapters as they are: averaged ones would not fit them
         self.quantizer = tok.quantizer
         self._features = tok.features
-        cells = config.batch_size * config.crop_px**2
-        self.ema = [
-            EmaCodebook(
+        pixels = config.batch_size * config.accumulate * config.crop_px**2
+        # the grid of an FSQ level stays where it is: only its adapter learns
+        self.ema = {
+            index: EmaCodebook(
                 level.codebook,
-                vectors_per_step=cells // level.config.stride**2,
+                vectors_per_step=pixels // level.config.stride**2,
                 cosine=level.config.distance == "cosine",
             )
-            for level in self._levels()
-        ]
-        self._seen: list[Tensor] = []
+            for index, level in enumerate(self._levels())
+            if not level.config.fsq
+        }
+        self.usage = CodebookUsage(tok.quantizer.codebook_sizes)
+        self._seen: dict[int, list[Tensor]] = {index: [] for index in self.ema}
 
     def _levels(self) -> list:
         return [self.quantizer.level(i) for i in range(len(self.quantizer.levels))]
@@ -49,16 +54,18 @@ class CodebookStage(nn.Module):
         """Sketches at every prefix against the images, commitment, and alignment. Images (B, 3, H, W)."""
         features = self._features(images, aligned=True)
         codes: dict[int, Tensor] = {}
-        projections: dict[int, Tensor] = {}
+        ids: dict[int, Tensor] = {}
         commit = images.new_zeros(())
         align = images.new_zeros(())
         for index, x in self.quantizer.inputs(features, codes):
             level = self.quantizer.level(index)
             projected = level.project(x)
-            quantised = level.look_up(level.assign(projected.detach()))
-            commit = commit + commitment_loss(projected, quantised)
+            ids[index] = level.assign(projected.detach())
+            quantised = level.look_up(ids[index])
+            if index in self.ema:
+                commit = commit + commitment_loss(projected, quantised)
+                self._seen[index].append(projected.detach().permute(0, 2, 3, 1).flatten(0, 2))  # (B h w, d)
             codes[index] = straight_through(projected, quantised)
-            projections[index] = projected.detach()
             # every level's read-out learns its meaning; the adapter feels the level's share of it
             felt = torch.lerp(codes[index].detach(), codes[index], level.config.semantic_weight)
             align = align + alignment_loss(level.aligned(felt), meaning_at(features, x))
@@ -68,29 +75,32 @@ class CodebookStage(nn.Module):
         paint = sum(F.mse_loss(s, target_at(images, scale)) for s, scale in zip(sketches, scales, strict=True))
         # 0.07 is the variance of natural pixels: all terms are then shares of order one
         loss = paint / 0.07 + self.config.commit_weight * commit + self.config.align_weight * align
-        self._seen = [projections[i].permute(0, 2, 3, 1).flatten(0, 2) for i in range(len(projections))]
+        self.usage.add(step, [ids[i] for i in range(len(ids))])
         return loss, {
             "psnr": mean_psnr(sketches[-1], images),
             "commit": float(commit.detach()),
             "align": float(align.detach()),
+            **self.usage.shares(step),
         }
 
     def after_step(self, step: int) -> None:
         """Moves the codebooks; revival stops for the last fifth of the steps."""
-        for level, ema, vectors in zip(self._levels(), self.ema, self._seen, strict=True):
+        for index, ema in self.ema.items():
             if step >= 0.8 * self.steps:
                 ema.stop_revival()
-            ema.update(vectors)
-            level.codebook.copy_(ema.codebook)
+            ema.update(torch.cat(self._seen[index]))
+            self._seen[index].clear()
+            self.quantizer.level(index).codebook.copy_(ema.codebook)
 
     def extra_state(self) -> dict[str, dict[str, Tensor]]:
-        """Running sums of the codebooks."""
-        return {str(i): ema.state() for i, ema in enumerate(self.ema)}
+        """Running sums of the codebooks, and which codes were seen when."""
+        return {str(index): ema.state() for index, ema in self.ema.items()} | {"usage": self.usage.state()}
 
     def load_extra_state(self, state: dict[str, dict[str, Tensor]]) -> None:
-        """Takes over running sums."""
-        for i, ema in enumerate(self.ema):
-            ema.load_state(state[str(i)])
+        """Takes over what `extra_state` gave."""
+        for index, ema in self.ema.items():
+            ema.load_state(state[str(index)])
+        self.usage.load_state(state["usage"])
 
     def trainable(self) -> list[nn.Parameter]:
         """Adapters and read-outs."""
@@ -114,17 +124,27 @@ class DecoderStage(nn.Module):
             tok.quantizer.codes,
             tok.quantizer.sketch,
         )
+        self._perceptual = perceptual_distance(config.perceptual, tok.backbone)
         self.num_levels = len(tok.quantizer.levels)
+        self.usage = CodebookUsage(tok.quantizer.codebook_sizes)
 
     def forward(self, images: Tensor, step: int) -> tuple[Tensor, dict[str, float]]:
-        """Pixel loss at a random prefix of levels. Images (B, 3, H, W)."""
+        """Pixel loss, and the perceptual one where asked for, at a random prefix of levels. Images (B, 3, H, W)."""
         with torch.no_grad():
-            codes = self._codes(self._encode(self._features(images)))[: self._prefix()]
+            ids = self._encode(self._features(images))
+            codes = self._codes(ids)[: self._prefix()]
             sketch = self._sketch(codes)
+        self.usage.add(step, ids)
         decoded = self.pixel_decoder(self.trunk(codes)[-1], sketch)
         loss = pixel_loss(decoded, images, self.config.pixel_loss)
+        psnr = mean_psnr(decoded, images)
         name = "psnr" if len(codes) == self.num_levels else f"psnr@{len(codes)}"
-        return loss, {name: mean_psnr(decoded, images), "gain": mean_psnr(decoded, images) - mean_psnr(sketch, images)}
+        figures = {name: psnr, "gain": psnr - mean_psnr(sketch, images), **self.usage.shares(step)}
+        if self._perceptual is not None:
+            distance = self._perceptual(decoded, images)
+            figures["perceptual"] = float(distance.detach())
+            loss = loss + self.config.perceptual_weight * distance
+        return loss, figures
 
     def _prefix(self) -> int:
         if self.num_levels > 1 and float(torch.rand(())) < self.config.level_dropout:
@@ -135,11 +155,12 @@ class DecoderStage(nn.Module):
         """Nothing: ids are frozen."""
 
     def extra_state(self) -> dict[str, dict[str, Tensor]]:
-        """Nothing beside parameters."""
-        return {}
+        """Which codes were seen when."""
+        return {"usage": self.usage.state()}
 
     def load_extra_state(self, state: dict[str, dict[str, Tensor]]) -> None:
-        """Nothing to take over."""
+        """Takes over what `extra_state` gave."""
+        self.usage.load_state(state["usage"])
 
     def trainable(self) -> list[nn.Parameter]:
         """Trunk and pixel decoder."""

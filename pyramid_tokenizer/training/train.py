@@ -1,31 +1,40 @@
-"""`train`: closed-form fit, stage 1, stage 2, save. Every stage resumes, and what it made is kept before the next begins."""
+"""`train` and `finetune`: codebooks in closed form, stage 1, stage 2, save. Every step resumes, and what it made is kept."""
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
-import json
 import os
-from collections.abc import Callable, Iterator, Sequence
+import tempfile
+from collections.abc import Iterator
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import DistributedDataParallelKwargs
+from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwargs
 from torch import Tensor
 
-from pyramid_tokenizer import distributed, hub
-from pyramid_tokenizer.config import to_dict
-from pyramid_tokenizer.data import RandomCrops
-from pyramid_tokenizer.errors import CheckpointError, ConfigError
+from pyramid_tokenizer import distributed
+from pyramid_tokenizer.data import ImageSource, RandomCrops, open_images
+from pyramid_tokenizer.errors import ConfigError, NotFittedError
 from pyramid_tokenizer.tokenizer import PyramidTokenizer
-from pyramid_tokenizer.training.config import TrainConfig
+from pyramid_tokenizer.training.config import Codebooks, TrainConfig
 from pyramid_tokenizer.training.loop import run_stage
+from pyramid_tokenizer.training.reports import Log, tensorboard_log, write_sheet
+from pyramid_tokenizer.training.resume import STATE_SUFFIX, check_settings, once
 from pyramid_tokenizer.training.stages import CodebookStage, DecoderStage
 
-STATE_SUFFIX = ".pt"
-MACHINE_SETTINGS = ("workers", "log_every", "save_every")
-"""What a resumed run may change: its results do not depend on it."""
+SKIP_LOG = "skipped.tsv"
+"""In the model's folder: name and reason of every picture that could not be used."""
+SHEET_IMAGES = 6
+CROPS_PER_IMAGE = 8
+"""For the closed form, at most: more crops of a picture say little that is new."""
+CONTINUE_STEPS = 500
+"""Steps of stage 1 that `finetune(codebooks="continue")` takes where its config does not say."""
+LONGEST_FIT = timedelta(hours=6)
+"""The other processes wait this long for the main one to fit the codebooks."""
 
 
 def print_log(figures: dict[str, Any]) -> None:
@@ -41,20 +50,23 @@ def print_log(figures: dict[str, Any]) -> None:
 
 def train(
     tok: PyramidTokenizer,
-    files: Sequence[Path],
+    images: Any,
     *,
-    out: Path,
     config: TrainConfig,
+    out: str | Path | None = None,
     half: bool = False,
-    log: Callable[[dict[str, Any]], None] = print_log,
+    log: Log = print_log,
 ) -> PyramidTokenizer:
-    """Trains a tokenizer's codebooks and decoder on image files and saves it to `out`; the same call resumes.
+    """Trains a tokenizer's codebooks and decoder on images and saves it to `out`; the same call resumes.
+
+    Ctrl-C and SIGTERM end a run after the step it is at, with its state saved.
 
     Args:
-        tok: Built by `from_config` (codebooks empty: they are fitted first) or trained already; changed in place.
-        files: Image files.
-        out: Directory of the model; `out/.training` holds what a resumed run needs.
+        tok: Built by `from_config` or `from_backbone` (codebooks empty: they are fitted first) or trained already; changed
+            in place.
+        images: What `open_images` takes: a folder, a list of files or pictures, tar shards, Parquet, a data set.
         config: Lengths, crops, losses.
+        out: Directory of the model; `out/.training` holds what a resumed run needs. None keeps the result in memory alone.
         half: Store the decoder as float16.
         log: Takes the figures of a step.
 
@@ -63,13 +75,86 @@ def train(
 
     Raises:
         DataError: No images, too few for the codebooks, or no readable ones.
-        ConfigError: The crop is no multiple of the coarsest stride, or the tokenizer was cast to another dtype.
+        ConfigError: The crop is no multiple of the coarsest stride, the tokenizer was cast to another dtype, or sheets or
+            TensorBoard are asked for without `out`.
+        NotFittedError: The codebooks are empty and `config.codebooks` is not "fit".
         CheckpointError: The state in `out` belongs to other settings, is damaged, or cannot be written.
         PyramidTokenizerError: The loss is not finite.
 
     Example:
-        train(PyramidTokenizer.from_config(config), find_images("photos"), out=Path("model"), config=TrainConfig())
+        >>> from pyramid_tokenizer.training import TrainConfig, train
+        >>> tok = PyramidTokenizer.from_pretrained("tiny")
+        >>> photos = [torch.rand(3, 64, 64) for _ in range(4)]
+        >>> few = TrainConfig(codebooks="frozen", decoder_steps=2, batch_size=2, crop_px=32, log_every=2)
+        >>> tok = train(tok, photos, config=few)
+        decoder 2/2 images_per_second ... loss ... psnr ...
     """
+    _check(tok, config, out)
+    source = open_images(images)
+    accelerator = _accelerator(config)
+    tok.to(accelerator.device)
+    with _folder(out) as folder:
+        run = _Run(tok, source, config, accelerator, folder, out if out is None else Path(out), log)
+        check_settings(folder / "settings.json", tok, len(source), config)
+        once(folder / "fitted.safetensors", tok, run.start_codebooks)
+        once(folder / "codebooks.safetensors", tok, run.refine_codebooks)
+        once(folder / "decoder.safetensors", tok, run.train_decoder)
+        accelerator.wait_for_everyone()
+        if out is not None and accelerator.is_main_process:
+            tok.save_pretrained(out, half=half)
+    return tok
+
+
+def finetune(
+    tok: PyramidTokenizer,
+    images: Any,
+    *,
+    steps: int = 2000,
+    codebooks: Codebooks = "refit",
+    out: str | Path | None = None,
+    config: TrainConfig | None = None,
+    half: bool = False,
+    log: Log = print_log,
+) -> PyramidTokenizer:
+    """Trains a fitted tokenizer further, on images of one's own.
+
+    Args:
+        tok: Trained; changed in place.
+        images: What `open_images` takes.
+        steps: Of the decoder.
+        codebooks: "refit": k-means on these images, in minutes, in coordinates that the decoder knows. "continue": gradient
+            refinement of adapters and codebooks first. "frozen": every id stays, so tokens stored before stay valid.
+        out: Directory of the new model, where the same call resumes; None keeps it in memory alone.
+        config: All other settings; its `codebooks` and `decoder_steps` are replaced by the arguments here.
+        half: Store the decoder as float16.
+        log: Takes the figures of a step.
+
+    Returns:
+        `tok`, trained, on the accelerator's device.
+
+    Raises:
+        NotFittedError: The codebooks are empty: `train` fits them.
+        ConfigError: `codebooks` is "fit", or as `train` has it.
+
+    Example:
+        >>> from pyramid_tokenizer.training import TrainConfig, finetune
+        >>> tok, photos = PyramidTokenizer.from_pretrained("tiny"), [torch.rand(3, 64, 64) for _ in range(4)]
+        >>> before = tok.fingerprint
+        >>> few = TrainConfig(batch_size=2, crop_px=32)
+        >>> tok = finetune(tok, photos, steps=1, codebooks="frozen", config=few)
+        decoder 1/1 ...
+        >>> tok.fingerprint == before
+        True
+    """
+    if codebooks == "fit":
+        raise ConfigError('expected codebooks "refit", "continue" or "frozen", got "fit": train() fits empty ones')
+    config = config or TrainConfig()
+    refining = config.codebook_steps or (CONTINUE_STEPS if codebooks == "continue" else 0)
+    config = dataclasses.replace(config, codebooks=codebooks, codebook_steps=refining, decoder_steps=steps)
+    return train(tok, images, config=config, out=out, half=half, log=log)
+
+
+def _check(tok: PyramidTokenizer, config: TrainConfig, out: str | Path | None) -> None:
     if config.crop_px % tok.multiple_px:
         raise ConfigError(
             f"expected crop_px in multiples of {tok.multiple_px}, got {config.crop_px}: "
@@ -77,118 +162,124 @@ def train(
         )
     if tok.dtype != torch.float32:
         raise ConfigError(f"expected a float32 tokenizer, got {tok.dtype}: set mixed_precision instead of casting it")
-    accelerator = _accelerator(config)
-    tok.to(accelerator.device)
-    folder = out / ".training"
-    folder.mkdir(parents=True, exist_ok=True)
-    _check_settings(folder / "settings.json", tok, files, config)
-    _once(folder / "fitted.safetensors", tok, lambda: _fit(tok, files, config, log))
-    _once(
-        folder / "codebooks.safetensors",
-        tok,
-        lambda: _train(CodebookStage, tok, files, config, accelerator, folder, log),
-    )
-    _once(
-        folder / "decoder.safetensors", tok, lambda: _train(DecoderStage, tok, files, config, accelerator, folder, log)
-    )
-    accelerator.wait_for_everyone()
-    if accelerator.is_main_process:
-        tok.save_pretrained(out, half=half)
-    return tok
+    if out is None and (config.sheet_every or config.tensorboard):
+        raise ConfigError("expected out= for sheets or TensorBoard, got None: say where the model goes")
+    if config.codebooks != "fit" and not tok.quantizer.is_fitted:
+        raise NotFittedError(f'expected fitted codebooks to {config.codebooks}, got empty ones: use codebooks="fit"')
 
 
 def _accelerator(config: TrainConfig) -> Accelerator:
     # a prefix of levels leaves the finer ones' parameters without a gradient
     unused = DistributedDataParallelKwargs(find_unused_parameters=True)
+    patience = InitProcessGroupKwargs(timeout=LONGEST_FIT)
     # without a GPU, accelerate takes torchrun's processes for single ones that all write the same files
     several_on_cpu = int(os.environ.get("WORLD_SIZE", "1")) > 1 and not torch.cuda.is_available()
-    return Accelerator(mixed_precision=config.mixed_precision, cpu=several_on_cpu, kwargs_handlers=[unused])
+    return Accelerator(mixed_precision=config.mixed_precision, cpu=several_on_cpu, kwargs_handlers=[unused, patience])
 
 
-def _check_settings(path: Path, tok: PyramidTokenizer, files: Sequence[Path], config: TrainConfig) -> None:
-    """Writes down what the run was started with; refuses to resume it with anything else."""
-    settings = {name: value for name, value in dataclasses.asdict(config).items() if name not in MACHINE_SETTINGS}
-    settings |= {"tokenizer": to_dict(tok.config), "images": len(files)}
-    settings = json.loads(json.dumps(settings))  # tuples become lists, as in the file
-    if not path.exists():
+@contextlib.contextmanager
+def _folder(out: str | Path | None) -> Iterator[Path]:
+    if out is None:
+        with tempfile.TemporaryDirectory() as folder:
+            yield Path(folder)
+        return
+    folder = Path(out) / ".training"
+    folder.mkdir(parents=True, exist_ok=True)
+    yield folder
+
+
+@dataclasses.dataclass(frozen=True)
+class _Run:
+    """What the steps of a run share."""
+
+    tok: PyramidTokenizer
+    source: ImageSource
+    config: TrainConfig
+    accelerator: Accelerator
+    folder: Path
+    out: Path | None
+    log: Log
+
+    def start_codebooks(self) -> None:
+        """Fits or refits them, on the main process; the others get its values."""
         if distributed.is_main():
-            part = path.with_suffix(".part")
-            part.write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
-            os.replace(part, path)
-        return
-    try:
-        stored = json.loads(path.read_text(encoding="utf-8"))
-        changed = [name for name in settings | stored if settings.get(name) != stored.get(name)]
-    except (ValueError, TypeError) as error:
-        raise CheckpointError(
-            f"expected the run's settings in {path}, got {error}: delete {path.parent} to start anew"
-        ) from error
-    if changed:
-        was, now = ({name: given.get(name) for name in changed} for given in (stored, settings))
-        raise CheckpointError(
-            f"expected to resume with {was}, got {now}: use the same settings, another directory, or delete "
-            f"{path.parent} to start anew"
+            if not self.tok.quantizer.is_fitted:
+                self._fit(keep_adapters=False)
+            elif self.config.codebooks == "refit":
+                self._fit(keep_adapters=True)
+        distributed.broadcast(self.tok.own_tensors().values())
+
+    def refine_codebooks(self) -> None:
+        """Stage 1, then k-means where its gradients have led: moving averages lag behind and leave codes unused."""
+        if not self.config.codebook_steps:
+            return
+        self._train(CodebookStage(self.tok, self.config), seed=self.config.seed + 1)
+        if distributed.is_main():
+            self._fit(keep_adapters=True)
+        distributed.broadcast(self.tok.own_tensors().values())
+
+    def train_decoder(self) -> None:
+        """Stage 2."""
+        if self.config.decoder_steps:
+            self._train(DecoderStage(self.tok, self.config), seed=self.config.seed + 2)
+
+    def _fit(self, *, keep_adapters: bool) -> None:
+        config = self.config
+        per_step = self.accelerator.num_processes * config.accumulate
+        crops = self._crops(seed=config.seed, accumulate=per_step)
+        passes = max(1, min(config.fit_images, CROPS_PER_IMAGE * len(self.source)) // config.batch_size)
+
+        def batches() -> Iterator[Tensor]:
+            return (crops[i] for i in range(passes))
+
+        options = {"vectors_per_code": config.vectors_per_code, "seed": config.seed, "keep_adapters": keep_adapters}
+        reports = self.tok.fit(batches, **options)
+        for report in reports:
+            figures = dataclasses.asdict(report)
+            place = {"stage": "refit" if keep_adapters else "fit", "step": figures.pop("level") + 1}
+            self.log({**place, "steps": len(reports), **figures})
+
+    def _train(self, stage: CodebookStage | DecoderStage, *, seed: int) -> None:
+        config, rank = self.config, self.accelerator.process_index
+        # stages draw different crops: another seed each
+        crops = self._crops(
+            seed=seed, accumulate=config.accumulate, rank=rank, world_size=self.accelerator.num_processes
+        )
+        for parameter in stage.trainable():
+            parameter.requires_grad_(True)
+        state = self.folder / f"{stage.name}{STATE_SUFFIX}"
+        log, sheet = self._logs(), self._sheet if config.sheet_every else None
+        try:
+            run_stage(stage, crops, config, accelerator=self.accelerator, state_path=state, log=log, sheet=sheet)
+        finally:
+            self.tok.requires_grad_(False)
+            self.tok.eval()
+
+    def _crops(self, *, seed: int, accumulate: int, rank: int = 0, world_size: int = 1) -> RandomCrops:
+        return RandomCrops(
+            self.source,
+            batch_size=self.config.batch_size,
+            crop_px=self.config.crop_px,
+            seed=seed,
+            rank=rank,
+            world_size=world_size,
+            accumulate=accumulate,
+            skip_log=None if self.out is None else self.out / SKIP_LOG,
         )
 
+    def _logs(self) -> Log:
+        if self.out is None or not self.config.tensorboard or not self.accelerator.is_main_process:
+            return self.log
+        scalars = tensorboard_log(self.out / "tensorboard")
 
-def _once(path: Path, tok: PyramidTokenizer, work: Callable[[], None]) -> None:
-    """Does the work and keeps the tokenizer's tensors; a resumed run takes them from there instead.
+        def both(figures: dict[str, Any]) -> None:
+            self.log(figures)
+            scalars(figures)
 
-    The work's own state, which lies beside `path`, has then done its service.
-    """
-    if path.exists():
-        tok.load_own(hub.read_weights(path, tok.own_tensors()))
-        return
-    work()
-    if distributed.is_main():
-        hub.write_weights(path, tok.own_tensors())
-        path.with_suffix(STATE_SUFFIX).unlink(missing_ok=True)
+        return both
 
-
-def _fit(
-    tok: PyramidTokenizer, files: Sequence[Path], config: TrainConfig, log: Callable[[dict[str, Any]], None]
-) -> None:
-    if tok.quantizer.is_fitted:
-        return
-    crops = RandomCrops(files, batch_size=config.batch_size, crop_px=config.crop_px, seed=config.seed)
-    steps = max(1, min(config.fit_images, len(files)) // config.batch_size)
-
-    def batches() -> Iterator[Tensor]:
-        return (crops[step] for step in range(steps))
-
-    reports = tok.fit(batches, vectors_per_code=config.vectors_per_code, seed=config.seed)
-    for report in reports if distributed.is_main() else ():
-        figures = dataclasses.asdict(report)
-        step = figures.pop("level") + 1
-        log({"stage": "fit", "step": step, "steps": len(reports), **figures})
-
-
-def _train(
-    kind: type[CodebookStage] | type[DecoderStage],
-    tok: PyramidTokenizer,
-    files: Sequence[Path],
-    config: TrainConfig,
-    accelerator: Accelerator,
-    folder: Path,
-    log: Callable[[dict[str, Any]], None],
-) -> None:
-    if not (config.codebook_steps if kind is CodebookStage else config.decoder_steps):
-        return
-    stage = kind(tok, config)
-    # stages draw different crops: another seed each
-    crops = RandomCrops(
-        files,
-        batch_size=config.batch_size,
-        crop_px=config.crop_px,
-        seed=config.seed + (1 if kind is CodebookStage else 2),
-        rank=accelerator.process_index,
-    )
-    for parameter in stage.trainable():
-        parameter.requires_grad_(True)
-    try:
-        run_stage(
-            stage, crops, config, accelerator=accelerator, state_path=folder / f"{stage.name}{STATE_SUFFIX}", log=log
-        )
-    finally:
-        tok.requires_grad_(False)
-        tok.eval()
+    def _sheet(self, stage: str, step: int) -> None:
+        assert self.out is not None
+        crops = self._crops(seed=self.config.seed + 3, accumulate=1)
+        crops.batch_size = SHEET_IMAGES
+        write_sheet(self.tok, crops[0], self.out / "sheets" / f"{stage}-{step:06d}.png")

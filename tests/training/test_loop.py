@@ -20,7 +20,7 @@ from pyramid_tokenizer.training.state import load_state, save_state
 
 
 class Batches(Dataset):
-    """Item `step` is a (2, 3) tensor that depends on the step alone; counts what was asked for."""
+    """Item i is a (2, 3) tensor that depends on i alone; counts what was asked for."""
 
     def __init__(self):
         self.asked = []
@@ -60,12 +60,12 @@ class Toy(nn.Module):
         return [self.weight]
 
 
-def run(stage, path, log=lambda figures: None, batches=None, **changes):
+def run(stage, path, log=lambda figures: None, batches=None, sheet=None, **changes):
     few = {"warmup_steps": 2, "log_every": 1, "save_every": 3}
     stage.ema_decay = changes.pop("ema_decay", stage.ema_decay)
     config = TrainConfig(**few | changes)
     batches = batches or Batches()
-    run_stage(stage, batches, config, accelerator=Accelerator(), state_path=path, log=log)
+    run_stage(stage, batches, config, accelerator=Accelerator(), state_path=path, log=log, sheet=sheet)
     return batches
 
 
@@ -147,6 +147,29 @@ def test_the_rate_rises_then_falls_to_zero(tmp_path, monkeypatch):
     assert rates == pytest.approx(expected)
 
 
+def test_passes_of_one_step_share_its_chance_and_give_their_mean_gradient(tmp_path):
+    class Pairs(Batches):
+        """Both passes of a step in one batch."""
+
+        def __getitem__(self, step):
+            passes = super().__getitem__(2 * step), super().__getitem__(2 * step + 1)
+            return torch.cat(passes)
+
+    apart, together = Toy(), Toy()
+    batches = run(apart, tmp_path / "apart.pt", accumulate=2)
+    assert batches.asked == list(range(16))
+    run(together, tmp_path / "together.pt", batches=Pairs())
+    assert apart.chance[::2] == apart.chance[1::2] == together.chance
+    assert apart.after == together.after == list(range(8))
+    torch.testing.assert_close(apart.weight, together.weight)
+
+
+def test_sheets_are_due_at_intervals_and_at_the_end(tmp_path):
+    shown = []
+    run(Toy(), tmp_path / "s.pt", sheet=lambda name, step: shown.append((name, step)), sheet_every=3)
+    assert shown == [("toy", 3), ("toy", 6), ("toy", 8)]
+
+
 def test_a_loss_that_is_not_finite_ends_the_run_and_spoils_no_state(tmp_path):
     stage = Toy(fail_at=4)
     with pytest.raises(PyramidTokenizerError, match="expected a finite loss, got nan at step 4 of stage toy: lower"):
@@ -223,7 +246,7 @@ def test_stage_two_decodes_every_prefix_from_frozen_ids(fitted, smooth, settings
         assert float(loss.detach()) == pytest.approx(
             float((errors + 1e-4).log().mean()), abs=1e-4
         )  # untrained: the sketch
-    assert names == {"psnr", "psnr@1", "gain"}
+    assert names - {"usage@0", "usage@1"} == {"psnr", "psnr@1", "gain"}
     for name, tensor in fitted.quantizer.state_dict().items():
         assert torch.equal(tensor, before[name])
 
@@ -313,7 +336,7 @@ def test_codebooks_follow_the_projections_of_the_step(fitted, smooth, settings):
 def test_revival_stops_for_the_last_fifth(fitted, smooth, settings):
     stage = train_mode(CodebookStage(fitted, settings(codebook_steps=10)))
     stopped = []
-    for ema in stage.ema:
+    for ema in stage.ema.values():
         ema.stop_revival = lambda: stopped.append(True)
     for step in range(10):
         stage(smooth(3, 32, 32), step)

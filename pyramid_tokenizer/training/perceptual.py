@@ -1,0 +1,68 @@
+"""Distances between pictures that follow looks more than pixels do: an optional term of the decoder's loss."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from pyramid_tokenizer.errors import MissingExtraError, PyramidTokenizerError
+from pyramid_tokenizer.training.config import Perceptual
+
+Distance = Callable[[Tensor, Tensor], Tensor]
+"""Decoded images and originals, both (B, 3, H, W), originals in [0, 1] -> scalar."""
+
+
+def perceptual_distance(kind: Perceptual, backbone: Any) -> Distance | None:
+    """The distance of that kind.
+
+    Args:
+        kind: "none"; "backbone" compares the frozen tower's own finest maps, which costs no further weights; "lpips" is the
+            learned metric of the package of that name, whose trunk is fetched on first use.
+        backbone: The tokenizer's tower.
+
+    Returns:
+        A function of decoded images and originals, or None for "none".
+
+    Raises:
+        MissingExtraError: lpips is not installed.
+        PyramidTokenizerError: Its trunk cannot be fetched.
+
+    Example:
+        >>> import torch
+        >>> from pyramid_tokenizer.backbones import ToyBackbone
+        >>> distance = perceptual_distance("backbone", ToyBackbone())
+        >>> images = torch.rand(1, 3, 32, 32)
+        >>> float(distance(images, images)), float(distance(images, 1 - images)) > 0.1
+        (0.0, True)
+    """
+    if kind == "none":
+        return None
+    return _lpips(backbone) if kind == "lpips" else lambda images, targets: _map_distance(backbone, images, targets)
+
+
+def _map_distance(backbone: Any, images: Tensor, targets: Tensor) -> Tensor:
+    """Squared distance of unit feature vectors, the mean over cells.
+
+    Source: Zhang et al., "The Unreasonable Effectiveness of Deep Features as a Perceptual Metric", arXiv 1801.03924, eq. 1,
+        with all channels weighted alike.
+    """
+    ours, theirs = (F.normalize(backbone.shallow(x), dim=1) for x in (images.float(), targets))
+    return (ours - theirs.detach()).square().sum(1).mean()
+
+
+def _lpips(backbone: Any) -> Distance:
+    try:
+        import lpips
+    except ModuleNotFoundError as error:
+        raise MissingExtraError('expected lpips, got none: pip install "pyramid-tokenizer[lpips]"') from error
+    try:
+        metric = lpips.LPIPS(net="alex", verbose=False)
+    except OSError as error:  # urllib's errors are of this kind
+        raise PyramidTokenizerError(
+            f'expected the trunk of LPIPS from its public address, got {error}: check the network, or use "backbone"'
+        ) from error
+    metric.requires_grad_(False).to(next(iter(backbone.state_dict().values())).device)
+    return lambda images, targets: metric(images.float(), targets, normalize=True).mean()

@@ -1,0 +1,62 @@
+"""What a run shows beside its log: reconstruction sheets and TensorBoard's scalars, in folders of the model's directory."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pyramid_tokenizer.errors import MissingExtraError
+from pyramid_tokenizer.images import to_pil
+from pyramid_tokenizer.tokenizer import PyramidTokenizer
+from pyramid_tokenizer.visualize.sheets import contact_sheet
+
+Log = Callable[[dict[str, Any]], None]
+"""Takes the figures of a step: stage, step, steps, loss, images_per_second and the stage's own."""
+
+
+def write_sheet(tok: PyramidTokenizer, images: Tensor, path: Path) -> None:
+    """One row a picture: the original, then what every prefix of levels decodes to, with the tokenizer as it is now.
+
+    Args:
+        tok: With fitted codebooks.
+        images: (B, 3, H, W) float in [0, 1].
+        path: A .png or .jpg; its folder is made where missing.
+    """
+    with torch.no_grad():
+        tokens = tok.encode(images)
+        columns = [images, *(tok.decode(tokens[:n]).cpu() for n in range(1, len(tokens) + 1))]
+    titles = ["original", *("level 0" if n == 1 else f"levels 0-{n - 1}" for n in range(1, len(columns)))]
+    rows = list(zip(*(to_pil(column) for column in columns), strict=True))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f"part-{path.name}")
+    contact_sheet(rows, column_titles=titles).save(part)
+    os.replace(part, path)
+
+
+def tensorboard_log(folder: Path) -> Log:
+    """A log that writes "stage/figure" scalars for TensorBoard.
+
+    Args:
+        folder: Of the event files.
+
+    Raises:
+        MissingExtraError: tensorboard is not installed.
+    """
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError as error:
+        raise MissingExtraError('expected tensorboard, got none: pip install "pyramid-tokenizer[train]"') from error
+    writer = SummaryWriter(str(folder))
+
+    def write(figures: dict[str, Any]) -> None:
+        for name, value in figures.items():
+            if name not in ("stage", "step", "steps"):
+                writer.add_scalar(f"{figures['stage']}/{name}", value, figures["step"])
+        writer.flush()
+
+    return write

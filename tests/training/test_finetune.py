@@ -1,0 +1,112 @@
+"""`finetune`: what it moves, what it keeps, and what it refuses."""
+
+import copy
+
+import pytest
+import torch
+from PIL import Image
+
+from pyramid_tokenizer import PyramidTokenizer
+from pyramid_tokenizer.data import read_skip_log
+from pyramid_tokenizer.errors import ConfigError, NotFittedError
+from pyramid_tokenizer.training import finetune, train
+from tests.training.test_train import state_of
+
+
+@pytest.fixture(scope="module")
+def trained(toy_tokenizer):
+    return toy_tokenizer
+
+
+def tune(tok, images, settings, **options):
+    lines = []
+    few = {"steps": 2, "config": settings(codebook_steps=0), "log": lines.append}
+    return finetune(copy.deepcopy(tok), images, **few | options), lines
+
+
+def changed(before, after):
+    names = [name for name, tensor in state_of(before).items() if not torch.equal(tensor, after.own_tensors()[name])]
+    return {name.split(".")[0] for name in names}, {name.split(".")[-1] for name in names if "down" in name}
+
+
+def test_frozen_keeps_every_id(trained, photos, settings):
+    tok, lines = tune(trained, photos, settings, codebooks="frozen")
+    assert changed(trained, tok) == ({"trunk", "pixel_decoder"}, set())
+    assert tok.fingerprint == trained.fingerprint
+    assert {line["stage"] for line in lines} == {"decoder"}
+
+
+def test_refit_moves_codebooks_in_the_adapters_own_coordinates(trained, photos, settings):
+    tok, lines = tune(trained, photos, settings, codebooks="refit", steps=0)
+    assert changed(trained, tok) == ({"quantizer"}, set())
+    assert tok.fingerprint != trained.fingerprint
+    assert {line["stage"] for line in lines} == {"refit"}
+
+
+def test_continue_moves_adapters_too_and_ends_with_a_refit(trained, photos, settings):
+    tok, lines = tune(trained, photos, settings, codebooks="continue", config=settings(codebook_steps=3))
+    assert changed(trained, tok) == ({"quantizer", "trunk", "pixel_decoder"}, {"weight", "bias"})
+    stages = [line["stage"] for line in lines]
+    assert stages == ["codebooks"] * 3 + ["refit"] * 3 + ["decoder"] * 2
+
+
+def test_it_is_saved_where_asked_and_says_what_it_skipped(trained, photos, settings, tmp_path):
+    Image.new("RGB", (40, 12)).save(tmp_path / "strip.png")
+    (tmp_path / "broken.jpg").write_bytes(b"no picture")
+    images = [*photos[:2], tmp_path / "strip.png", tmp_path / "broken.jpg"]
+    tok, _ = tune(trained, images, settings, codebooks="frozen", steps=4, out=tmp_path / "mine")
+    assert PyramidTokenizer.from_pretrained(tmp_path / "mine").fingerprint == tok.fingerprint
+    skipped = read_skip_log(tmp_path / "mine" / "skipped.tsv")
+    assert {name.rsplit("/")[-1] for name in skipped} == {"strip.png", "broken.jpg"}
+
+
+def test_sheets_and_scalars_lie_beside_the_model(trained, photos, settings, tmp_path):
+    pytest.importorskip("tensorboard")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    config = settings(codebook_steps=0, sheet_every=2, tensorboard=True, log_every=2)
+    _, lines = tune(trained, photos, settings, codebooks="frozen", steps=3, config=config, out=tmp_path)
+    sheets = sorted((tmp_path / "sheets").iterdir())
+    assert [path.name for path in sheets] == ["decoder-000002.png", "decoder-000003.png"]
+    with Image.open(sheets[0]) as sheet:
+        assert sheet.width > (1 + 3) * 32  # the original and three prefixes
+        assert sheet.height > 6 * 32
+    events = EventAccumulator(str(tmp_path / "tensorboard"))
+    events.Reload()
+    scalars = [(event.step, event.value) for event in events.Scalars("decoder/loss")]
+    assert scalars == [(line["step"], pytest.approx(line["loss"])) for line in lines]
+
+
+def test_the_log_tells_each_levels_usage(trained, photos, settings):
+    steps = 30  # enough for every code of the toy's levels to be due ten times
+    _, lines = tune(trained, photos, settings, codebooks="frozen", steps=steps, config=settings(codebook_steps=0))
+    shares = {name: value for name, value in lines[-1].items() if name.startswith("usage@")}
+    assert shares
+    assert all(0.2 < share <= 1 for share in shares.values())
+
+
+def test_a_perceptual_term_joins_the_loss(trained, photos, settings):
+    plain, with_term = (
+        tune(trained, photos, settings, codebooks="frozen", config=settings(codebook_steps=0, **change))[1]
+        for change in ({}, {"perceptual": "backbone", "perceptual_weight": 2.0})
+    )
+    assert "perceptual" not in plain[0]
+    assert with_term[0]["loss"] == pytest.approx(plain[0]["loss"] + 2 * with_term[0]["perceptual"], abs=1e-5)
+
+
+@pytest.mark.parametrize("start", ["refit", "continue", "frozen"])
+def test_empty_codebooks_cannot_be_tuned(unfitted, photos, settings, start):
+    with pytest.raises(NotFittedError, match=f"expected fitted codebooks to {start}, got empty ones"):
+        finetune(unfitted, photos, codebooks=start, config=settings(codebook_steps=0), steps=1)
+
+
+def test_settings_that_contradict_each_other_are_refused(trained, photos, settings, tmp_path):
+    with pytest.raises(ConfigError, match='got "fit": train'):
+        finetune(trained, photos, codebooks="fit", config=settings())
+    with pytest.raises(ConfigError, match='expected codebook_steps 0 with codebooks "frozen", got 4'):
+        finetune(trained, photos, codebooks="frozen", config=settings(codebook_steps=4))
+    with pytest.raises(ConfigError, match='expected codebook_steps >= 1 with codebooks "continue"'):
+        settings(codebooks="continue", codebook_steps=0)
+    for change in ({"sheet_every": 2}, {"tensorboard": True}):
+        with pytest.raises(ConfigError, match="expected out= for sheets or TensorBoard, got None"):
+            train(trained, photos, config=settings(codebooks="refit", **change))
