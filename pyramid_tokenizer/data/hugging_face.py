@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from pyramid_tokenizer.data.packed import read_encoded
-from pyramid_tokenizer.data.tables import find_column
+from pyramid_tokenizer.data.tables import find_column, one_line
 from pyramid_tokenizer.errors import DataError, MissingExtraError
 from pyramid_tokenizer.images import read_image
 
@@ -71,7 +71,7 @@ def open_saved_dataset(folder: Path, *, column: str | None = None) -> DatasetIma
         dataset = datasets.load_from_disk(str(folder))
     except Exception as error:  # damaged files raise nearly any class
         raise DataError(
-            f"expected a saved Hugging Face data set, got {error} in {str(folder)!r}: save it again"
+            f"expected a saved Hugging Face data set, got {one_line(error)} in {str(folder)!r}: save it again"
         ) from error
     return DatasetImages(
         one_split(dataset, f"pass the folder of one split, e.g. {folder}/train"), column=column, label=str(folder)
@@ -91,7 +91,7 @@ def load_hub_dataset(name: str, *, column: str | None = None) -> DatasetImages:
         dataset = datasets.load_dataset(path, split=split or None)
     except Exception as error:  # unknown names, wrong splits, no network, a full disk: nearly any class
         raise DataError(
-            f"expected a data set that datasets.load_dataset finds, got {type(error).__name__}: {error} for {name!r}: "
+            f"expected a data set that datasets.load_dataset finds, got {type(error).__name__}: {one_line(error)} for {name!r}: "
             "check the name and the split, or load it yourself and pass the Dataset"
         ) from error
     return DatasetImages(

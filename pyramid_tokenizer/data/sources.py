@@ -125,7 +125,7 @@ def _open_path(source: str, column: str | None) -> ImageSource:
     if path.suffix.lower() == ".txt":
         return _open_files(_by_kind(read_list(path), others="image"), repr(source), column)
     found = _by_kind([path])
-    if found["image"] or not found:
+    if not found or found["image"]:
         raise DataError(f"expected {_ACCEPTED}, got the file {source!r}: name its folder, or pass a list, [{source!r}]")
     return _open_files(found, repr(source), column)
 

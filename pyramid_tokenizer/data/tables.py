@@ -113,6 +113,11 @@ def find_column(schema: Any, column: str | None, where: str) -> str:
     return chosen[0]
 
 
+def one_line(error: Exception) -> str:
+    """An error's text, which for these libraries may run over many lines."""
+    return " ".join(str(error).split())
+
+
 def _copy_column(file: Path, column: str | None) -> tuple[Path, int]:
     """Where the cache holds the column's pictures, and how many; written on first use."""
     from filelock import FileLock  # torch brings it
@@ -148,7 +153,7 @@ def _open_parquet(file: Path) -> Any:
     try:
         return pq.ParquetFile(file)
     except (OSError, pa.ArrowException) as error:
-        raise DataError(f"expected a Parquet file, got {error} in {str(file)!r}: write it again") from error
+        raise DataError(f"expected a Parquet file, got {one_line(error)} in {str(file)!r}: write it again") from error
 
 
 def _write_copy(parquet: Any, file: Path, column: str, copy: Path) -> None:
@@ -176,7 +181,9 @@ def _column_values(parquet: Any, file: Path, column: str) -> Iterator[bytes | No
             values = batch.column(0)
             yield from (values.flatten()[0] if struct else values).to_pylist()
     except (OSError, pa.ArrowException) as error:
-        raise DataError(f"expected a complete Parquet file, got {error} in {str(file)!r}: write it again") from error
+        raise DataError(
+            f"expected a complete Parquet file, got {one_line(error)} in {str(file)!r}: write it again"
+        ) from error
 
 
 def _read_copy(path: str, row: int, rows: int) -> bytes:

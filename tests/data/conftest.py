@@ -67,7 +67,7 @@ def write_tar():
 def write_parquet():
     """write_parquet(path, **columns) -> path; rows of a list of dicts become structs."""
 
-    def write(path: Path, **columns: list) -> Path:
+    def write(path: Path, /, **columns: list) -> Path:
         import pyarrow as pa
         import pyarrow.parquet as pq
 
