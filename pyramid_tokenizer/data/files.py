@@ -6,8 +6,10 @@ import glob
 import os
 import re
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from pathlib import Path
 
+from PIL import Image
 from torch import Tensor
 
 from pyramid_tokenizer.data.packed import PackedStrings
@@ -122,6 +124,11 @@ class ListedImages:
 
     def __init__(self, images: Sequence[ImageLike]):
         self._images = images
+        for image in images:
+            if isinstance(image, Image.Image):
+                # now, for forked workers would share the place in its open file; Pillow keeps the pixels at first use anyway
+                with suppress(Exception):  # read says what is wrong
+                    image.load()
 
     def __len__(self) -> int:
         return len(self._images)

@@ -72,6 +72,15 @@ def test_listed_images_are_read_by_number_and_named(folder, pixels):
     assert all(torch.equal(images.read(i), pixels[i]) for i in range(4))
 
 
+def test_opened_pictures_do_not_share_their_file_with_forked_workers(folder, encoded, pixels, tmp_path):
+    (tmp_path / "cut.png").write_bytes(encoded[1][:300])
+    with open(folder / "0.png", "rb") as file, open(tmp_path / "cut.png", "rb") as cut:
+        images = ListedImages([Image.open(file), Image.open(cut)])
+    assert torch.equal(images.read(0), pixels[0])
+    with pytest.raises(ImageFileError):
+        images.read(1)
+
+
 def test_a_missing_file_is_found_when_it_is_read(folder, pixels):
     images = FileImages([folder / "0.png", "no/such.png"])
     assert torch.equal(images.read(0), pixels[0])

@@ -1,5 +1,7 @@
 import os
 import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -63,6 +65,22 @@ def test_a_file_is_copied_once_and_again_when_it_changes(tmp_path, encoded, pixe
     os.utime(file, ns=(1, 1))  # another time even where the clock is coarse
     assert torch.equal(ParquetImages([file]).read(1), pixels[3])
     assert len(list(cache.glob("*.images"))) == 2
+
+
+def test_processes_that_start_together_wait_for_one_copy(tmp_path, encoded, pixels, write_parquet, monkeypatch):
+    file = write_parquet(tmp_path / "a.parquet", image=encoded)
+    written, write = [], tables._write_copy
+
+    def write_slowly(*arguments):
+        written.append(arguments)
+        time.sleep(0.05)
+        write(*arguments)
+
+    monkeypatch.setattr(tables, "_write_copy", write_slowly)
+    with ThreadPoolExecutor(3) as pool:
+        sources = list(pool.map(ParquetImages, [[file]] * 3))
+    assert len(written) == 1
+    assert all(torch.equal(images.read(2), pixels[2]) for images in sources)
 
 
 def test_the_copy_is_the_pictures_bytes_and_their_offsets(tmp_path, encoded, write_parquet, cache):
