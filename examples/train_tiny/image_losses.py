@@ -1,0 +1,168 @@
+"""What the image tower is asked for: names, the teachers' features, dense classes, captions, and pixels."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from common import PREPROCESS_CONFIG
+from image_batches import Batch, Vocabulary
+from image_teachers import COMPONENTS
+from open_clip.model import CLIP
+from painter import CapacityPyramid, painting_loss
+from torch import Tensor, nn
+
+# Chosen so that at stride 32 meaning, at strides 4 and 8 pixels have the larger gradients.
+WEIGHTS = {
+    "painting": 1.0,
+    "capacity": 0.05,
+    "label": 0.2,
+    "kind": 0.2,
+    "kin": 0.3,
+    "pooled": 1.0,
+    "cells": 1.0,
+    "middle": 0.3,
+    "dense": 0.2,
+    "caption": 0.05,
+}
+PAINTED = 0.5  # share of a step's crops that are painted: painting is the dearest part and learns from few
+KIN_CLASSES = 5
+OTHER_CAPTIONS = 255
+
+
+class Names(nn.Module):
+    """Unit rows of the shared space for every name and caption that pictures are matched to; fixed."""
+
+    labels: Tensor
+    kinds: Tensor
+    kind_known: Tensor
+    dense: Tensor
+    captions: Tensor
+
+    def __init__(self, vocabulary: Vocabulary, cache: Path):
+        super().__init__()
+        texts = json.loads((cache / "texts.json").read_text())
+        stored = np.load(cache / "text_targets.npz")
+        rows = {name: i for i, name in enumerate(texts["name"])}
+        for key in ("labels", "kinds", "dense"):
+            # Row 0 of the kinds, the background, is no name and is masked wherever kinds are compared.
+            found = stored["name"][[rows.get(name, 0) for name in getattr(vocabulary, key)]]
+            self.register_buffer(key, torch.from_numpy(found.astype(np.float32)), persistent=False)
+        self.register_buffer("kind_known", vocabulary.kind_known, persistent=False)
+        self.register_buffer("captions", torch.from_numpy(stored["caption"].astype(np.float32)), persistent=False)
+
+
+class Student(nn.Module):
+    """The image tower with its throw-away helpers: a painter, linear maps to the teachers' features, a temperature."""
+
+    def __init__(self, clip: CLIP):
+        super().__init__()
+        self.visual = clip.visual
+        channels = [info["num_chs"] for info in self.visual.trunk.feature_info]
+        self.painter = CapacityPyramid(channels)
+        hidden = self.visual.trunk.conv_head.out_channels
+        self.to_pooled = nn.Linear(hidden, COMPONENTS)
+        self.to_cells = nn.Conv2d(hidden, COMPONENTS, 1)
+        self.to_middle = nn.Conv2d(channels[2], 96, 1)
+        for head in (self.to_pooled, self.to_cells, self.to_middle):
+            nn.init.zeros_(head.weight)  # starts from the teachers' mean, so that no early step shakes the tower
+        self.log_scale = nn.Parameter(torch.tensor(math.log(20.0)))
+        for key in ("mean", "std"):
+            values = torch.tensor(PREPROCESS_CONFIG[key]).view(1, 3, 1, 1)
+            self.register_buffer(key, values, persistent=False)
+
+    def maps(self, images: Tensor) -> list[Tensor]:
+        """The trunk's maps, strides 4 to 32, of (B, 3, S, S) images in [0, 1]."""
+        x = ((images - self.mean) / self.std).contiguous(memory_format=torch.channels_last)
+        return self.visual.trunk.forward_intermediates(x, intermediates_only=True)
+
+    def hidden(self, last: Tensor) -> Tensor:
+        """The tower's head before its projection, in every cell: (B, 320, h, w) -> (B, 1280, h, w)."""
+        trunk = self.visual.trunk
+        return trunk.act(trunk.conv_head(last))
+
+    def project(self, hidden: Tensor) -> Tensor:
+        """(B, 1280, h, w) -> (B, D, h, w), the tower's projection in every cell."""
+        classifier = self.visual.trunk.classifier
+        return F.conv2d(hidden, classifier.weight[:, :, None, None], classifier.bias)
+
+
+def student_losses(student: Student, batch: Batch, names: Names) -> tuple[dict[str, Tensor], dict[str, float]]:
+    """Every loss unweighted, and figures to watch."""
+    maps = student.maps(batch.images)
+    painted = round(PAINTED * len(batch.images))
+    pictures, capacity = student.painter([m[:painted] for m in maps])
+    whole = student.hidden(maps[-1].mean((2, 3), keepdim=True))
+    cells = student.hidden(maps[-1])
+    dense = student.project(cells).float()
+    # An image's embedding both ways it is made: by the tower's own pooled head, and as the mean of the dense map's cells.
+    embeddings = [
+        F.normalize(student.project(whole).flatten(1).float(), dim=1),
+        F.normalize(F.normalize(dense, dim=1).mean((2, 3)), dim=1),
+    ]
+    scale = student.log_scale.exp().clamp(max=100)
+    losses = {
+        "painting": painting_loss(pictures, batch.images[:painted]),
+        "capacity": capacity.float(),
+        "pooled": (student.to_pooled(whole.flatten(1)).float() - batch.pooled).square().sum(1).mean(),
+        "cells": (student.to_cells(cells).float() - batch.cells).square().sum(1).mean(),
+        "middle": F.mse_loss(student.to_middle(maps[2]).float(), batch.middle),
+        "dense": dense_loss(dense, batch, names, scale),
+    }
+    for weight, embedding in zip((0.6, 0.4), embeddings, strict=True):
+        for name, value in embedding_losses(embedding, batch, names, scale).items():
+            losses[name] = losses.get(name, 0.0) + weight * value
+    known = batch.labels >= 0
+    right = (embeddings[0] @ names.labels.T).argmax(1)[known] == batch.labels[known]
+    psnr = -10 * math.log10(float(F.mse_loss(pictures[-1].detach().float(), batch.images[:painted])))
+    return losses, {"psnr": psnr, "top1": float(right.float().mean()) if known.any() else math.nan}
+
+
+def embedding_losses(embedding: Tensor, batch: Batch, names: Names, scale: Tensor) -> dict[str, Tensor]:
+    """Label names, MobileNet's kinds, and nearness to the mean of its likeliest kinds' names. `embedding` (B, D), unit."""
+    zero = embedding.sum() * 0.0
+    known = batch.labels >= 0
+    label = zero
+    if known.any():
+        logits = scale * embedding[known] @ names.labels.T
+        label = F.cross_entropy(logits, batch.labels[known], label_smoothing=0.05) * known.float().mean() * 2
+    sure = batch.kinds.sum(1)  # small where MobileNet saw a kept-out name: such a crop teaches no kind
+    logits = scale * embedding @ names.kinds.T
+    logits = logits.masked_fill(~names.kind_known, -1e4)
+    wanted = batch.kinds / sure.clamp(min=1e-3)[:, None]
+    usable = (sure > 0.7).float()
+    kind = (F.kl_div(logits.log_softmax(1), wanted, reduction="none").sum(1) * usable).mean()
+    top, rows = wanted.topk(KIN_CLASSES, dim=1)
+    target = F.normalize((top[:, :, None] * names.kinds[rows]).sum(1) + scene(batch, names), dim=1)
+    target[known] = names.labels[batch.labels[known]]
+    kin = ((1 - (embedding * target).sum(1)) * torch.maximum(usable, known.float())).mean()
+    return {"label": label, "kind": kind, "kin": kin, "caption": caption_loss(embedding, batch, names, scale)}
+
+
+def scene(batch: Batch, names: Names) -> Tensor:
+    """(B, D) sum of the dense classes' names, each by the root of its area: what a caption would list."""
+    areas = batch.dense.mean((2, 3))
+    return (areas * (areas > 0.01)).sqrt() @ names.dense
+
+
+def dense_loss(dense: Tensor, batch: Batch, names: Names, scale: Tensor) -> Tensor:
+    """Cross-entropy of each cell's embedding over the classes that its picture's labels tell apart. `dense` (B, D, C, C)."""
+    cells = F.normalize(dense, dim=1).permute(0, 2, 3, 1).flatten(1, 2)
+    logits = scale * cells @ names.dense.T
+    logits = logits.masked_fill(~batch.allowed[:, None], -1e4)
+    shares = batch.dense.flatten(2).transpose(1, 2)
+    return -(shares * logits.log_softmax(2)).sum(2).mean()
+
+
+def caption_loss(embedding: Tensor, batch: Batch, names: Names, scale: Tensor) -> Tensor:
+    """Each captioned crop's own caption against random others."""
+    if not len(batch.caption_rows):
+        return embedding.sum() * 0.0
+    others = torch.randint(0, len(names.captions), (OTHER_CAPTIONS,), device=embedding.device)
+    candidates = torch.cat([names.captions[batch.caption_ids], names.captions[others]])
+    logits = scale * embedding[batch.caption_rows] @ candidates.T
+    return F.cross_entropy(logits, torch.arange(len(logits), device=logits.device))

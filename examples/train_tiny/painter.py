@@ -1,0 +1,72 @@
+"""The throw-away painter that keeps pixels in the image tower's maps while the tower learns meaning."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+CAPACITY_BITS = (9.0, 10.0, 12.0)
+CODE_CHANNELS = (32, 32, 32)
+
+
+class CapacityPyramid(nn.Module):
+    """Tower maps -> noisy codes -> a picture at 1/4, 1/2 and full resolution, each from the last.
+
+    The bottleneck has a *limited capacity*: unit Gaussian noise is added to every cell's code, and the information that
+    survives it, sum 1/2 log2(1 + variance), is held at the bits that the level's codebook will have. So the tower learns
+    features that a codebook of that size can carry.
+    """
+
+    def __init__(self, channels: list[int]):
+        super().__init__()
+        c4, c8, c16, c32 = channels
+        inputs = (c32 + 4 * c16, c16 + 4 * c8 + 192, c8 + 4 * c4 + 192)
+        self.down = nn.ModuleList(nn.Conv2d(i, d, 1) for i, d in zip(inputs, CODE_CHANNELS, strict=True))
+        self.paint = nn.ModuleList(nn.Conv2d(d, 192, 1) for d in CODE_CHANNELS)
+        self.refine = nn.Sequential(
+            nn.Conv2d(sum(CODE_CHANNELS), 96, 3, padding=1),
+            nn.GELU(),
+            nn.Conv2d(96, 96, 3, padding=1),
+            nn.GELU(),
+            nn.Conv2d(96, 192, 3, padding=1),
+        )
+        nn.init.zeros_(self.refine[-1].weight)
+        nn.init.zeros_(self.refine[-1].bias)
+        # A natural picture's mean: the first painter starts from grey, not black.
+        nn.init.constant_(self.paint[0].bias, 0.45)
+        for paint in self.paint:
+            nn.init.normal_(paint.weight, std=0.01)  # the codes' unit noise must not drown the first pictures
+
+    def forward(self, maps: list[Tensor]) -> tuple[list[Tensor], Tensor]:
+        """Maps fine -> coarse (strides 4 to 32) -> pictures coarse -> fine and the refined one, and bits over capacity."""
+        f4, f8, f16, f32 = maps
+        pictures, codes, penalty = [], [], f4.new_zeros(())
+        picture = None
+        for level, (own, finer) in enumerate(((f32, f16), (f16, f8), (f8, f4))):
+            parts = [own, F.pixel_unshuffle(finer, 2)]
+            if picture is not None:
+                picture = F.interpolate(picture, scale_factor=2, mode="bilinear", align_corners=False)
+                parts.append(F.pixel_unshuffle(picture.detach(), 8))
+            code = self.down[level](torch.cat(parts, 1))
+            capacity = 0.5 * torch.log2(1 + code.float().var(dim=(0, 2, 3))).sum()
+            penalty = penalty + F.relu(capacity - CAPACITY_BITS[level])
+            if self.training:
+                code = code + torch.randn_like(code)
+            painted = F.pixel_shuffle(self.paint[level](code), 8)
+            picture = painted if picture is None else picture + painted
+            pictures.append(picture)
+            codes.append(F.interpolate(code, scale_factor=2 ** (2 - level), mode="nearest"))
+        refined = picture + F.pixel_shuffle(self.refine(torch.cat(codes, 1)), 8)
+        return [*pictures, refined], penalty
+
+
+def painting_loss(pictures: list[Tensor], images: Tensor) -> Tensor:
+    """Mean squared error of every picture at its own resolution, in units of a natural picture's variance (0.07)."""
+    weights = (0.15, 0.25, 0.3, 1.0)
+    total = images.new_zeros(())
+    for weight, picture in zip(weights, pictures, strict=True):
+        factor = images.shape[-1] // picture.shape[-1]
+        target = F.avg_pool2d(images, factor) if factor > 1 else images
+        total = total + weight * F.mse_loss(picture.float(), target) / 0.07
+    return total

