@@ -1,7 +1,17 @@
 """Frozen CLIP towers: an image batch in, a `FeaturePyramid` out. Nothing here imports open_clip before it is needed."""
 
 from pyramid_tokenizer.backbones.base import Backbone, load_backbone
+from pyramid_tokenizer.backbones.describe import TowerDescription, describe_tower
+from pyramid_tokenizer.backbones.loading import name_backbone
 from pyramid_tokenizer.backbones.open_clip import OpenClipBackbone
 from pyramid_tokenizer.backbones.toy import ToyBackbone
 
-__all__ = ["Backbone", "OpenClipBackbone", "ToyBackbone", "load_backbone"]
+__all__ = [
+    "Backbone",
+    "OpenClipBackbone",
+    "TowerDescription",
+    "ToyBackbone",
+    "describe_tower",
+    "load_backbone",
+    "name_backbone",
+]

@@ -16,7 +16,7 @@ from pyramid_tokenizer.backbones.open_clip import CONFIG_FILE, WEIGHTS_FILE, Ope
 from pyramid_tokenizer.config import BackboneConfig
 from pyramid_tokenizer.errors import BackboneError, CheckpointError, ConfigError, PyramidTokenizerError
 
-_LOCAL, _HUB = "local-dir:", "hf-hub:"
+_LOCAL, _HUB, _TOY = "local-dir:", "hf-hub:", "toy"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -43,7 +43,7 @@ def load_open_clip(config: BackboneConfig, *, directory: Path | None = None) -> 
     """
     import open_clip
 
-    source = _find_source(config, directory)
+    source = _local_source(Path(directory)) if directory is not None else _find_source(config)
     try:
         model_config: dict[str, Any] = open_clip.get_model_config(source.name) or {}
         model = open_clip.create_model(
@@ -56,19 +56,73 @@ def load_open_clip(config: BackboneConfig, *, directory: Path | None = None) -> 
     return OpenClipBackbone(model, config=config, model_config=model_config, tokenizer=source.name)
 
 
-def _find_source(config: BackboneConfig, directory: Path | None) -> _Source:
-    if directory is not None:
-        return _local_source(Path(directory))
-    if config.name.startswith((_LOCAL, _HUB)):
-        if config.weights is not None:
-            raise ConfigError(
-                f"expected no backbone.weights with the name {config.name!r}, which brings its own, got "
-                f"{config.weights!r}: set weights to None"
-            )
-        if config.name.startswith(_LOCAL):
-            return _local_source(Path(config.name.removeprefix(_LOCAL)))
-        return _Source(name=config.name, weights=None, is_local=False, options={})
-    return _named_source(config.name, config.weights)
+def name_backbone(name: str, *, weights: str | None = None, blocks: Sequence[int] = ()) -> BackboneConfig:
+    """The config of the tower of that name, for `load_backbone`; nothing is read yet.
+
+    Args:
+        name: An open_clip model name, "hf-hub:org/repo", a folder in open_clip's local-directory layout ("local-dir:PATH"
+            or the path alone), or "toy".
+        weights: A weight tag or a checkpoint file, beside an open_clip model name.
+        blocks: As in `BackboneConfig`; () takes the family's preset.
+
+    Raises:
+        ConfigError: `weights` beside a name that brings its own, or `blocks` not in increasing order.
+
+    Example:
+        >>> name_backbone("ViT-B-16", weights="openai").name, name_backbone("toy").kind
+        ('ViT-B-16', 'toy')
+    """
+    folder = Path(name).expanduser()
+    if (folder / CONFIG_FILE).is_file():
+        name = f"{_LOCAL}{folder}"
+    _check_weights(name, weights)
+    if name == _TOY:
+        return BackboneConfig(kind="toy", blocks=tuple(blocks))
+    return BackboneConfig(name=name, weights=weights, blocks=tuple(blocks))
+
+
+def read_model_config(name: str) -> dict[str, Any]:
+    """open_clip's own description of a model. No weights are read, and only of "hf-hub:..." a small file is fetched.
+
+    Args:
+        name: As in `BackboneConfig`.
+
+    Raises:
+        BackboneError: The name is unknown (near ones are told) or nothing could be fetched.
+    """
+    import open_clip
+
+    source = _own_source(name) or _Source(name=_known_name(name), weights=None, is_local=True, options={})
+    try:
+        return open_clip.get_model_config(source.name) or {}
+    except Exception as error:
+        raise _explain(error, source) from error
+
+
+def published_weights(name: str) -> tuple[str, ...]:
+    """The weight tags that open_clip knows for a model name."""
+    import open_clip
+
+    return tuple(open_clip.list_pretrained_tags_by_model(name.replace("/", "-")))
+
+
+def _check_weights(name: str, weights: str | None) -> None:
+    if weights is not None and (name == _TOY or name.startswith((_LOCAL, _HUB))):
+        raise ConfigError(
+            f"expected no backbone.weights with the name {name!r}, which brings its own, got {weights!r}: set weights to None"
+        )
+
+
+def _find_source(config: BackboneConfig) -> _Source:
+    _check_weights(config.name, config.weights)
+    return _own_source(config.name) or _named_source(_known_name(config.name), config.weights)
+
+
+def _own_source(name: str) -> _Source | None:
+    """For a name that brings its own weights."""
+    if name.startswith(_LOCAL):
+        return _local_source(Path(name.removeprefix(_LOCAL)))
+    return _Source(name=name, weights=None, is_local=False, options={}) if name.startswith(_HUB) else None
 
 
 def _local_source(directory: Path) -> _Source:
@@ -86,16 +140,23 @@ def _local_source(directory: Path) -> _Source:
     return _Source(name=f"{_LOCAL}{directory}", weights=None, is_local=True, options={})
 
 
+def _known_name(name: str) -> str:
+    import open_clip
+
+    known = name.replace("/", "-")
+    if known not in open_clip.list_models():
+        hint = _near(known, open_clip.list_models()) or "see open_clip.list_models()"
+        raise BackboneError(
+            f"expected an open_clip model name, {_HUB}org/repo, {_LOCAL}PATH or a directory with {CONFIG_FILE}, got "
+            f"{name!r}: {hint}"
+        )
+    return known
+
+
 def _named_source(name: str, weights: str | None) -> _Source:
     import open_clip
 
-    name = name.replace("/", "-")
-    if name not in open_clip.list_models():
-        hint = _near(name, open_clip.list_models()) or "see open_clip.list_models()"
-        raise BackboneError(
-            f"expected an open_clip model name, {_HUB}org/repo, {_LOCAL}PATH or a directory, got {name!r}: {hint}"
-        )
-    tags = open_clip.list_pretrained_tags_by_model(name)
+    tags = published_weights(name)
     if not weights:
         raise BackboneError(
             f"expected weights for {name!r}, got none, and a random tower is of no use: set backbone.weights to a "

@@ -8,6 +8,7 @@ touching a weight, and hold the module they wrap; `probe` learns what comes out 
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
@@ -162,7 +163,9 @@ class TimmTower:
         """Maps with the image embedding and, behind a mean pool, the dense map."""
         features, maps = self._at_size(x).forward_intermediates(x, indices=_list(blocks))
         return TowerOutput(
-            maps=maps, embedding=self._head(features), dense=self._head_per_cell(features) if self.has_dense else None
+            maps=maps,
+            embedding=_head(self._visual, features),
+            dense=self._head_per_cell(features) if self.has_dense else None,
         )
 
     def _at_size(self, x: Tensor) -> Any:
@@ -180,13 +183,10 @@ class TimmTower:
         rope.update_feat_shape(grid)
         return _with_part(self._trunk, "_modules", "rope", rope)
 
-    def _head(self, features: Tensor) -> Tensor:
-        return self._visual.head(self._trunk.forward_head(features))
-
     def _head_per_cell(self, features: Tensor) -> Tensor:
         batch, channels, height, width = features.shape
         cells = features.permute(0, 2, 3, 1).reshape(-1, channels, 1, 1)  # (B * h * w, C, 1, 1)
-        return self._head(cells).reshape(batch, height, width, -1).permute(0, 3, 1, 2)  # (B, D, h, w)
+        return _head(self._visual, cells).reshape(batch, height, width, -1).permute(0, 3, 1, 2)  # (B, D, h, w)
 
     def _pools_by_mean(self) -> bool:
         """Whether the head reads a (B, C, h, w) map through the mean of its cells alone, tried on one made-up map."""
@@ -196,10 +196,11 @@ class TimmTower:
         features, _ = _small_run(lambda x: self._at_size(x).forward_intermediates(x, indices=1), self.probe_px, weight)
         if features.ndim != 4 or features.shape[1] != self._trunk.num_features:
             return False
-        count = 6 * features.shape[1]
-        made_up = torch.arange(count, device=weight.device, dtype=torch.float64).mul(0.7).sin().reshape(1, -1, 2, 3)
-        made_up = made_up.to(weight.dtype)
-        whole, mean = self._head(made_up), self._head(made_up.mean(dim=(2, 3), keepdim=True))
+        # of a tower without values (`describe_tower`), the head is tried with made-up ones on the CPU
+        visual = _with_made_up_head(self._visual, features) if weight.is_meta else self._visual
+        made_up = _waves((1, features.shape[1], 2, 3))
+        made_up = made_up.to(device="cpu" if weight.is_meta else weight.device, dtype=weight.dtype)
+        whole, mean = _head(visual, made_up), _head(visual, made_up.mean(dim=(2, 3), keepdim=True))
         return whole.ndim == 2 and torch.allclose(whole, mean, rtol=1e-3, atol=1e-4)
 
 
@@ -287,6 +288,32 @@ def _allow_any_size(trunk: Any) -> None:
     trunk.patch_embed.strict_img_size = False
     trunk.patch_embed.flatten = False
     trunk.patch_embed.output_fmt = Format.NHWC
+
+
+def _head(visual: Any, features: Tensor) -> Tensor:
+    """The embedding (B, D) of a timm trunk's last features."""
+    return visual.head(visual.trunk.forward_head(features))
+
+
+def _with_made_up_head(visual: nn.Module, features: Tensor) -> Any:
+    """A copy of a tower on the "meta" device, in which the modules that its head runs lie on the CPU."""
+    visual = copy.deepcopy(visual)
+    called: list[nn.Module] = []
+    watch = nn.modules.module.register_module_forward_pre_hook(lambda module, _: called.append(module))
+    try:
+        _head(visual, features)
+    finally:
+        watch.remove()
+    for module in called:
+        module.to_empty(device="cpu", recurse=False)
+        for tensor in (*module.parameters(recurse=False), *module.buffers(recurse=False)):
+            tensor.data.copy_(_waves(tensor.shape).abs() + 0.1)  # a variance must be positive
+    return visual
+
+
+def _waves(shape: Sequence[int]) -> Tensor:
+    """Made-up values in [-1, 1] that hardly repeat."""
+    return torch.arange(math.prod(shape), dtype=torch.float64).mul(0.7).sin().reshape(tuple(shape))
 
 
 def _small_run(run: Callable[[Tensor], Output], side: int, weight: Tensor) -> Output:

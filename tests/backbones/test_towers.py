@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pyramid_tokenizer.backbones import OpenClipBackbone
-from pyramid_tokenizer.backbones.towers import find_tower, probe, resample_positions
+from pyramid_tokenizer.backbones.towers import _head, find_tower, probe, resample_positions
 from pyramid_tokenizer.config import BackboneConfig
 from pyramid_tokenizer.errors import BackboneError
 from tests.backbones.conftest import MODEL_CONFIGS, make_model
@@ -195,7 +195,7 @@ def test_behind_a_mean_pool_a_flat_map_has_the_embedding_at_every_cell(load: Loa
     tower = find_tower(load("fasternet").model.visual)
     features = torch.randn(1, 320, 1, 1, generator=torch.Generator().manual_seed(0)).expand(1, 320, 3, 2)
     with torch.no_grad():
-        dense, embedding = tower._head_per_cell(features), tower._head(features)
+        dense, embedding = tower._head_per_cell(features), _head(tower._visual, features)
     torch.testing.assert_close(dense, embedding[:, :, None, None].expand(1, 24, 3, 2))
 
 
