@@ -24,10 +24,13 @@ def config(here, toy_config):
     return path
 
 
-def test_defaults_are_those_of_the_library():
-    defaults = {parameter.name: parameter.default for parameter in get_command(app).commands["train"].params}
+@pytest.mark.parametrize("command", ["train", "finetune"])
+def test_defaults_are_those_of_the_library(command):
+    defaults = {parameter.name: parameter.default for parameter in get_command(app).commands[command].params}
     library = TrainConfig()
     assert defaults["steps"] == library.decoder_steps
+    assert defaults["accumulate"] == library.accumulate
+    assert defaults["perceptual"] == library.perceptual
     assert defaults["codebook_steps"] == library.codebook_steps
     assert defaults["fit_images"] == library.fit_images
     assert defaults["batch_size"] == library.batch_size
@@ -90,6 +93,11 @@ def test_a_model_that_was_not_trained_there_is_not_replaced(run, other_model, mo
         (("--images", "photos", "--config", "no.json"), "no.json"),
         (("--images", "photos", "--config", "wrong.json"), "did you mean 'quantizer'?"),
         (("--images", "photos", "--config", "tokenizer.json", "--model", "tiny"), "leave one out"),
+        (("--images", "photos", "--backbone", "RN50", "--model", "tiny"), "--backbone RN50 and --model tiny"),
+        (("--images", "photos", "--backbone", "RN50"), "weights for 'RN50'"),
+        (("--images", "photos", "--backbone", "RN51", "--weights", "openai"), "did you mean 'RN50'"),
+        (("--images", "photos", "--backbone", "RN50", "--weights", "openia"), "did you mean 'openai'"),
+        (("--images", "photos", "--weights", "openai"), "--backbone with --weights openai"),
         (("--images", "photos", "--backbone-dir", "tower"), "--config with --backbone-dir tower"),
         (("--images", "photos", "--config", "tokenizer.json", "--crop", 48), "crop"),
     ],
