@@ -17,14 +17,15 @@ import torch
 from torch import Tensor, nn
 
 from pyramid_tokenizer import hub
-from pyramid_tokenizer.backbones import load_backbone
+from pyramid_tokenizer.backbones import load_backbone, name_backbone
 from pyramid_tokenizer.bucketing import encode_by_size
 from pyramid_tokenizer.closed_form import LevelReport, fit_quantizer
-from pyramid_tokenizer.config import TokenizerConfig, to_dict
+from pyramid_tokenizer.config import Composition, LevelConfig, TokenizerConfig, to_dict
 from pyramid_tokenizer.errors import CheckpointError, DataError, NotFittedError, TokenMismatchError, TokenRangeError
 from pyramid_tokenizer.health import TokenHealth, measure_health
 from pyramid_tokenizer.images import ImageLike, pad_to_multiple, to_batch
 from pyramid_tokenizer.pixel_decoder import PixelDecoder
+from pyramid_tokenizer.presets import preset_config
 from pyramid_tokenizer.pyramid import FeaturePyramid
 from pyramid_tokenizer.quantizer import PyramidQuantizer
 from pyramid_tokenizer.saving import WEIGHTS_FILE, tower_folder, write_model
@@ -39,7 +40,7 @@ OWN_PARTS = ("quantizer", "trunk", "pixel_decoder")
 class PyramidTokenizer(nn.Module):
     """Images -> a pyramid of discrete tokens -> images.
 
-    Make one with `from_pretrained` or `from_config`; the constructor takes ready modules.
+    Make one with `from_pretrained`, `from_backbone` or `from_config`; the constructor takes ready modules.
 
     Args:
         config: The data the modules were built from.
@@ -109,6 +110,45 @@ class PyramidTokenizer(nn.Module):
             depth=decoder.pixel_depth,
         )
         return cls(config, backbone=tower, quantizer=quantizer, trunk=trunk, pixel_decoder=pixel_decoder)
+
+    @classmethod
+    def from_backbone(
+        cls,
+        name: str,
+        *,
+        weights: str | Path | None = None,
+        blocks: Sequence[int] = (),
+        levels: Sequence[LevelConfig] = (),
+        composition: Composition = "residual",
+    ) -> PyramidTokenizer:
+        """A new tokenizer on a frozen tower, in the layout that suits it, with empty codebooks: `fit` comes next.
+
+        Args:
+            name: An open_clip model name, "hf-hub:org/repo", a folder in open_clip's local-directory layout, or "toy".
+            weights: A weight tag or a checkpoint file, beside an open_clip model name.
+            blocks: Which of the tower's blocks are read; the family's preset if not given.
+            levels: In place of the preset's (`presets.preset_levels`).
+            composition: How levels see each other.
+
+        Raises:
+            BackboneError: The name or tag is unknown (near ones are told), or the weights cannot be fetched.
+            CheckpointError: The weights are of another architecture, or their file is damaged.
+            ConfigError: Blocks or levels do not fit the tower.
+
+        Example:
+            >>> tok = PyramidTokenizer.from_backbone("toy")
+            >>> tok.quantizer.strides, tok.quantizer.codebook_sizes, tok.quantizer.is_fitted
+            ((32, 16, 8), (256, 1024, 8192), False)
+        """
+        tower: Any = load_backbone(name_backbone(name, weights=weights and str(weights), blocks=blocks))
+        config = preset_config(
+            dataclasses.replace(tower.config, blocks=tower.blocks),
+            channels=tower.channels,
+            strides=tower.strides,
+            levels=levels,
+            composition=composition,
+        )
+        return cls.from_config(config, backbone=tower)
 
     @classmethod
     def from_pretrained(
