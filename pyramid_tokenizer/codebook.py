@@ -105,15 +105,17 @@ def kmeans(
     iterations: int = 20,
     spherical: bool = False,
     generator: torch.Generator | None = None,
+    start: Tensor | None = None,
 ) -> Tensor:
-    """Centres of Lloyd's algorithm, from a random start; empty clusters restart at badly served vectors.
+    """Centres of Lloyd's algorithm; empty clusters restart at badly served vectors.
 
     Args:
         vectors: (N, d) float, N >= num_codes; 20 to 50 per code give stable centres. Of unit norm for `spherical`.
         num_codes: K.
-        iterations: Lloyd steps; 0 gives the random start.
+        iterations: Lloyd steps; 0 gives the start.
         spherical: Centres have unit norm too (cosine distance).
         generator: On the CPU; makes the result repeatable.
+        start: (K, d) float, the centres to begin with, on the device of `vectors`; None draws them among `vectors`.
 
     Returns:
         (K, d) float32 on the device of `vectors`.
@@ -135,8 +137,9 @@ def kmeans(
             "give more images or a smaller codebook"
         )
     vectors = vectors.float()
-    start = torch.randperm(len(vectors), generator=generator)[:num_codes]
-    centres = vectors[start.to(vectors.device)].clone()
+    if start is None:
+        start = vectors[torch.randperm(len(vectors), generator=generator)[:num_codes].to(vectors.device)]
+    centres = start.float().clone()
     for step in range(iterations):
         ids = nearest(vectors, centres)
         counts = torch.bincount(ids, minlength=num_codes)

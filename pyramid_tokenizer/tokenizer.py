@@ -335,7 +335,12 @@ class PyramidTokenizer(nn.Module):
         return health
 
     def fit(
-        self, batches: Iterable[Tensor] | Callable[[], Iterable[Tensor]], *, vectors_per_code: int = 64, seed: int = 0
+        self,
+        batches: Iterable[Tensor] | Callable[[], Iterable[Tensor]],
+        *,
+        vectors_per_code: int = 64,
+        seed: int = 0,
+        keep_adapters: bool = False,
     ) -> list[LevelReport]:
         """Fits the codebooks in closed form: working ids in minutes, no gradient. The decoder then shows the sketch.
 
@@ -343,6 +348,8 @@ class PyramidTokenizer(nn.Module):
             batches: Image batches (B, 3, H, W) in [0, 1]: a list, or a function that gives the same batches at each call.
             vectors_per_code: Cells sampled per codebook entry.
             seed: Of sampling and k-means.
+            keep_adapters: Refit codebooks and read-outs alone, from the present ones: for images of another kind, with a
+                decoder that is trained already.
 
         Returns:
             One report per level, coarse to fine.
@@ -350,6 +357,7 @@ class PyramidTokenizer(nn.Module):
         Raises:
             DataError: No images, images that are all alike, fewer cells than codes, or an iterator, which can be read
                 only once.
+            NotFittedError: `keep_adapters` before a first fit.
             ImageError: A batch that is no batch of images.
         """
         if isinstance(batches, Iterator):
@@ -364,7 +372,9 @@ class PyramidTokenizer(nn.Module):
                 padded = pad_to_multiple(to_batch(batch).to(self.device), multiple=self.multiple_px)
                 yield self.features(padded, aligned=True), padded
 
-        return fit_quantizer(self.quantizer, samples, vectors_per_code=vectors_per_code, seed=seed)
+        return fit_quantizer(
+            self.quantizer, samples, vectors_per_code=vectors_per_code, seed=seed, keep_adapters=keep_adapters
+        )
 
     def own_tensors(self) -> dict[str, Tensor]:
         """Names and tensors of model.safetensors: all parts but the frozen tower."""

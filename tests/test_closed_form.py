@@ -7,29 +7,39 @@ import torch.nn.functional as F
 from pyramid_tokenizer import closed_form
 from pyramid_tokenizer.backbones import ToyBackbone
 from pyramid_tokenizer.closed_form import _Cells, fit_quantizer, fit_read_outs, meaning_at
+from pyramid_tokenizer.codebook import kmeans, nearest
 from pyramid_tokenizer.config import LevelConfig, QuantizerConfig
 from pyramid_tokenizer.errors import DataError
 from pyramid_tokenizer.pyramid import FeaturePyramid
 from pyramid_tokenizer.quantizer import PyramidQuantizer
+from pyramid_tokenizer.regression import reduced_rank, whitening
 
 
-def build(composition="residual", semantic_weight=0.0, sizes=(12, 24, 48), distance="euclidean"):
+def quantizer_of(levels, composition="residual"):
     tower = ToyBackbone()
-    levels = tuple(
-        LevelConfig(stride=s, maps=m, codebook_size=k, dim=8, distance=distance, semantic_weight=semantic_weight)
-        for s, m, k in zip((32, 16, 8), ((0, 1), (1, 2), (2, 3)), sizes, strict=True)
-    )
     return PyramidQuantizer(
-        QuantizerConfig(levels=levels, composition=composition),
+        QuantizerConfig(levels=tuple(levels), composition=composition),
         channels=tower.channels,
         strides=tower.strides,
         embedding_dim=tower.embedding_dim,
     )
 
 
-def fit(quantizer, images, **options):
+def build(composition="residual", semantic_weight=0.0, sizes=(12, 24, 48), distance="euclidean"):
+    levels = (
+        LevelConfig(stride=s, maps=m, codebook_size=k, dim=8, distance=distance, semantic_weight=semantic_weight)
+        for s, m, k in zip((32, 16, 8), ((0, 1), (1, 2), (2, 3)), sizes, strict=True)
+    )
+    return quantizer_of(levels, composition)
+
+
+def source(images):
     tower = ToyBackbone()
-    return fit_quantizer(quantizer, lambda: ((tower(b, aligned=True), b) for b in images.split(8)), **options)
+    return lambda: ((tower(b, aligned=True), b) for b in images.split(8))
+
+
+def fit(quantizer, images, **options):
+    return fit_quantizer(quantizer, source(images), **options)
 
 
 @pytest.mark.parametrize("composition", ["residual", "bottom_up", "none"])
@@ -42,6 +52,35 @@ def test_each_longer_prefix_has_a_better_sketch_of_held_out_pictures(composition
     errors = [float((quantizer.sketch(codes[:n]) - held_out).square().mean()) for n in (1, 2, 3)]
     flat = float((held_out - held_out.mean((0, 2, 3), keepdim=True)).square().mean())
     assert all(longer < 0.9 * shorter for shorter, longer in itertools.pairwise([flat, *errors]))
+
+
+def test_a_level_is_whitening_then_regression_then_kmeans_of_its_sample(smooth):
+    """The slow way, all cells at once: bit for bit the same."""
+    level, images = LevelConfig(stride=8, maps=(2, 3), codebook_size=20, dim=6), smooth(20)
+    quantizer = quantizer_of([level])
+    fit(quantizer, images, vectors_per_code=40)
+    with torch.no_grad():
+        generator = torch.Generator().manual_seed(0)
+        keys = torch.cat([torch.rand(len(b) * 64, generator=generator) for b in images.split(8)])
+        sample = keys.argsort()[: 40 * 20]
+        codes = {}
+        x = next(iter(quantizer.inputs(ToyBackbone()(images), codes)))[1]
+        x, pixels = (m.permute(0, 2, 3, 1).flatten(0, 2)[sample] for m in (x, F.pixel_unshuffle(images, 8)))
+        mean, std = whitening(x)
+        x, pixels = (x - mean) / std, pixels - pixels.mean(0)
+        down = reduced_rank(x, pixels / pixels.square().sum(1).mean().sqrt(), 6)
+        projected = x @ down.weight + down.bias
+        scale = 1 / projected.square().mean().sqrt()
+        entries = kmeans(projected * scale, 20, iterations=25, generator=generator)
+    fitted = quantizer.level(0)
+    for ours, expected in (
+        (fitted.mean, mean),
+        (fitted.std, std),
+        (fitted.down.weight, (down.weight * scale).T),
+        (fitted.down.bias, down.bias * scale),
+        (fitted.codebook, entries),
+    ):
+        assert torch.equal(ours, expected)
 
 
 def test_the_seed_alone_decides(smooth):
@@ -178,7 +217,7 @@ def test_the_sample_of_cells_is_the_one_with_the_smallest_keys(cut):
     keys = torch.cat([torch.rand(len(part), generator=generator) for part in rows.split(cut)])
     for part in rows.split(cut):
         cells.add(part, part * 2)
-        assert len(cells.kept[0]) <= 50 * 1.25 + cut
+        assert sum(len(part[0]) for part in cells.parts) <= 50 * 1.25 + cut
     kept, doubled = cells.trim()
     assert torch.equal(kept, rows[keys.argsort()[:50]])
     assert torch.equal(doubled, kept * 2)
@@ -195,10 +234,60 @@ def test_the_sample_is_even_over_the_stream():
     assert (counts - 120).abs().max() < 40  # four standard deviations of a binomial draw
 
 
-def test_memory_is_bounded_by_floats_and_not_by_cells_alone(monkeypatch, smooth):
-    monkeypatch.setattr(closed_form, "MAX_SAMPLE_FLOATS", 40_000)
-    quantizer = build()
-    reports = fit(quantizer, smooth(24))
-    for report in reports:
-        level = quantizer.level(report.level)
-        assert report.vectors * (level.down.in_features + 192 + 16) <= 40_000
+def counting(samples):
+    def counted():
+        counted.reads += 1
+        return samples()
+
+    counted.reads = 0
+    return counted
+
+
+@pytest.mark.parametrize(
+    "codebook", [{"codebook_size": 48, "dim": 8}, {"codebook_size": 48, "dim": 3, "fsq": (4, 4, 3)}]
+)
+def test_inputs_too_wide_for_memory_are_read_again_as_projections(codebook, monkeypatch, smooth):
+    levels = [
+        LevelConfig(stride=32, maps=(0,), codebook_size=12, dim=4),
+        LevelConfig(stride=8, maps=(0, 1), **codebook),
+    ]
+    whole, quantizer, images = quantizer_of(levels, "none"), quantizer_of(levels, "none"), smooth(32)
+    fit(whole, images)
+    samples = counting(source(images))
+    monkeypatch.setattr(closed_form, "MAX_SAMPLE_FLOATS", 60_000)
+    reports = fit_quantizer(quantizer, samples)
+    fine = quantizer.level(1)
+    assert samples.reads == 3  # all 128 cells of the coarse level have room; of the fine one's, 73 and 270 projections
+    assert 60_000 // (fine.down.in_features + 192 + 16) == 73
+    assert [r.vectors for r in reports] == [128, 60_000 // (fine.config.dim + 192 + 16)]
+    for name, tensor in whole.level(0).state_dict().items():
+        if name != "share":  # of the meaning of all levels
+            assert torch.equal(quantizer.level(0).state_dict()[name], tensor), name
+
+
+def test_a_second_reading_makes_a_better_codebook_than_the_cells_that_there_was_room_for(monkeypatch, smooth):
+    images, held_out, tower = smooth(32), smooth(8, seed=9), ToyBackbone()
+    quantizer = quantizer_of([LevelConfig(stride=8, maps=(0, 1, 2), codebook_size=100, dim=4)])
+    wide = quantizer.level(0).down.in_features + 192 + 16
+    monkeypatch.setattr(closed_form, "MAX_SAMPLE_FLOATS", 110 * wide)
+    assert fit(quantizer, images)[0].vectors == 110 * wide // 212
+    level = quantizer.level(0)
+
+    def projections(pictures):
+        (_, x), *_ = quantizer.inputs(tower(pictures), {})
+        return level.project(x).permute(0, 2, 3, 1).flatten(0, 2)
+
+    first_cells = projections(images)[torch.randperm(32 * 64, generator=torch.Generator().manual_seed(0))[:110]]
+    few = kmeans(first_cells, 100, generator=torch.Generator().manual_seed(0))
+    vectors = projections(held_out)
+    errors = [
+        (vectors - entries[nearest(vectors, entries)]).square().sum(1).mean() for entries in (few, level.codebook)
+    ]
+    assert errors[1] < 0.9 * errors[0]
+
+
+@pytest.mark.parametrize("vectors_per_code", [2, 1000])
+def test_the_source_is_read_once_per_level_where_memory_is_enough(vectors_per_code, smooth):
+    samples = counting(source(smooth(24)))
+    fit_quantizer(build(), samples, vectors_per_code=vectors_per_code)
+    assert samples.reads == 3

@@ -1,9 +1,10 @@
-"""One conformance suite for every composition, distance and layout of levels, then what single parts promise."""
+"""One conformance suite for every composition, kind of codebook and layout of levels, then what single parts promise."""
 
 import copy
 import functools
 import hashlib
 import itertools
+import math
 
 import pytest
 import torch
@@ -19,6 +20,7 @@ from pyramid_tokenizer.pyramid import FeaturePyramid
 from pyramid_tokenizer.quantizer import PyramidQuantizer
 
 COMPOSITIONS = ("residual", "bottom_up", "none")
+KINDS = ("euclidean", "cosine", "fsq")
 LAYOUTS = {  # (stride, maps) per level
     "halving": ((32, (0, 1)), (16, (1, 2)), (8, (2, 3))),
     "residual stage": ((16, (1,)), (16, (1,)), (8, (2, 3))),
@@ -52,10 +54,16 @@ def pictures(count=6, height=96, width=96, seed=0):
     return F.interpolate(coarse, (height, width), mode="bicubic", align_corners=False).clamp(0, 1)
 
 
-def build(composition, distance, layout, **options):
+def codebook_of(kind, index):
+    if kind == "fsq":
+        return {"fsq": ((3, 3), (7, 2), (11, 3))[index], "dim": 2}
+    return {"distance": kind, "dim": 5 + index}
+
+
+def build(composition, kind, layout):
     tower = tower_of(layout)
     levels = tuple(
-        LevelConfig(stride=stride, maps=maps, codebook_size=(9, 14, 33)[i], dim=5 + i, distance=distance, **options)
+        LevelConfig(stride=stride, maps=maps, codebook_size=(9, 14, 33)[i], **codebook_of(kind, i))
         for i, (stride, maps) in enumerate(LAYOUTS[layout])
     )
     return PyramidQuantizer(
@@ -67,9 +75,9 @@ def build(composition, distance, layout, **options):
 
 
 @functools.cache
-def fitted(composition="residual", distance="euclidean", layout="halving"):
+def fitted(composition="residual", kind="euclidean", layout="halving"):
     """Fitted on six pictures; copy it before any change."""
-    quantizer, tower = build(composition, distance, layout), tower_of(layout)
+    quantizer, tower = build(composition, kind, layout), tower_of(layout)
     images = pictures()
     fit_quantizer(quantizer, lambda: [(tower(images, aligned=True), images)], iterations=5)
     return quantizer
@@ -80,10 +88,10 @@ def features_of(layout="halving", count=3, seed=7):
     return tower_of(layout)(pictures(count, seed=seed), aligned=True)
 
 
-@pytest.fixture(params=itertools.product(COMPOSITIONS, ("euclidean", "cosine"), LAYOUTS), ids="-".join)
+@pytest.fixture(params=itertools.product(COMPOSITIONS, KINDS, LAYOUTS), ids="-".join)
 def case(request):
-    composition, distance, layout = request.param
-    return fitted(composition, distance, layout), features_of(layout)
+    composition, kind, layout = request.param
+    return fitted(composition, kind, layout), features_of(layout)
 
 
 def test_ids_have_the_levels_grids_and_stay_inside_their_codebooks(case):
@@ -228,6 +236,21 @@ def test_levels_without_composition_take_the_nearest_entry_of_their_own_projecti
     ):
         distances = (x[:, None] - quantizer.level(index).codebook[None, :, :, None, None]).square().sum(2)
         assert torch.equal(ids, distances.argmin(1))
+
+
+def test_a_level_of_scalars_quantises_each_dimension_on_its_own():
+    quantizer, features = fitted("none", "fsq"), features_of()
+    for index, (ids, x) in enumerate(
+        zip(quantizer.encode(features), quantizer.encode_continuous(features), strict=True)
+    ):
+        entries, level = quantizer.level(index).config.fsq, quantizer.level(index)
+        assert float(x.abs().max()) <= 1
+        for dim, count in enumerate(entries):
+            steps = (x[:, dim] + 1) / 2 * (count - 1)  # entries lie at whole numbers
+            place = ids // math.prod(entries[:dim]) % count
+            assert float((steps - place).abs().max()) <= 0.5 + 1e-5
+            codes = level.look_up(ids)[:, dim]
+            torch.testing.assert_close(codes, place * 2 / (count - 1) - 1)
 
 
 @pytest.mark.parametrize(
