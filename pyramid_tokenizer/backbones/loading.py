@@ -199,9 +199,14 @@ def _explain(error: Exception, source: _Source) -> PyramidTokenizerError:
             "convert it to safetensors where you trust it"
         )
     if isinstance(error, SafetensorError) or "loading state_dict" in reason:
-        return CheckpointError(f"expected weights that fit {what} exactly, got {reason}: restore the original file")
+        return CheckpointError(
+            f"expected weights that fit {what} exactly, got {reason}: restore the original file, or name its architecture"
+        )
     if source.is_local:
-        return CheckpointError(f"expected a readable model in {what}, got {reason}: restore the original files")
+        return CheckpointError(
+            f"expected weights that fit {what}, got {reason}: restore the original files, or name the architecture that they "
+            "are of"
+        )
     return BackboneError(
         f"expected to fetch the weights {what}, got {reason}: check the network, or fetch the checkpoint elsewhere and "
         f"give its path as backbone.weights (or a folder as the name {_LOCAL}PATH)"
