@@ -11,6 +11,7 @@ from pyramid_tokenizer.closed_form import fit_quantizer
 from pyramid_tokenizer.config import LevelConfig, QuantizerConfig
 from pyramid_tokenizer.errors import DataError, NotFittedError
 from pyramid_tokenizer.quantizer import PyramidQuantizer
+from pyramid_tokenizer.tokenizer import PyramidTokenizer
 
 
 def quantizer_of(levels, composition="residual"):
@@ -146,3 +147,18 @@ def test_a_refit_that_fails_leaves_the_quantizer_as_it_was(images, message, smoo
         fit(quantizer, smooth(1) if images is None else images, keep_adapters=True)
     for name, tensor in quantizer.state_dict().items():
         assert torch.equal(tensor, before[name]), name
+
+
+def test_a_tokenizers_refit_changes_codebooks_and_read_outs_alone(toy_tokenizer, smooth):
+    tok = copy.deepcopy(toy_tokenizer)
+    reports = tok.fit([smooth(16, seed=8)], keep_adapters=True)
+    assert [report.level for report in reports] == [0, 1, 2]
+    changed = {n for n, t in tok.own_tensors().items() if not torch.equal(t, toy_tokenizer.own_tensors()[n])}
+    parts = ("codebook", "paint.weight", "paint.bias", "align.weight", "align.bias", "share")
+    assert changed == {f"quantizer.levels.{i}.{part}" for i in range(3) for part in parts}
+    assert tok.fingerprint != toy_tokenizer.fingerprint
+
+
+def test_a_tokenizers_refit_before_a_fit_says_so(toy_config, smooth):
+    with pytest.raises(NotFittedError, match="expected fitted codebooks to refit, got empty ones"):
+        PyramidTokenizer.from_config(toy_config).fit([smooth(16)], keep_adapters=True)

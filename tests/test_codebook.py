@@ -117,6 +117,26 @@ def test_with_as_many_codes_as_vectors_kmeans_keeps_them_all():
     assert torch.equal(centres[nearest(vectors, centres)], vectors)
 
 
+def test_kmeans_begins_with_the_centres_it_is_given():
+    vectors, start = torch.randn(300, 3, generator=seeded()), torch.randn(10, 3, generator=seeded(1)).double()
+    assert torch.equal(kmeans(vectors, 10, iterations=0, start=start), start.float())
+    one_step = kmeans(vectors, 10, iterations=1, start=start)
+    ids = nearest(vectors, start)
+    for code in range(10):
+        torch.testing.assert_close(one_step[code], vectors[ids == code].mean(0))
+    settled = kmeans(vectors, 10, iterations=60, start=start)
+    torch.testing.assert_close(kmeans(vectors, 10, iterations=3, start=settled), settled, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("spherical", [False, True])
+def test_given_centres_that_serve_no_vector_restart_at_some(spherical):
+    vectors = F.normalize(torch.randn(400, 3, generator=seeded()).abs(), dim=1)
+    start = torch.cat([vectors[:4], -vectors[:12]])  # twelve on the other side of the sphere
+    centres = kmeans(vectors, 16, spherical=spherical, start=start, generator=seeded())
+    assert (torch.bincount(nearest(vectors, centres), minlength=16) > 0).all()
+    assert mean_error(vectors, centres) < 0.5 * mean_error(vectors, start)
+
+
 def test_fewer_vectors_than_codes_is_an_error():
     with pytest.raises(DataError, match="expected at least 5 vectors for 5 codes, got 4: give more images"):
         kmeans(torch.rand(4, 2), 5)

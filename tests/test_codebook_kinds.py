@@ -1,6 +1,8 @@
 """The kinds of codebooks that a config can ask for: learned entries, residual levels on one grid, scalars."""
 
+import dataclasses
 import itertools
+import json
 import math
 
 import pytest
@@ -8,10 +10,13 @@ import torch
 
 from pyramid_tokenizer.backbones import ToyBackbone
 from pyramid_tokenizer.closed_form import fit_quantizer
-from pyramid_tokenizer.config import LevelConfig, QuantizerConfig
+from pyramid_tokenizer.config import BackboneConfig, DecoderConfig, LevelConfig, QuantizerConfig, TokenizerConfig
 from pyramid_tokenizer.errors import DataError
 from pyramid_tokenizer.fsq import grid
+from pyramid_tokenizer.images import to_batch
 from pyramid_tokenizer.quantizer import PyramidQuantizer
+from pyramid_tokenizer.tokenizer import PyramidTokenizer
+from pyramid_tokenizer.tokens import TokenPyramid
 
 
 def quantizer_of(levels, composition="residual"):
@@ -98,3 +103,113 @@ def test_each_residual_level_on_one_grid_lowers_the_error_of_held_out_pictures(s
     errors = [float((quantizer.sketch(codes[:n]) - held_out).square().mean()) for n in (1, 2, 3)]
     assert errors[1] < 0.75 * errors[0]
     assert errors[2] < 0.9 * errors[1]
+
+
+def learned(stride, maps, size, dim=8):
+    return LevelConfig(stride=stride, maps=maps, codebook_size=size, dim=dim)
+
+
+def scalars(stride, maps, *entries):
+    return LevelConfig(stride=stride, maps=maps, codebook_size=math.prod(entries), dim=len(entries), fsq=entries)
+
+
+PYRAMIDS = {
+    "learned": (learned(32, (0, 1), 32), learned(16, (1, 2), 128), learned(8, (2, 3), 512)),
+    "residual levels": (
+        learned(16, (1, 2), 128),
+        learned(16, (1, 2), 128),
+        learned(8, (2, 3), 256),
+        learned(8, (2, 3), 512),
+    ),
+    "scalars": (scalars(32, (0, 1), 4, 4, 2), scalars(16, (1, 2), 8, 4, 4), scalars(8, (2, 3), 8, 8, 8)),
+    "residual scalars": (scalars(16, (1, 2), 8, 4, 4), scalars(16, (1, 2), 4, 4, 4), scalars(8, (2, 3), 8, 8, 4)),
+}
+
+
+def tokenizer_of(levels, backbone=None):
+    widths = (4,) * len(levels)
+    config = TokenizerConfig(
+        backbone=BackboneConfig(kind="toy") if backbone is None else backbone.config,
+        quantizer=QuantizerConfig(levels=levels),
+        decoder=DecoderConfig(widths=widths, depths=(1,) * len(levels), pixel_widths=(4,), pixel_depth=0),
+    )
+    return PyramidTokenizer.from_config(config, backbone=backbone)
+
+
+@pytest.fixture(scope="module", params=PYRAMIDS)
+def fitted(request, smooth):
+    tok = tokenizer_of(PYRAMIDS[request.param])
+    tok.fit([smooth(40)])
+    return tok
+
+
+def test_tokens_of_every_prefix_survive_bytes_and_the_vocabulary_and_decode(fitted, smooth):
+    images = smooth(2, 40, 56, seed=4)
+    tokens = fitted.encode(images)
+    strides = fitted.quantizer.strides
+    assert tokens.grids == tuple(
+        (-(-40 // strides[0]) * strides[0] // s, -(-56 // strides[0]) * strides[0] // s) for s in strides
+    )
+    errors = []
+    for n in range(1, len(strides) + 1):
+        prefix = tokens[:n]
+        assert TokenPyramid.from_bytes(prefix.to_bytes()) == prefix
+        assert fitted.vocabulary.unflatten(fitted.vocabulary.flatten(prefix)) == prefix
+        errors.append(float((fitted.decode(prefix) - images).square().mean()))
+    assert all(longer < 0.97 * shorter for shorter, longer in itertools.pairwise(errors))
+    for codes, ids, index in zip(fitted.codes(tokens), tokens.ids, itertools.count(), strict=False):
+        assert torch.equal(fitted.quantizer.level(index).assign(codes), ids)  # an entry is its own nearest entry
+
+
+def test_a_saved_tokenizer_comes_back_with_its_fingerprint_and_ids(fitted, smooth, tmp_path):
+    fitted.save_pretrained(tmp_path)
+    again = PyramidTokenizer.from_pretrained(tmp_path)
+    assert again.config.quantizer == fitted.config.quantizer
+    assert again.fingerprint == fitted.fingerprint
+    images = smooth(3, seed=4)
+    assert again.encode(images) == fitted.encode(images)
+    assert torch.equal(again.reconstruct(images), fitted.reconstruct(images))
+    written = json.loads((tmp_path / "config.json").read_text())["quantizer"]["levels"]
+    assert [level.get("fsq") for level in written] == [list(c.fsq) or None for c in fitted.config.quantizer.levels]
+
+
+def test_learned_entries_that_lie_on_the_grid_are_another_tokenizer_than_the_grid(smooth):
+    tok = tokenizer_of(PYRAMIDS["scalars"])
+    tok.fit([smooth(40)])
+    levels = tuple(dataclasses.replace(level, fsq=()) for level in PYRAMIDS["scalars"])
+    other = tokenizer_of(levels)
+    other.load_own(tok.own_tensors())  # the same numbers, without the bound
+    assert other.fingerprint != tok.fingerprint
+
+
+def test_fewer_cells_than_grid_points_are_an_error(smooth):
+    with pytest.raises(DataError, match="expected at least 32 cells for level 0, got 16: give more images"):
+        tokenizer_of(PYRAMIDS["scalars"]).fit([smooth(4)])
+
+
+@pytest.fixture(scope="module")
+def crops():
+    """(64, 3, 128, 128) of five photos."""
+    data = pytest.importorskip("skimage.data")
+    photos = (data.astronaut(), data.chelsea(), data.coffee(), data.rocket(), data.stereo_motorcycle()[0])
+    patches = [
+        to_batch(photo).unfold(2, 128, 128).unfold(3, 128, 128) for photo in photos
+    ]  # (1, 3, rows, columns, 128, 128)
+    return torch.cat([patch[0].flatten(1, 2).transpose(0, 1) for patch in patches])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", PYRAMIDS)
+def test_at_least_nine_tenths_of_every_codebook_are_used_on_photos(name, crops):
+    """The bundled tower; 32 to 64 cells per entry."""
+    tok = tokenizer_of(PYRAMIDS[name], backbone=PyramidTokenizer.from_pretrained("tiny").backbone)
+    reports = tok.fit([crops])
+    tokens = tok.encode(crops)
+    health = tok.health(tokens)
+    errors = [float((tok.decode(tokens[:n]) - crops).square().mean()) for n in range(1, len(reports) + 1)]
+    print(f"\n{name}\n{health}")
+    for report, error in zip(reports, errors, strict=True):
+        psnr = -10 * math.log10(error)
+        print(f"level {report.level}: explains {report.pixels_explained:.3f} of what was left, {psnr:.2f} dB so far")
+    assert all(level.usage >= 0.9 for level in health.levels), health
+    assert all(longer < 0.9 * shorter for shorter, longer in itertools.pairwise(errors))
