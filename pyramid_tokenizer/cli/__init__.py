@@ -3,7 +3,7 @@
     pyramid-tokenizer encode photo.jpg          image -> token file
     pyramid-tokenizer decode tokens/            token files -> PNGs
     pyramid-tokenizer reconstruct photo.jpg     the original beside every prefix of levels, and how close they are
-    pyramid-tokenizer info                      what a model or a token file holds
+    pyramid-tokenizer info                      what a model, a token file or a new model on a tower holds
     pyramid-tokenizer demo                      all of it on four photos
     pyramid-tokenizer train --images photos --backbone ViT-B-16 --weights openai --out my-model
     pyramid-tokenizer finetune tiny --images photos --out my-tiny

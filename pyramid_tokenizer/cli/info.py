@@ -1,39 +1,63 @@
-"""`info`: what a model or a token file holds."""
+"""`info`: what a model or a token file holds, or what a new model on a tower would."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+import shlex
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from pyramid_tokenizer.cli.files import TOKEN_SUFFIX
 from pyramid_tokenizer.cli.terminal import describe_size, load_tokenizer, make_console, make_table
+from pyramid_tokenizer.errors import ConfigError
 
 if TYPE_CHECKING:
     from rich.console import Console
     from torch import Tensor
 
+    from pyramid_tokenizer.backbones import TowerDescription
+    from pyramid_tokenizer.config import LevelConfig
     from pyramid_tokenizer.tokenizer import PyramidTokenizer
 
 What = Annotated[
-    str, typer.Argument(metavar="MODEL|FILE", help=f"A model's name or directory, or a token file ({TOKEN_SUFFIX}).")
+    str | None,
+    typer.Argument(
+        metavar="MODEL|FILE",
+        help=f"A model's name or directory, or a token file ({TOKEN_SUFFIX}).  [default: tiny]",
+        show_default=False,
+    ),
+]
+Backbone = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME",
+        help='Instead of a model: the tower of a new one, e.g. "ViT-B-16"; its weights are not needed.',
+    ),
 ]
 ImageSize = Annotated[
-    int, typer.Option(metavar="PIXELS", min=1, help="Side of the square image whose tokens are counted for a model.")
+    int, typer.Option(metavar="PIXELS", min=1, help="Side of the square image whose tokens are counted.")
 ]
 
 
-def info(what: What = "tiny", size: ImageSize = 256) -> None:
-    """Show what a model or a token file holds."""
-    path = Path(what).expanduser()
+def info(what: What = None, backbone: Backbone = None, size: ImageSize = 256) -> None:
+    """Show what a model or a token file holds, or what a new model on a tower would.
+
+    With --backbone: the blocks that are read, the levels of the layout that suits the tower, and the command that trains it.
+    """
     console = make_console()
+    if backbone is not None:
+        if what is not None:
+            raise ConfigError(f"expected MODEL|FILE or --backbone, got both, {what} and {backbone}: leave one out")
+        _show_backbone(backbone, size, console)
+        return
+    path = Path(what or "tiny").expanduser()
     if path.is_file() or path.suffix == TOKEN_SUFFIX:
         _show_tokens(path, console)
     else:
-        _show_model(what, size, console)
+        _show_model(what or "tiny", size, console)
 
 
 def _show_tokens(path: Path, console: Console) -> None:
@@ -63,27 +87,60 @@ def _show_model(name: str, size: int, console: Console) -> None:
     console.print(f"model        {name}, in {directory}")
     console.print(f"fingerprint  {tok.fingerprint}")
     console.print(f"backbone     {tower.kind}: {address if tower.kind != 'toy' else 'made of formulas'}")
-    maps = ", ".join(f"{c} at stride {s}" for c, s in zip(tok.backbone.channels, tok.backbone.strides, strict=True))
-    console.print(f"             channels {maps}; {tok.backbone.embedding_dim} dimensions shared with text")
+    console.print(f"             {_describe_maps(tok.backbone)}")
     console.print(f"composition  {tok.config.quantizer.composition}")
     console.print(f"vocabulary   {tok.vocabulary.size:,} integers")
-    _show_levels(tok, size, console)
+    _show_levels(tok.config.quantizer.levels, size, console)
     _show_sizes(tok, directory, console)
 
 
-def _show_levels(tok: PyramidTokenizer, size: int, console: Console) -> None:
-    padded = math.ceil(size / tok.quantizer.strides[0]) * tok.quantizer.strides[0]
+def _show_backbone(name: str, size: int, console: Console) -> None:
+    from pyramid_tokenizer.backbones import describe_tower
+    from pyramid_tokenizer.presets import preset_levels
+
+    tower = describe_tower(name)
+    levels = preset_levels(channels=tower.channels, strides=tower.strides)
+    console.print(f"backbone     {name}")
+    console.print(f"family       {tower.family}, {tower.num_parameters:,} numbers, frozen")
+    console.print(f"blocks       {', '.join(str(block) for block in tower.config.blocks)} of {tower.num_blocks}")
+    console.print(f"             {_describe_maps(tower)}")
+    console.print(f"meaning      {'of every location' if tower.has_dense else 'of the whole image'}")
+    console.print(f"weights      {', '.join(tower.weights) or 'no published ones'}")
+    _show_levels(levels, size, console)
+    console.print()
+    console.print(f"train it     {_train_command(name, tower, levels[0].stride)}")
+
+
+def _train_command(name: str, tower: TowerDescription, stride: int) -> str:
+    words = ["pyramid-tokenizer", "train", "--images", "FOLDER", "--backbone", shlex.quote(name)]
+    if tower.config.kind != "toy" and ":" not in tower.config.name:
+        words += ["--weights", tower.weights[0] if tower.weights else "FILE"]
+    multiple = math.lcm(stride, tower.multiple_px)
+    if 128 % multiple:  # the default crop
+        words += ["--crop", str(max(1, round(128 / multiple)) * multiple)]
+    return " ".join([*words, "--out", "my-tokenizer"])
+
+
+def _describe_maps(tower: Any) -> str:
+    """Of a backbone or its description."""
+    maps = ", ".join(f"{c} at stride {s}" for c, s in zip(tower.channels, tower.strides, strict=True))
+    return f"channels {maps}; {tower.embedding_dim} dimensions shared with text"
+
+
+def _show_levels(levels: Sequence[LevelConfig], size: int, console: Console) -> None:
+    padded = math.ceil(size / levels[0].stride) * levels[0].stride
+    note = f", padded to {padded}x{padded}" if padded > size else ""
     titles = "level", "stride", "grid", "tokens", "entries", "dims", "bits/token", "bits/px"
-    table = make_table(f"levels, for an image of {size}x{size} px", *titles)
+    table = make_table(f"levels, for an image of {size}x{size} px{note}", *titles)
     total_tokens, total_bits = 0, 0.0
-    for index, level in enumerate(tok.config.quantizer.levels):
+    for index, level in enumerate(levels):
         side = padded // level.stride
         bits = math.log2(level.codebook_size)
         counts = f"{side}x{side}", f"{side**2:,}", f"{level.codebook_size:,}", str(level.dim)
         rates = f"{bits:.2f}", f"{side**2 * bits / size**2:.4f}"
         table.add_row(str(index), str(level.stride), *counts, *rates)
         total_tokens, total_bits = total_tokens + side**2, total_bits + side**2 * bits
-    entries = f"{sum(tok.quantizer.codebook_sizes):,}"
+    entries = f"{sum(level.codebook_size for level in levels):,}"
     table.add_row("all", "", "", f"{total_tokens:,}", entries, "", "", f"{total_bits / size**2:.4f}")
     console.print()
     console.print(table, soft_wrap=False)

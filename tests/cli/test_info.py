@@ -1,9 +1,11 @@
-"""`info`: what a model or a token file holds."""
+"""`info`: what a model, a token file or a new model on a tower holds."""
 
 from __future__ import annotations
 
 import pytest
 import torch
+
+from pyramid_tokenizer.tokenizer import PyramidTokenizer
 
 
 def rows(text: str) -> list[list[str]]:
@@ -51,3 +53,64 @@ def test_a_missing_or_damaged_token_file_is_one_line(run, tok, here):
         done = run("info", name)
         assert (done.exit_code, done.stdout, done.stderr.count("\n")) == (1, "", 1)
         assert name in done.stderr
+
+
+def test_a_tower_shows_its_blocks_the_levels_of_its_preset_and_the_command_that_trains_it(run):
+    done = run("info", "--backbone", "ViT-L-14", "--size", 224)
+    assert done.exit_code == 0, done.stderr
+    shown = rows(done.stdout)
+    assert ["family", "VisionTransformer,", "303,966,208", "numbers,", "frozen"] in shown
+    assert ["blocks", "5,", "11,", "17,", "23", "of", "24"] in shown
+    assert ["0", "28", "8x8", "64", "256", "16", "8.00", "0.0102"] in shown
+    assert ["1", "14", "16x16", "256", "512", "12", "9.00", "0.0459"] in shown
+    assert ["2", "7", "32x32", "1,024", "512", "8", "9.00", "0.1837"] in shown
+    assert ["all", "1,344", "1,280", "0.2398"] in shown
+    command = (
+        "pyramid-tokenizer train --images FOLDER --backbone ViT-L-14 --weights openai --crop 140 --out my-tokenizer"
+    )
+    assert ["train", "it", *command.split()] in shown
+
+
+@pytest.mark.parametrize("size", [64, 100])
+def test_a_towers_tokens_are_those_of_a_new_model_on_it(run, size):
+    tok = PyramidTokenizer.from_backbone("toy")
+    for index in range(3):
+        tok.quantizer.level(index).codebook.normal_()
+    tokens = tok.encode(torch.zeros(3, size, size))
+    shown = rows(run("info", "--backbone", "toy", "--size", size).stdout)
+    assert ["all", str(tokens.num_tokens), "9,472", f"{tokens.bits_per_pixel:.4f}"] in shown
+    assert [level[2] for level in shown if level[:1] in (["0"], ["1"], ["2"])] == [f"{w}x{h}" for h, w in tokens.grids]
+    assert ("padded to 128x128" in " ".join(map(" ".join, shown))) == (size == 100)
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("toy", ""),
+        ("RN50", "--weights openai "),
+        ("convnext_tiny", "--weights FILE "),
+        ("coca_base", "--weights FILE --crop 144 "),
+    ],
+)
+def test_the_command_that_trains_it_names_weights_and_a_crop_where_they_are_needed(run, name, options):
+    last = run("info", "--backbone", name).stdout.splitlines()[-1]
+    assert last.split(maxsplit=2)[2] == (
+        f"pyramid-tokenizer train --images FOLDER --backbone {name} {options}--out my-tokenizer"
+    )
+
+
+def test_the_command_that_trains_on_a_local_tower_keeps_its_path(run, here):
+    from tests.backbones.conftest import MODEL_CONFIGS, make_model, write_directory
+
+    config = MODEL_CONFIGS["vit"]
+    write_directory(here / "my tower", config, make_model(config).state_dict())
+    last = run("info", "--backbone", "my tower").stdout.splitlines()[-1]
+    assert last.endswith("--images FOLDER --backbone 'my tower' --out my-tokenizer")
+
+
+def test_a_model_beside_a_tower_or_an_unknown_tower_is_one_line(run):
+    both = run("info", "tiny", "--backbone", "toy")
+    unknown = run("info", "--backbone", "vit-b16")
+    for done, message in ((both, "got both, tiny and toy"), (unknown, "did you mean 'ViT-B-16'")):
+        assert (done.exit_code, done.stdout, done.stderr.count("\n")) == (1, "", 1)
+        assert message in done.stderr
