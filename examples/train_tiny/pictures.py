@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from PIL import Image
-from texts import is_kept_out, is_test_row, read_captions, read_rows, seg_names
+from texts import is_kept_out, is_test_row, read_captions, read_rows, seg_names, training_captions
 from torch import Tensor
 
 CROPS = 8
@@ -44,12 +44,13 @@ def training_pictures(data: Path) -> list[Picture]:
         if row["label"] and (is_test_row(row["file"]) or is_kept_out(row["label"])):
             continue
         pictures.append(Picture(data / "recon" / row["file"], row["source"], row["label"]))
+    allowed = set(training_captions(data))
     captions = {Path(row["image"]).stem: row["captions"] for row in read_captions(data) if row["split"] == "train"}
     for folder in sorted((data / "seg").iterdir()):
         images = {path.stem: path for path in (folder / "images").iterdir()}
         for name in (folder / "splits" / "train.txt").read_text().split():
             stem = Path(name).stem
-            texts = tuple(text for text in captions.get(stem, ()) if not is_kept_out(text))
+            texts = tuple(text for text in captions.get(stem, ()) if text in allowed)
             dense = folder / "labels" / f"{stem}.png"
             pictures.append(Picture(images[stem], folder.name, dense=dense, captions=texts))
     return pictures

@@ -84,7 +84,7 @@ def start_embeddings(model: CLIP, batches: TextBatches) -> None:
     """Gives each whole word's row of the token table the leading components of its target."""
     tokens, targets = batches.tokens["word"][0], batches.targets["word"]
     whole = tokens[:, 3] == 0  # start, one piece, end
-    _, _, components = torch.linalg.svd(targets[whole], full_matrices=False)
+    _, _, components = torch.linalg.svd(targets[whole].T @ targets[whole])
     rows = targets[whole] @ components[: model.token_embedding.embedding_dim].T
     with torch.no_grad():
         model.token_embedding.weight[tokens[whole, 1].long()] = 0.05 * rows / rows.std()
@@ -132,9 +132,10 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True, help="the data pack: holds weights/ and captions/")
     parser.add_argument("--cache", type=Path, required=True, help="where teachers' outputs are kept")
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--steps", type=int, default=3000)
+    parser.add_argument("--steps", type=int, default=2000)
     parser.add_argument("--batch", type=int, default=512)
     parser.add_argument("--lr", type=float, default=2e-3)
+    parser.add_argument("--save-every", type=int, default=500)
     parser.add_argument("--threads", type=int, default=1)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
@@ -169,7 +170,7 @@ def main() -> None:
         if (step + 1) % 100 == 0:
             rate = (step + 1 - start) * args.batch / (time.time() - began)
             print(f"step {step + 1} {rate:.0f} texts/s loss {loss.item():.4f}", flush=True)
-        if (step + 1) % 500 == 0 or step + 1 == args.steps:
+        if (step + 1) % args.save_every == 0 or step + 1 == args.steps:
             text = {name: p.detach() for name, p in parameters.items()}
             save_checkpoint({"text": text, "optimizer": optimizer.state_dict(), "step": step + 1}, checkpoint)
             print(report(model, args.cache), flush=True)
