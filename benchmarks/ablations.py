@@ -1,0 +1,245 @@
+"""The paper's ablations as switches: trains each variant small and prints one table.
+
+    python benchmarks/ablations.py --data ../shared/data [--variants base,last-layer] [--steps N] [--images N] [--quick] [--list]
+
+Every row is the bundled model with one thing changed (`variants.py`), trained anew: codebooks in closed form on the same crops,
+then a decoder for `--steps` steps with the same crops and seed, level dropout on; measured on recon/val (tuning data). Two rows
+stand on small towers of their own (`towers.py`), which differ in their norm alone: compare them with each other. A row's figures
+are kept in `--out`, so that the same command goes on where it was stopped. Needs the extras `train` and `eval`.
+
+Shared or separate decoders and coupled or decoupled learning, the paper's other two switches, join with the semantic branch.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import dataclasses
+import hashlib
+import json
+import os
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # this checkout, from any current directory
+
+from benchmarks import baselines, towers
+from benchmarks.reconstruction import DECODE_BATCH, SIDE_PX, decode, encode, number, say, score, table
+from benchmarks.variants import VARIANTS
+from pyramid_tokenizer import PyramidTokenizer, TokenPyramid
+from pyramid_tokenizer.backbones import Backbone, load_backbone
+from pyramid_tokenizer.closed_form import meaning_at
+from pyramid_tokenizer.config import BackboneConfig, TokenizerConfig
+from pyramid_tokenizer.training import TrainConfig, train
+
+VECTORS_PER_CODE = 16
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Settings:
+    """What all rows of a table share. Rows of other settings are kept beside them, never mixed."""
+
+    images: int = 1000
+    """Crops of the closed-form fit."""
+    steps: int = 200
+    """Of the decoder; 0 shows what the codes paint without one."""
+    tower_steps: int = 300
+    """Of the small towers."""
+    batch_size: int = 32
+    """Crops per step."""
+    crop_px: int = 128
+    """Side of a crop."""
+    pictures: int = 100
+    """Measured pictures of recon/val."""
+    side_px: int = SIDE_PX
+    """Side of a measured picture."""
+    bf16: bool = False
+    """Whether decoders train in bfloat16."""
+
+
+QUICK = Settings(images=64, steps=5, tower_steps=5, pictures=2)
+
+
+def trained(
+    config: TokenizerConfig, tower: Backbone, images: Path, settings: Settings, *, refine: bool
+) -> PyramidTokenizer:
+    """A tokenizer of that config on that tower: codebooks in closed form, then the decoder."""
+    torch.manual_seed(0)  # of the decoder's first weights
+    config = dataclasses.replace(config, backbone=tower.config, fingerprint="")
+    tok = PyramidTokenizer.from_config(config, backbone=tower)
+    plan = TrainConfig(
+        fit_images=settings.images,
+        vectors_per_code=VECTORS_PER_CODE,
+        codebook_steps=settings.steps if refine else 0,
+        decoder_steps=settings.steps,
+        batch_size=settings.batch_size,
+        crop_px=settings.crop_px,
+        warmup_steps=settings.steps // 10,
+        ema_decay=max(0.0, 1 - 10 / max(1, settings.steps)),  # the default remembers longer than such a short run
+        mixed_precision="bf16" if settings.bf16 else "no",
+    )
+    with contextlib.redirect_stdout(sys.stderr):
+        return train(tok, images, config=plan)
+
+
+def tower_on(norm: str, data: Path, out: Path, settings: Settings) -> Backbone:
+    """A small tower with that norm, trained first where that was not done before."""
+    folder = out / "towers" / f"{norm}-{settings.tower_steps}x{settings.batch_size}x{settings.crop_px}px"
+    shape = {"batch_size": settings.batch_size, "crop_px": settings.crop_px}
+    towers.train_tower(norm, data, folder, steps=settings.tower_steps, **shape)
+    towers.register_layer_norm_trunk()
+    return load_backbone(BackboneConfig(name=f"local-dir:{folder}", blocks=(0, 1, 2, 3)))
+
+
+def measure(tok: PyramidTokenizer, pictures: Tensor) -> dict[str, Any]:
+    """A row's figures on (N, 3, H, W) uint8 pictures; lists are per level, `psnr` at the end of each."""
+    tokens = encode(tok, pictures, DECODE_BATCH)
+    prefixes = [tokens[:count] for count in range(1, len(tokens) + 1)]
+    scores = [score(f"{len(prefix)} levels", pictures, decode(tok, prefix).pictures, None) for prefix in prefixes]
+    health = tok.health(tokens).levels
+    cosines, constant = alignment(tok, pictures, tokens)
+    return {
+        "bits_per_pixel": tokens.bits_per_pixel,
+        "strides": list(tok.quantizer.strides),
+        "psnr": [row.psnr for row in scores],
+        "ssim": scores[-1].ssim,
+        "usage": [level.usage for level in health],
+        "perplexity_share": [level.perplexity_share for level in health],
+        "alignment": cosines,
+        "constant_alignment": constant,
+    }
+
+
+@torch.no_grad()
+def alignment(tok: PyramidTokenizer, pictures: Tensor, tokens: TokenPyramid) -> tuple[list[float], float]:
+    """How well codes know what their cells mean.
+
+    Args:
+        tok: Made the tokens.
+        pictures: (N, 3, H, W) uint8.
+        tokens: Of the pictures.
+
+    Returns:
+        Per level, the mean cosine of a code's text address with the tower's text-aligned map in its cell; and what the best
+        one address for all cells would reach on the grid of level 0.
+    """
+    cosines: list[list[Tensor]] = [[] for _ in range(len(tokens))]
+    centres = []
+    for picture, single in zip(pictures, tokens.unbind(), strict=True):
+        features = tok.features(picture[None] / 255, aligned=True)
+        codes = tok.codes(single)
+        for level, own in enumerate(codes):
+            meaning = meaning_at(features, own)  # (1, D, h, w)
+            cosines[level].append((tok.quantizer.level(level).aligned(own) * meaning).sum(1).mean())
+        centres.append(meaning_at(features, codes[0]).mean((0, 2, 3)))
+    # the mean cosine of unit vectors with the direction of their mean is the length of that mean
+    return [float(torch.stack(level).mean()) for level in cosines], float(torch.stack(centres).mean(0).norm())
+
+
+def row_of(
+    name: str, base: PyramidTokenizer, pictures: Tensor, *, data: Path, out: Path, settings: Settings
+) -> dict[str, Any]:
+    """A variant's figures: those kept in `out`, or new ones, which are kept there."""
+    variant = VARIANTS[name]
+    config = variant.change(base.config)
+    made_from = {
+        "settings": dataclasses.asdict(settings),
+        "config": dataclasses.asdict(config),
+        "norm": variant.norm,
+        "refine": variant.refine,
+    }
+    digest = hashlib.sha256(json.dumps(made_from, sort_keys=True).encode()).hexdigest()[:8]
+    path = out / f"{name}-{digest}.json"
+    if not path.exists():
+        say(f"{name}: {variant.what}")
+        tower = tower_on(variant.norm, data, out, settings) if variant.norm else base.backbone
+        began = time.perf_counter()
+        tok = trained(config, tower, data / "recon" / "train", settings, refine=variant.refine)
+        minutes = (time.perf_counter() - began) / 60
+        write(path, {"variant": name, "minutes": minutes, **measure(tok, pictures), **made_from})
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def write(path: Path, row: dict[str, Any]) -> None:
+    """Writes the file whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_suffix(".part")
+    part.write_text(json.dumps(row, indent=2) + "\n", encoding="utf-8")
+    os.replace(part, path)
+
+
+def to_markdown(rows: Sequence[dict[str, Any]]) -> str:
+    """One table. PSNR is that at the end of each grid, so that rows with two levels on a grid stand under the same heads."""
+    strides = sorted({stride for row in rows for stride in row["strides"]}, reverse=True)
+    psnrs = [f"PSNR to stride {stride}" for stride in strides]
+    shares = ("used, %", "perplexity, % of K", "alignment", "of a constant", "minutes")
+    return table(("variant", "bits per pixel", *psnrs, "SSIM", *shares), [cells(row, strides) for row in rows])
+
+
+def cells(row: dict[str, Any], strides: Sequence[int]) -> list[str]:
+    ends = dict(zip(row["strides"], row["psnr"], strict=True))  # of several levels on a grid, the last one's
+    return [
+        row["variant"],
+        number(row["bits_per_pixel"], 3),
+        *(number(ends.get(stride), 2) for stride in strides),
+        number(row["ssim"], 3),
+        " / ".join(number(100 * share, 0) for share in row["usage"]),
+        " / ".join(number(100 * share, 0) for share in row["perplexity_share"]),
+        " / ".join(number(cosine, 2) for cosine in row["alignment"]),
+        number(row["constant_alignment"], 2),
+        number(row["minutes"], 1),
+    ]
+
+
+def variant_names(text: str) -> list[str]:
+    names = text.split(",")
+    unknown = [name for name in names if name not in VARIANTS]
+    if unknown:
+        raise argparse.ArgumentTypeError(f"expected some of {', '.join(VARIANTS)}, got {', '.join(unknown)}")
+    return names
+
+
+def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, default=Path("../shared/data"), help="holds recon/train and recon/val")
+    parser.add_argument("--out", type=Path, default=Path("build/ablations"), help="where figures are kept")
+    parser.add_argument("--model", default="tiny", help="whose tower and levels (default: %(default)s)")
+    parser.add_argument("--variants", type=variant_names, default=list(VARIANTS), metavar="A,B", help="only these rows")
+    parser.add_argument("--list", action="store_true", help="say what the variants are, and end")
+    parser.add_argument("--quick", action="store_true", help="few steps, to see that it runs: the figures mean nothing")
+    for field in ("images", "steps", "tower_steps", "pictures"):
+        option = f"--{field.replace('_', '-')}"
+        parser.add_argument(option, type=int, metavar="N", help=f"default: {getattr(Settings(), field)}")
+    parser.add_argument("--bf16", action="store_true", default=None, help="for decoders: faster where the CPU has it")
+    parser.add_argument("--threads", type=int, default=1, help="of torch (default: %(default)s)")
+    return parser.parse_args(argv)
+
+
+def settings_of(args: argparse.Namespace) -> Settings:
+    given = {name: getattr(args, name) for name in ("images", "steps", "tower_steps", "pictures", "bf16")}
+    changes = {name: value for name, value in given.items() if value is not None}
+    return dataclasses.replace(QUICK if args.quick else Settings(), **changes)
+
+
+def main() -> None:
+    args = parse()
+    if args.list:
+        print("\n".join(f"{name:16} {variant.what}" for name, variant in VARIANTS.items()))
+        return
+    torch.set_num_threads(args.threads)
+    settings = settings_of(args)
+    base = PyramidTokenizer.from_pretrained(args.model)
+    pictures = baselines.load_pictures(args.data / "recon" / "val", side=settings.side_px, limit=settings.pictures)
+    where = {"data": args.data, "out": args.out, "settings": settings}
+    print(to_markdown([row_of(name, base, pictures, **where) for name in args.variants]))
+
+
+if __name__ == "__main__":
+    main()
