@@ -49,6 +49,8 @@ class EmaCodebook:
             use_cosine_sim=cosine,
             kmeans_init=False,
             rotation_trick=False,
+            # by itself the library asks once and remembers: a codebook made before the process group would part them
+            sync_codebook=distributed.world_size() > 1,
             threshold_ema_dead_code=even * REVIVAL_SHARE,  # type: ignore[arg-type]
         ).to(codebook.device)
         self._vq.train()

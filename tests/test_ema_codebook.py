@@ -1,3 +1,7 @@
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -144,6 +148,53 @@ def test_a_state_restores_the_course_of_the_averages():
             each.update(vectors)
     assert torch.equal(ema.codebook, resumed.codebook)
     assert not torch.equal(state["embed"][0], ema.codebook)  # the state is a copy
+
+
+PROCESS = """
+import sys, torch, torch.distributed as dist
+from pyramid_tokenizer.ema_codebook import EmaCodebook
+store, number, result = sys.argv[1:]
+number = int(number)
+torch.set_num_threads(1)
+EmaCodebook(torch.rand(2, 1), vectors_per_step=8)  # before there is a group
+dist.init_process_group("gloo", init_method=f"file://{store}", rank=number, world_size=2)
+torch.manual_seed(number)
+codebooks = []
+for revival in (False, True):
+    generator = torch.Generator().manual_seed(0)
+    start, steps = torch.randn(8, 3, generator=generator), torch.randn(12, 64, 3, generator=generator)
+    start[:3] += 100.0 * revival
+    ema = EmaCodebook(start, vectors_per_step=32, decay=0.5)
+    if not revival:
+        ema.stop_revival()
+    for vectors in steps:
+        ema.update(vectors.chunk(2)[number])
+    codebooks.append(ema.codebook.clone())
+torch.save(codebooks, result)
+dist.destroy_process_group()
+"""
+
+
+@pytest.mark.slow
+def test_two_processes_hold_one_codebook_and_match_one_process_at_twice_the_batch(tmp_path):
+    command = [sys.executable, "-c", PROCESS, str(tmp_path / "store")]
+    results = [tmp_path / "0.pt", tmp_path / "1.pt"]
+    processes = [
+        subprocess.Popen([*command, str(number), str(result)], cwd=Path(__file__).parents[1])
+        for number, result in enumerate(results)
+    ]
+    assert [process.wait(timeout=120) for process in processes] == [0, 0]
+    (plain, revived), (other_plain, other_revived) = (torch.load(result) for result in results)
+    assert torch.equal(plain, other_plain)
+    assert torch.equal(revived, other_revived)
+    assert (revived.abs() < 10).all()  # the three far entries came back, as the same vectors in both
+    generator = seeded()
+    start, steps = torch.randn(8, 3, generator=generator), torch.randn(12, 64, 3, generator=generator)
+    alone = EmaCodebook(start, vectors_per_step=64, decay=0.5)
+    alone.stop_revival()
+    for vectors in steps:
+        alone.update(vectors)
+    torch.testing.assert_close(plain, alone.codebook, rtol=1e-4, atol=1e-5)
 
 
 def test_a_state_of_another_codebook_is_refused():
