@@ -1,0 +1,89 @@
+"""Prints the layout of open_clip towers as a Markdown table. It needs no weights.
+
+python benchmarks/presets.py             one or two towers of every family: the table of docs/backbones.md
+python benchmarks/presets.py RN50x4      of these names
+python benchmarks/presets.py --all       of every name that open_clip knows (a minute), and why some cannot be used
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import sys
+from collections.abc import Sequence
+
+from pyramid_tokenizer.backbones import describe_tower
+from pyramid_tokenizer.errors import BackboneError
+from pyramid_tokenizer.presets import preset_levels
+
+NAMES = (
+    "ViT-B-16",
+    "ViT-L-14",
+    "ViT-bigG-14",
+    "ViT-B-32",
+    "coca_base",
+    "ViT-B-16-SigLIP2",
+    "ViT-SO400M-14-SigLIP",
+    "EVA02-L-14",
+    "PE-Core-B-16",
+    "MobileCLIP-B",
+    "ViTamin-B",
+    "RN50",
+    "RN50x64",
+    "convnext_base",
+    "convnext_large",
+    "MobileCLIP-S1",
+    "MobileCLIP2-S3",
+)
+"""One or two of every family."""
+SIDE_PX = 256
+HEAD = ("name", "family", "strides of the maps", "levels: stride, blocks, entries", "tokens", "bits/px")
+
+
+def row_of(name: str) -> tuple[str, ...]:
+    """Cells of one tower's row; tokens and bits per pixel of a picture of 256x256 px, padding included."""
+    tower = describe_tower(name)
+    levels = preset_levels(channels=tower.channels, strides=tower.strides)
+    deep_first = tower.config.blocks[::-1]
+    told, tokens, bits = [], 0, 0.0
+    for level in levels:
+        blocks = " ".join(str(deep_first[index]) for index in level.maps)
+        told.append(f"{level.stride} ({blocks}) {level.codebook_size}")
+        count = (math.ceil(SIDE_PX / levels[0].stride) * levels[0].stride // level.stride) ** 2
+        tokens, bits = tokens + count, bits + count * math.log2(level.codebook_size)
+    strides = " ".join(str(stride) for stride in tower.strides)
+    return name, tower.family, strides, " · ".join(told), str(tokens), f"{bits / SIDE_PX**2:.3f}"
+
+
+def table_of(names: Sequence[str]) -> str:
+    """Markdown; towers that cannot be used are told on stderr."""
+    lines = [_line(HEAD), _line(["---"] * len(HEAD))]
+    for name in names:
+        try:
+            lines.append(_line(row_of(name)))
+        except BackboneError as error:
+            print(f"{name}: {error}", file=sys.stderr)
+    return "\n".join(lines)
+
+
+def _line(cells: Sequence[str]) -> str:
+    return f"| {' | '.join(cells)} |"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Layouts of open_clip towers.")
+    parser.add_argument(
+        "names", nargs="*", metavar="NAME", help="open_clip model names; one or two of a family if not given"
+    )
+    parser.add_argument("--all", action="store_true", help="every name that open_clip knows")
+    arguments = parser.parse_args()
+    names = arguments.names or NAMES
+    if arguments.all:
+        import open_clip
+
+        names = open_clip.list_models()
+    print(table_of(names))
+
+
+if __name__ == "__main__":
+    main()
