@@ -83,7 +83,9 @@ class LevelConfig:
     fsq: tuple[int, ...] = ()
     """Finite scalar quantisation: entries per dimension, `dim` numbers of 2 or more whose product is `codebook_size`; ()
     learns the codebook. The first dimensions vary most, so larger numbers come first: (8, 8, 4) makes 256 entries,
-    (8, 5, 5, 5) 1,000, (16, 8, 8, 8) 8,192, (8, 8, 8, 6, 5) 15,360."""
+    (8, 5, 5, 5) 1,000, (16, 8, 8, 8) 8,192, (8, 8, 8, 6, 5) 15,360. A grid cannot collapse and needs no k-means; learned
+    entries paint better at equal size (by .5 to 1 dB in as many dimensions, by 2 dB in 8 to 16 of them; three levels on the
+    bundled tower)."""
 
     def __post_init__(self) -> None:
         _check(self.stride >= 1, "stride >= 1", self.stride, "use the pixels per cell")
