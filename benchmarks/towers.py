@@ -3,8 +3,8 @@
 Batch norm scales a channel by the same factors for every picture; layer norm scales every cell by its own, so that brightness
 and contrast are gone from the maps. `train_tower` trains FasterNet-T0 with either on recon/train, with two losses: names of
 the pictures' labels from the image embedding, and the picture painted from the maps through codes of limited capacity. The
-result is a folder that `BackboneConfig(name="local-dir:...")` loads, once `register_layer_norm_trunk` was called; its text tower is
-an untrained filler.
+result is a folder that `BackboneConfig(name="local-dir:...")` loads, once `register_layer_norm_trunk` was called. Its text tower
+is an untrained filler.
 """
 
 from __future__ import annotations
@@ -157,8 +157,7 @@ def train_tower(norm: str, data: Path, out: Path, *, steps: int, batch_size: int
         rng = np.random.default_rng((7, step))  # a step depends on its number alone: a resumed run sees the same crops
         torch.manual_seed(step)
         for group in optimizer.param_groups:
-            rise = min(1.0, (step + 1) / max(1, steps // 10))
-            group["lr"] = LEARNING_RATE * rise * (0.5 + 0.5 * math.cos(math.pi * step / steps))
+            group["lr"] = learning_rate(step, steps)
         chosen = rng.integers(len(files), size=batch_size)
         images = torch.stack([random_crop(files[i], crop_px, rng) for i in chosen])
         loss, figures = model(images.contiguous(memory_format=torch.channels_last), labels[chosen])
@@ -172,6 +171,12 @@ def train_tower(norm: str, data: Path, out: Path, *, steps: int, batch_size: int
             state = {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "step": step + 1}
             save_state(out / "state.pt", state)
     save_tower(model, norm, out)
+
+
+def learning_rate(step: int, steps: int) -> float:
+    """A linear rise over a tenth of the steps, under a cosine to zero."""
+    rise = min(1.0, (step + 1) / max(1, steps // 10))
+    return LEARNING_RATE * rise * (0.5 + 0.5 * math.cos(math.pi * step / steps))
 
 
 def save_tower(model: TowerTraining, norm: str, out: Path) -> None:
