@@ -96,6 +96,21 @@ def test_a_resumed_run_equals_an_uninterrupted_one(unfitted, photos, tmp_path, s
     assert not set(earlier) & set(stages)  # what was done is not done again
 
 
+@pytest.mark.parametrize("stage", ["codebooks", "decoder"])
+def test_a_resumed_runs_losses_are_those_of_an_uninterrupted_one(unfitted, photos, tmp_path, settings, stage):
+    def figures(lines):
+        keep = [{n: v for n, v in line.items() if n != "images_per_second"} for line in lines]
+        return {(line["stage"], line["step"]): line for line in keep}
+
+    whole, cut, resumed = [], [], []
+    run(unfitted, photos, tmp_path / "whole", settings(), whole.append)
+    with pytest.raises(Interruption):
+        run(unfitted, photos, tmp_path / "cut", settings(), stop_at(stage, 3, cut.append))
+    run(unfitted, photos, tmp_path / "cut", settings(), resumed.append)
+    assert (stage, 4) in figures(resumed)
+    assert figures(cut) | figures(resumed) == figures(whole)
+
+
 def test_a_stage_starts_again_where_its_last_state_was_saved(unfitted, photos, tmp_path, settings):
     with pytest.raises(Interruption):
         run(unfitted, photos, tmp_path, settings(decoder_steps=6), stop_at("decoder", 5))
