@@ -62,6 +62,18 @@ def learning_rate(step: int, *, peak: float, steps: int, warmup: int = 200) -> f
     return peak * ramp * (0.01 + 0.99 * (0.5 + 0.5 * math.cos(math.pi * share)))
 
 
+def trapezoid(step: int, *, peak: float, steps: int, warmup: int = 500, decay: float = 0.3) -> float:
+    """Linear warm-up, flat, then linear to zero over the last share `decay` of the steps.
+
+    Until the decay begins, nothing depends on `steps`: a training may be made longer or shorter while it runs.
+
+    Example:
+        >>> [round(trapezoid(s, peak=1.0, steps=1000, warmup=100), 3) for s in (0, 99, 700, 850, 1000)]
+        [0.01, 1.0, 1.0, 0.5, 0.0]
+    """
+    return peak * min(1.0, (step + 1) / warmup, max(0.0, (steps - step) / (decay * steps)))
+
+
 def export_clip(model: CLIP, directory: Path) -> None:
     """Writes the directory layout that `open_clip.create_model('local-dir:...')` reads, floats as fp16."""
     directory.mkdir(parents=True, exist_ok=True)

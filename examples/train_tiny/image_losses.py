@@ -30,6 +30,7 @@ WEIGHTS = {
     "caption": 0.05,
 }
 PAINTED = 0.5  # share of a step's crops that are painted: painting is the dearest part and learns from few
+FEATURE_SCALE = 1 / 16  # the teachers' components are small numbers read from 1,280 channels: small steps towards them
 KIN_CLASSES = 5
 OTHER_CAPTIONS = 255
 
@@ -108,8 +109,8 @@ def student_losses(student: Student, batch: Batch, names: Names) -> tuple[dict[s
     losses = {
         "painting": painting_loss(pictures, batch.images[:painted]),
         "capacity": capacity.float(),
-        "pooled": (student.to_pooled(whole.flatten(1)).float() - batch.pooled).square().sum(1).mean(),
-        "cells": (student.to_cells(cells).float() - batch.cells).square().sum(1).mean(),
+        "pooled": (FEATURE_SCALE * student.to_pooled(whole.flatten(1)).float() - batch.pooled).square().sum(1).mean(),
+        "cells": (FEATURE_SCALE * student.to_cells(cells).float() - batch.cells).square().sum(1).mean(),
         "middle": F.mse_loss(student.to_middle(maps[2]).float(), batch.middle),
         "dense": dense_loss(dense, batch, names, scale),
     }

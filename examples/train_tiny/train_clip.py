@@ -1,11 +1,9 @@
-"""Trains the small CLIP behind the bundled `tiny` model: a batch-norm image tower whose maps keep both meaning and pixels.
+"""Trains the CLIP of tiny-v0, whose trunk and painter are where tiny-v1's image tower starts (train_image.py --start).
 
     python examples/train_tiny/train_clip.py --data ../shared/data --out build/tiny-clip
 
-Two losses share the image tower. (1) Image embeddings are matched to the text embeddings of their label names. (2) A
-throw-away residual pyramid paints the picture from the tower's maps through a bottleneck of *limited capacity*: unit
-Gaussian noise is added to every cell's code, and the information that survives it, sum 1/2 log2(1 + variance), is held at
-the bits that the level's codebook will have. So the tower learns features that a codebook of that size can carry.
+Two losses share the image tower. (1) Image embeddings are matched to the text embeddings of their label names. (2) The
+painter of painter.py keeps pixels in the tower's maps.
 
 Writes `open_clip_config.json` and `open_clip_model.safetensors`, the layout that open_clip loads from a local directory.
 Stop it at any time; the same command resumes. Device and thread count are options: it takes under an hour on one CPU core.
@@ -15,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import csv
-import hashlib
 import json
 import math
 import os
@@ -26,9 +23,12 @@ import numpy as np
 import open_clip
 import torch
 import torch.nn.functional as F
+from common import PREPROCESS_CONFIG
 from open_clip.model import CLIP
+from painter import CapacityPyramid, painting_loss
 from PIL import Image
 from safetensors.torch import save_file
+from texts import is_kept_out, is_test_row
 from torch import Tensor, nn
 
 MODEL_CONFIG = {
@@ -42,53 +42,6 @@ MODEL_CONFIG = {
     },
     "text_cfg": {"context_length": 32, "vocab_size": 49408, "width": 64, "heads": 4, "layers": 2},
 }
-# The tower sees [0, 1] pixels shifted and scaled by these; they are written into the open_clip config beside the weights.
-PREPROCESS_CONFIG = {
-    "mean": [0.48145466, 0.4578275, 0.40821073],
-    "std": [0.26862954, 0.26130258, 0.27577711],
-    "interpolation": "bicubic",
-    "resize_mode": "shortest",
-}
-
-# Names that no training of ours may see, so that open-vocabulary figures on them are honest (docs: the bundled model's card).
-KEPT_OUT = (
-    "zebra",
-    "bicycle",
-    "bike",
-    "boat",
-    "ketch",
-    "schooner",
-    "yawl",
-    "speedboat",
-    "lifeboat",
-    "fireboat",
-    "canoe",
-    "gondola",
-    "trimaran",
-    "catamaran",
-    "sheep",
-    "ram",
-    "bighorn",
-    "pizza",
-    "umbrella",
-)
-CAPACITY_BITS = (9.0, 10.0, 12.0)
-CODE_CHANNELS = (32, 32, 32)
-
-
-def is_test_row(file: str) -> bool:
-    """The fixed tenth of the labelled rows that no training sees."""
-    return int(hashlib.sha1(file.encode()).hexdigest(), 16) % 10 == 0
-
-
-def is_kept_out(label: str) -> bool:
-    words = label.lower().replace("_", " ").replace("-", " ").split()
-    return any(
-        word in KEPT_OUT
-        or word.rstrip("s") in KEPT_OUT
-        or any(word.startswith(name) for name in ("umbrella", "bicycle"))
-        for word in words
-    )
 
 
 def load_rows(data: Path) -> tuple[list[Image.Image], list[str]]:
@@ -121,64 +74,6 @@ def jitter(images: Tensor, rng: np.random.Generator) -> Tensor:
     ).float()
     shift = torch.from_numpy(rng.uniform(-0.12, 0.12, (batch, 1, 1, 1))).float()
     return ((images - 0.5) * gain.to(images.device) + 0.5 + shift.to(images.device)).clamp(0, 1)
-
-
-class CapacityPyramid(nn.Module):
-    """Throw-away painter: tower maps -> noisy codes -> a picture at 1/4, 1/2 and full resolution, each from the last."""
-
-    def __init__(self, channels: list[int]):
-        super().__init__()
-        c4, c8, c16, c32 = channels
-        inputs = (c32 + 4 * c16, c16 + 4 * c8 + 192, c8 + 4 * c4 + 192)
-        self.down = nn.ModuleList(nn.Conv2d(i, d, 1) for i, d in zip(inputs, CODE_CHANNELS, strict=True))
-        self.paint = nn.ModuleList(nn.Conv2d(d, 192, 1) for d in CODE_CHANNELS)
-        self.refine = nn.Sequential(
-            nn.Conv2d(sum(CODE_CHANNELS), 96, 3, padding=1),
-            nn.GELU(),
-            nn.Conv2d(96, 96, 3, padding=1),
-            nn.GELU(),
-            nn.Conv2d(96, 192, 3, padding=1),
-        )
-        nn.init.zeros_(self.refine[-1].weight)
-        nn.init.zeros_(self.refine[-1].bias)
-        nn.init.constant_(
-            self.paint[0].bias, 0.45
-        )  # a natural picture's mean: the first painter starts from grey, not black
-        for paint in self.paint:
-            nn.init.normal_(paint.weight, std=0.01)  # the codes' unit noise must not drown the first pictures
-
-    def forward(self, maps: list[Tensor]) -> tuple[list[Tensor], Tensor]:
-        """Maps fine -> coarse (strides 4 to 32) -> pictures coarse -> fine and the refined one, and bits over capacity."""
-        f4, f8, f16, f32 = maps
-        pictures, codes, penalty = [], [], f4.new_zeros(())
-        picture = None
-        for level, (own, finer) in enumerate(((f32, f16), (f16, f8), (f8, f4))):
-            parts = [own, F.pixel_unshuffle(finer, 2)]
-            if picture is not None:
-                picture = F.interpolate(picture, scale_factor=2, mode="bilinear", align_corners=False)
-                parts.append(F.pixel_unshuffle(picture.detach(), 8))
-            code = self.down[level](torch.cat(parts, 1))
-            capacity = 0.5 * torch.log2(1 + code.float().var(dim=(0, 2, 3))).sum()
-            penalty = penalty + F.relu(capacity - CAPACITY_BITS[level])
-            if self.training:
-                code = code + torch.randn_like(code)
-            painted = F.pixel_shuffle(self.paint[level](code), 8)
-            picture = painted if picture is None else picture + painted
-            pictures.append(picture)
-            codes.append(F.interpolate(code, scale_factor=2 ** (2 - level), mode="nearest"))
-        refined = picture + F.pixel_shuffle(self.refine(torch.cat(codes, 1)), 8)
-        return [*pictures, refined], penalty
-
-
-def painting_loss(pictures: list[Tensor], images: Tensor) -> Tensor:
-    """Mean squared error of every picture at its own resolution, in units of a natural picture's variance (0.07)."""
-    weights = (0.15, 0.25, 0.3, 1.0)
-    total = images.new_zeros(())
-    for weight, picture in zip(weights, pictures, strict=True):
-        factor = images.shape[-1] // picture.shape[-1]
-        target = F.avg_pool2d(images, factor) if factor > 1 else images
-        total = total + weight * F.mse_loss(picture, target) / 0.07
-    return total
 
 
 class Labels:

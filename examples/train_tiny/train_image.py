@@ -12,12 +12,13 @@ from __future__ import annotations
 import argparse
 import math
 import re
+import shutil
 import time
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from common import build_clip, learning_rate, load_checkpoint, save_checkpoint
+from common import build_clip, load_checkpoint, save_checkpoint, trapezoid
 from image_batches import ImageBatches, Vocabulary
 from image_losses import WEIGHTS, Names, Student, student_losses
 from image_teachers import make_image_targets
@@ -26,6 +27,9 @@ from PIL import Image
 from text_teachers import make_text_targets
 from texts import is_test_row, read_rows
 from torch import Tensor, nn
+
+DECAY = 0.3
+HEAD_RATE = 0.2
 
 
 def start_from(student: Student, file: Path) -> None:
@@ -40,14 +44,17 @@ def start_from(student: Student, file: Path) -> None:
     print(f"started from {len(fitting)} of {len(own)} tensors of {file.name}", flush=True)
 
 
-def make_optimizer(student: nn.Module, lr: float) -> torch.optim.Optimizer:
-    """AdamW; no decay for biases, norms and the temperature."""
-    parameters = [p for p in student.parameters() if p.requires_grad]
-    groups = [
-        {"params": [p for p in parameters if p.ndim > 1], "weight_decay": 0.05},
-        {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
-    ]
-    return torch.optim.AdamW(groups, lr=lr, betas=(0.9, 0.98), fused=True)
+def make_optimizer(student: nn.Module) -> torch.optim.Optimizer:
+    """AdamW whose groups carry their share of the learning rate: 1,280 channels of the head add up, so it steps less.
+
+    No decay for biases, norms and the temperature.
+    """
+    groups: dict[tuple[float, float], list[nn.Parameter]] = {}
+    for name, parameter in student.named_parameters():
+        share = HEAD_RATE if re.search(r"conv_head|classifier|to_pooled|to_cells", name) else 1.0
+        groups.setdefault((share, 0.05 if parameter.ndim > 1 else 0.0), []).append(parameter)
+    described = [{"params": ps, "share": share, "weight_decay": decay} for (share, decay), ps in groups.items()]
+    return torch.optim.AdamW(described, lr=1.0, betas=(0.9, 0.98), fused=True)
 
 
 @torch.no_grad()
@@ -118,7 +125,7 @@ def main() -> None:
     )
     if args.start:
         start_from(student, args.start)
-    optimizer = make_optimizer(student, args.lr)
+    optimizer = make_optimizer(student)
     average = {name: value.detach().clone() for name, value in student.state_dict().items()}
     first = 0
     checkpoint = args.out / "checkpoint.pt"
@@ -133,7 +140,7 @@ def main() -> None:
     for step in range(first, args.steps):
         torch.manual_seed(step)  # a step's data and noise depend on its number alone: resuming changes nothing
         for group in optimizer.param_groups:
-            group["lr"] = learning_rate(step, peak=args.lr, steps=args.steps, warmup=500)
+            group["lr"] = group["share"] * trapezoid(step, peak=args.lr, steps=args.steps, decay=DECAY)
         batch = batches(step).to(device)
         student.train()
         with torch.autocast(device.type, torch.bfloat16):
@@ -156,6 +163,10 @@ def main() -> None:
         if (step + 1) % args.save_every == 0 or step + 1 == args.steps:
             state = {"student": student.state_dict(), "optimizer": optimizer.state_dict(), "average": average}
             save_checkpoint({**state, "step": step + 1}, checkpoint)
+            if (
+                step + 1 <= (1 - DECAY) * args.steps
+            ):  # from here a longer training can go on: same command, more --steps
+                shutil.copyfile(checkpoint, args.out / "before_decay.pt")
         if (step + 1) % 1000 == 0 or step + 1 == args.steps:
             averaged = Student(build_clip()).to(device, memory_format=torch.channels_last).eval()
             averaged.load_state_dict(average)

@@ -1,6 +1,6 @@
-"""Trains the bundled `tiny` tokenizer on the small CLIP of train_clip.py: closed-form codebooks, refinement, decoder.
+"""Trains the bundled `tiny` tokenizer on the small CLIP of join_towers.py: closed-form codebooks, refinement, decoder.
 
-    python examples/train_tiny/train_tokenizer.py --data ../shared/data --clip build/tiny-clip --out build/tiny-v0
+    python examples/train_tiny/train_tokenizer.py --data ../shared/data --clip build/v1/clip --out build/tiny-v1
 
 Stop it at any time; the same command resumes. Copy the result to pyramid_tokenizer/assets/ to bundle it.
 """
@@ -12,7 +12,7 @@ import csv
 from pathlib import Path
 
 import torch
-from train_clip import is_kept_out, is_test_row
+from texts import is_kept_out, is_test_row
 
 from pyramid_tokenizer import PyramidTokenizer
 from pyramid_tokenizer.backbones import load_backbone
@@ -37,7 +37,7 @@ CONFIG = TokenizerConfig(
 
 
 def training_files(data: Path) -> list[Path]:
-    """recon/train without the rows that train_clip.py keeps out."""
+    """recon/train without the rows that texts.py keeps out."""
     with open(data / "recon" / "train.csv") as file:
         rows = list(csv.DictReader(file))
     kept = [r for r in rows if not (r["label"] and (is_test_row(r["file"]) or is_kept_out(r["label"])))]
@@ -47,7 +47,7 @@ def training_files(data: Path) -> list[Path]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True, help="the data pack: holds recon/train.csv")
-    parser.add_argument("--clip", type=Path, required=True, help="directory that train_clip.py wrote")
+    parser.add_argument("--clip", type=Path, required=True, help="directory that join_towers.py wrote")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--codebook-steps", type=int, default=0)
     parser.add_argument("--decoder-steps", type=int, default=4500)
