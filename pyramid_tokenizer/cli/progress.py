@@ -1,4 +1,4 @@
-"""What `train` and `finetune` show while they work: a bar for each stage on a terminal, else a line for each report."""
+"""What `train` and `finetune` show while they work: a bar and its figures on a terminal, else a line for each report."""
 
 from __future__ import annotations
 
@@ -9,27 +9,32 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from rich.console import Console
 
+_USAGE = "usage@"
+
 
 @contextmanager
 def show_steps(console: Console) -> Iterator[Callable[[dict[str, Any]], None]]:
     """Gives a function that takes the figures of a step and shows them: rate and time left, losses by name, usage by level."""
+    from rich.console import Group
+    from rich.live import Live
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+    from rich.text import Text
 
     def tell(figures: dict[str, Any]) -> None:
-        console.print(f"{figures['stage']} {figures['step']}/{figures['steps']}: {_figures(figures)}")
+        console.print(f"{figures['stage']} {figures['step']}/{figures['steps']}: {in_words(figures)}{_rate(figures)}")
 
     if not console.is_terminal:
         yield tell
         return
     columns = (
         TextColumn("{task.description}"),
-        BarColumn(bar_width=16),
+        BarColumn(bar_width=24),
         MofNCompleteColumn(),
+        TextColumn("steps{task.fields[rate]}, left:"),
         TimeRemainingColumn(compact=True),
-        TextColumn("{task.fields[figures]}", markup=False),
     )
-    tasks: dict[str, Any] = {}
-    with Progress(*columns, console=console) as bars:
+    bars, tasks, latest = Progress(*columns, console=console), {}, {}
+    with Live(bars, console=console) as live:
 
         def show(figures: dict[str, Any]) -> None:
             stage = figures["stage"]
@@ -37,14 +42,29 @@ def show_steps(console: Console) -> Iterator[Callable[[dict[str, Any]], None]]:
                 tell(figures)
                 return
             if stage not in tasks:
-                tasks[stage] = bars.add_task(stage, total=figures["steps"], figures="")
-            bars.update(tasks[stage], completed=figures["step"], figures=_figures(figures))
+                tasks[stage] = bars.add_task(stage, total=figures["steps"], rate="")
+                latest.clear()
+            bars.update(tasks[stage], completed=figures["step"], rate=_rate(figures))
+            latest.update(figures)  # a prefix that was not drawn lately keeps its last figure
+            live.update(Group(bars, Text(in_words(latest))))
 
         yield show
 
 
-def _figures(figures: dict[str, Any]) -> str:
-    shown = {name.replace("_", " "): value for name, value in figures.items() if name not in ("stage", "step", "steps")}
-    rate = shown.pop("images per second", None)
-    words = [f"{name} {value:.4g}" for name, value in shown.items()]
-    return ", ".join(words if rate is None else [*words, f"{rate:.0f} images/s"])
+def in_words(figures: dict[str, Any]) -> str:
+    """Names and values, the loss first and every level's usage in one.
+
+    Example:
+        >>> in_words({"stage": "decoder", "step": 1, "usage@0": 0.5, "usage@1": 1.0, "psnr": 22.75, "loss": -4.5678})
+        'loss -4.568, psnr 22.75, codes in use 50 / 100 %'
+    """
+    usage = [f"{100 * figures[name]:.0f}" for name in sorted(figures) if name.startswith(_USAGE)]
+    hidden = {"stage", "step", "steps", "images_per_second", "loss"}
+    names = sorted(name for name in figures if name not in hidden and not name.startswith(_USAGE))
+    names = ["loss", *names] if "loss" in figures else names
+    words = [f"{name.replace('_', ' ')} {figures[name]:.4g}" for name in names]
+    return ", ".join([*words, f"codes in use {' / '.join(usage)} %"] if usage else words)
+
+
+def _rate(figures: dict[str, Any]) -> str:
+    return f", {figures['images_per_second']:.0f} images/s" if "images_per_second" in figures else ""
