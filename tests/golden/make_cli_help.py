@@ -39,11 +39,12 @@ def _block(title: str, command: Any) -> str:
 
 def _parameter(parameter: Any) -> list[str]:
     is_argument = parameter.param_type_name == "argument"
-    names = [parameter.metavar] if is_argument else [", ".join(parameter.opts), parameter.metavar or ""]
+    value = parameter.metavar or "|".join(getattr(parameter.type, "choices", ()))
+    names = [value] if is_argument else [", ".join(parameter.opts), value]
     if parameter.required:
         names.append("(required)")
     elif parameter.default is not None and parameter.default is not False:
-        names.append(f"(default: {parameter.default})")
+        names.append(f"(default: {getattr(parameter.default, 'value', parameter.default)})")
     text = textwrap.wrap(parameter.help, WIDTH, initial_indent=" " * 6, subsequent_indent=" " * 6)
     return ["  " + " ".join(name for name in names if name), *text]
 
