@@ -47,7 +47,10 @@ Model = Annotated[
 ]
 Start = Annotated[
     Codebooks,
-    typer.Option(help="Run k-means anew, refine by gradients, or keep every id so that stored tokens stay valid."),
+    typer.Option(
+        metavar="refit|continue|frozen",
+        help="Run k-means anew, refine by gradients, or keep every id so that stored tokens stay valid.",
+    ),
 ]
 
 

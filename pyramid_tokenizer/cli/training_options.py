@@ -51,7 +51,9 @@ CodebookRate = Annotated[
 ]
 Perceptual = Annotated[
     PerceptualKind,
-    typer.Option(help="Further loss of the decoder: on the tower's finest maps, or LPIPS."),
+    typer.Option(
+        metavar="none|backbone|lpips", help="Further loss of the decoder: on the tower's finest maps, or LPIPS."
+    ),
 ]
 Bf16 = Annotated[bool, typer.Option("--bf16", help="Train in bfloat16; the codebooks stay in float32.")]
 Seed = Annotated[int, typer.Option(metavar="N", help="With a step's number, the only source of chance.")]

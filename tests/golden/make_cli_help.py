@@ -39,8 +39,7 @@ def _block(title: str, command: Any) -> str:
 
 def _parameter(parameter: Any) -> list[str]:
     is_argument = parameter.param_type_name == "argument"
-    value = parameter.metavar or "|".join(getattr(parameter.type, "choices", ()))
-    names = [value] if is_argument else [", ".join(parameter.opts), value]
+    names = [parameter.metavar] if is_argument else [", ".join(parameter.opts), parameter.metavar or ""]
     if parameter.required:
         names.append("(required)")
     elif parameter.default is not None and parameter.default is not False:
