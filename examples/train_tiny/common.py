@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 MODEL_CONFIG = {
-    "embed_dim": 256,
+    "embed_dim": 128,  # as wide as the table of word pieces, so that the text tower can reach its targets
     "vision_cfg": {
         "timm_model_name": "fasternet_t0",
         "timm_model_pretrained": False,

@@ -14,20 +14,22 @@ from image_batches import Batch, Vocabulary
 from image_teachers import COMPONENTS
 from open_clip.model import CLIP
 from painter import CapacityPyramid, painting_loss
+from text_teachers import TARGETS
 from torch import Tensor, nn
 
-# Chosen so that at stride 32 meaning, at strides 4 and 8 pixels have the larger gradients.
+# Chosen by the norms of their gradients at the trunk's stages: at strides 16 and 32 names, kinds and the teacher's features
+# pull alike, at strides 4 and 8 pixels pull hardest. (tiny-v1's first 1,000 steps had a tenth of that for the features.)
 WEIGHTS = {
     "painting": 1.0,
     "capacity": 0.05,
-    "label": 0.2,
-    "kind": 0.2,
-    "kin": 0.3,
-    "pooled": 1.0,
-    "cells": 1.0,
-    "middle": 0.3,
-    "dense": 0.2,
-    "caption": 0.05,
+    "label": 0.15,
+    "kind": 0.3,
+    "kin": 1.5,
+    "pooled": 6.0,
+    "cells": 4.0,
+    "middle": 0.6,
+    "dense": 0.4,
+    "caption": 0.03,
 }
 PAINTED = 0.5  # share of a step's crops that are painted: painting is the dearest part and learns from few
 FEATURE_SCALE = 1 / 16  # the teachers' components are small numbers read from 1,280 channels: small steps towards them
@@ -47,7 +49,7 @@ class Names(nn.Module):
     def __init__(self, vocabulary: Vocabulary, cache: Path):
         super().__init__()
         texts = json.loads((cache / "texts.json").read_text())
-        stored = np.load(cache / "text_targets.npz")
+        stored = np.load(cache / TARGETS)
         rows = {name: i for i, name in enumerate(texts["name"])}
         for key in ("labels", "kinds", "dense"):
             # Row 0 of the kinds, the background, is no name and is masked wherever kinds are compared.

@@ -17,6 +17,7 @@ from texts import all_names, bpe_words, clip_names, is_held_out, is_kept_out, tr
 
 GROUPS = 60_000
 KINDS = ("name", "word", "caption", "group")
+TARGETS = f"text_targets_{MODEL_CONFIG['embed_dim']}.npz"
 
 
 def unit(rows: np.ndarray) -> np.ndarray:
@@ -65,8 +66,8 @@ def training_texts(data: Path) -> dict[str, list[str]]:
 
 
 def make_text_targets(data: Path, cache: Path) -> None:
-    """Writes texts.json and text_targets.npz (one (N, D) fp16 array a kind) into `cache`, once."""
-    if (cache / "text_targets.npz").exists():
+    """Writes texts.json and `TARGETS` (one (N, D) fp16 array a kind) into `cache`, once."""
+    if (cache / TARGETS).exists():
         return
     cache.mkdir(parents=True, exist_ok=True)
     texts = training_texts(data)
@@ -83,6 +84,6 @@ def make_text_targets(data: Path, cache: Path) -> None:
     np.savez(cache / "sentences.npz", **{kind: value.astype(np.float16) for kind, value in sentences.items()})
     (cache / "texts.json").write_text(json.dumps(texts))
     targets = {kind: space(sentences[kind], kind).astype(np.float16) for kind in KINDS}
-    with open(cache / "text_targets.npz.part", "wb") as file:
+    with open(cache / f"{TARGETS}.part", "wb") as file:
         np.savez(file, **targets)
-    (cache / "text_targets.npz.part").rename(cache / "text_targets.npz")
+    (cache / f"{TARGETS}.part").rename(cache / TARGETS)

@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from common import MODEL_CONFIG, build_clip, learning_rate, load_checkpoint, save_checkpoint
 from open_clip.model import CLIP
-from text_teachers import KINDS, make_text_targets, unit
+from text_teachers import KINDS, TARGETS, make_text_targets, unit
 from texts import PROMPTS, is_held_out
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
@@ -58,7 +58,7 @@ class TextBatches:
 
     def __init__(self, cache: Path, batch: int):
         texts = json.loads((cache / "texts.json").read_text())
-        stored = np.load(cache / "text_targets.npz")
+        stored = np.load(cache / TARGETS)
         tokenizer = open_clip.SimpleTokenizer(context_length=MODEL_CONFIG["text_cfg"]["context_length"])
         self.tokens: dict[str, list[Tensor]] = {}
         self.targets: dict[str, Tensor] = {}
@@ -132,7 +132,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True, help="the data pack: holds weights/ and captions/")
     parser.add_argument("--cache", type=Path, required=True, help="where teachers' outputs are kept")
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--steps", type=int, default=2000)
+    parser.add_argument("--steps", type=int, default=2500)
     parser.add_argument("--batch", type=int, default=512)
     parser.add_argument("--lr", type=float, default=2e-3)
     parser.add_argument("--save-every", type=int, default=500)

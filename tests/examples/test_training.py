@@ -79,7 +79,7 @@ def cache(tmp_path: Path, data: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         for kind, found in texts.items()
     }
     (folder / "texts.json").write_text(json.dumps(texts))
-    np.savez(folder / "text_targets.npz", **targets)
+    np.savez(folder / text_teachers.TARGETS, **targets)
     np.savez(folder / "sentences.npz", name=rng.normal(size=(len(NAMES), 384)))
     count = len(training_pictures(data))
     for name, shape in image_teachers.SHAPES.items():
