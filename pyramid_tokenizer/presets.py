@@ -23,8 +23,8 @@ from pyramid_tokenizer.regrid import regridded_channels
 MAX_BITS_PER_PX = 0.255
 """Of all levels together. The reference has .25; a fourth level at stride 64 adds .002."""
 MAX_CHANNELS = 4096
-"""Beyond it a level reads one map in place of two. The closed-form fit keeps 400 million floats of cells: of wider ones, not
-ten for each of 8192 entries. Measured with the reference, one map per level costs 0.07 dB, at level 0 alone nothing."""
+"""Beyond it a level reads one map in place of two: the closed-form fit costs the square of the channels and, where they cut
+its sample of cells, another pass over the images. One map per level costs the reference 0.07 dB, at level 0 alone nothing."""
 
 # From the finest level upwards; levels beyond the third repeat the last column. Few entries where cells are few and mean
 # much; few dimensions where cells are many (docs/design.md has the measurements); meaning where cells are large.
