@@ -100,7 +100,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--start", type=Path, help="checkpoint.pt of an earlier training to take the trunk from")
     parser.add_argument("--steps", type=int, default=8000)
-    parser.add_argument("--batch", type=int, default=64, help="crops of 128 px a step; fewer where they are larger")
+    parser.add_argument("--batch", type=int, default=40, help="crops of 128 px a step; more where they are smaller")
     parser.add_argument("--lr", type=float, default=1.5e-3)
     parser.add_argument("--save-every", type=int, default=500)
     parser.add_argument("--device", default="cpu")

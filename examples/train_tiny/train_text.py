@@ -112,8 +112,8 @@ def encode(model: CLIP, texts: list[str]) -> np.ndarray:
     tokenizer = open_clip.SimpleTokenizer(context_length=MODEL_CONFIG["text_cfg"]["context_length"])
     total = torch.zeros(len(texts), MODEL_CONFIG["embed_dim"])
     for template in PROMPTS:
-        tokens = tokenizer([template.format(text) for text in texts])
-        total += torch.cat([F.normalize(encode_tokens(model, part), dim=-1) for part in tokens.split(512)])
+        tokens = tokenizer([template.format(text) for text in texts]).to(model.text_projection.device)
+        total += torch.cat([F.normalize(encode_tokens(model, part), dim=-1).cpu() for part in tokens.split(512)])
     return F.normalize(total, dim=-1).numpy()
 
 
@@ -136,6 +136,7 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=512)
     parser.add_argument("--lr", type=float, default=2e-3)
     parser.add_argument("--save-every", type=int, default=500)
+    parser.add_argument("--device", default="cpu")
     parser.add_argument("--threads", type=int, default=1)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
@@ -144,13 +145,15 @@ def main() -> None:
     batches = TextBatches(args.cache, args.batch)
     model = build_clip()
     start_embeddings(model, batches)
+    device = torch.device(args.device)
+    model.to(device)
     parameters = text_parameters(model)
     optimizer = torch.optim.AdamW(
         list(parameters.values()), lr=args.lr, betas=(0.9, 0.98), weight_decay=0.01, fused=True
     )
     checkpoint = args.out / "checkpoint.pt"
     start = 0
-    if (saved := load_checkpoint(checkpoint)) is not None:
+    if (saved := load_checkpoint(checkpoint, args.device)) is not None:
         model.load_state_dict(saved["text"], strict=False)
         optimizer.load_state_dict(saved["optimizer"])
         start = saved["step"]
@@ -159,8 +162,8 @@ def main() -> None:
     for step in range(start, args.steps):
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(step, peak=args.lr, steps=args.steps)
-        tokens, targets = batches(step)
-        with torch.autocast("cpu", torch.bfloat16):
+        tokens, targets = (part.to(device) for part in batches(step))
+        with torch.autocast(device.type, torch.bfloat16):
             embeddings = encode_tokens(model, tokens, parts=6)
         loss = text_loss(embeddings, targets)
         optimizer.zero_grad(set_to_none=True)
