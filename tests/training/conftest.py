@@ -40,7 +40,14 @@ def settings():
     """settings(**changes) -> a run of a few steps."""
 
     def make(**changes):
-        few = {"codebook_steps": 4, "decoder_steps": 4, "batch_size": 4, "crop_px": 32, "warmup_steps": 1}
+        few = {
+            "codebook_steps": 4,
+            "decoder_steps": 4,
+            "batch_size": 4,
+            "crop_px": 32,
+            "warmup_steps": 1,
+            "fit_images": 12,
+        }
         return TrainConfig(**few | {"log_every": 1, "save_every": 2, "ema_decay": 0.5} | changes)
 
     return make
