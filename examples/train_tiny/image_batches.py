@@ -15,7 +15,7 @@ from texts import imagenet_names, is_kept_out, training_captions
 from torch import Tensor
 
 # Image sizes of a step and how often each comes; the number of crops shrinks with the area.
-SIZES = ((96, 0.5), (128, 0.3), (160, 0.1), (224, 0.1))
+SIZES = ((96, 0.35), (128, 0.3), (192, 0.15), (256, 0.2))
 
 
 @dataclass
