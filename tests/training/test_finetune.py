@@ -1,6 +1,7 @@
 """`finetune`: what it moves, what it keeps, and what it refuses."""
 
 import copy
+import dataclasses
 
 import pytest
 import torch
@@ -9,7 +10,9 @@ from PIL import Image
 from pyramid_tokenizer import PyramidTokenizer
 from pyramid_tokenizer.data import read_skip_log
 from pyramid_tokenizer.errors import ConfigError, NotFittedError
+from pyramid_tokenizer.fsq import grid
 from pyramid_tokenizer.training import finetune, train
+from pyramid_tokenizer.training.stages import CodebookStage
 from tests.training.test_train import state_of
 
 
@@ -48,6 +51,20 @@ def test_continue_moves_adapters_too_and_ends_with_a_refit(trained, photos, sett
     assert changed(trained, tok) == ({"quantizer", "trunk", "pixel_decoder"}, {"weight", "bias"})
     stages = [line["stage"] for line in lines]
     assert stages == ["codebooks"] * 3 + ["refit"] * 3 + ["decoder"] * 2
+
+
+def test_a_level_of_scalars_learns_its_adapter_and_keeps_its_grid(unfitted, photos, settings, smooth):
+    coarse, fine = unfitted.config.quantizer.levels
+    scalars = dataclasses.replace(fine, fsq=(4, 2, 2), codebook_size=16, dim=3)
+    quantizer = dataclasses.replace(unfitted.config.quantizer, levels=(coarse, scalars))
+    tok = PyramidTokenizer.from_config(dataclasses.replace(unfitted.config, quantizer=quantizer))
+    tok.fit([smooth(16)])
+    tuned, lines = tune(tok, photos, settings, codebooks="continue", config=settings(codebook_steps=3))
+    assert torch.equal(tuned.quantizer.level(1).codebook, grid((4, 2, 2)))
+    assert not torch.equal(tuned.quantizer.level(1).down.weight, tok.quantizer.level(1).down.weight)
+    assert [line["stage"] for line in lines[:3]] == ["codebooks"] * 3
+    # the codes of a bounded level are reached from the adapter alone: no pull to a moving codebook
+    assert set(CodebookStage(tok, settings()).ema) == {0}
 
 
 def test_it_is_saved_where_asked_and_says_what_it_skipped(trained, photos, settings, tmp_path):
