@@ -37,6 +37,13 @@ class Batch:
         """The same on `device`."""
         return Batch(**{field.name: getattr(self, field.name).to(device) for field in fields(self)})
 
+    def first(self, count: int) -> Batch:
+        """Its first crops alone."""
+        captioned = self.caption_rows < count
+        parts = {field.name: getattr(self, field.name)[:count] for field in fields(self)}
+        parts |= {"caption_rows": self.caption_rows[captioned], "caption_ids": self.caption_ids[captioned]}
+        return Batch(**parts)
+
 
 class Vocabulary:
     """The names that pictures are matched to."""

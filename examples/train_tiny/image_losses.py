@@ -13,7 +13,7 @@ from common import PREPROCESS_CONFIG
 from image_batches import Batch, Vocabulary
 from image_teachers import COMPONENTS
 from open_clip.model import CLIP
-from painter import CapacityPyramid, painting_loss
+from painter import CODE_CHANNELS, CapacityPyramid, painting_loss
 from text_teachers import TARGETS
 from torch import Tensor, nn
 
@@ -71,6 +71,8 @@ class Student(nn.Module):
         self.to_pooled = nn.Linear(hidden, COMPONENTS)
         self.to_cells = nn.Conv2d(hidden, COMPONENTS, 1)
         self.to_middle = nn.Conv2d(channels[2], 96, 1)
+        width = self.visual.trunk.classifier.out_features
+        self.to_words = nn.ModuleList(nn.Conv2d(channels, width, 1) for channels in CODE_CHANNELS)
         for head in (self.to_pooled, self.to_cells, self.to_middle):
             nn.init.zeros_(head.weight)  # starts from the teachers' mean, so that no early step shakes the tower
         self.log_scale = nn.Parameter(torch.tensor(math.log(20.0)))
@@ -98,14 +100,18 @@ def student_losses(student: Student, batch: Batch, names: Names) -> tuple[dict[s
     """Every loss unweighted, and figures to watch."""
     maps = student.maps(batch.images)
     painted = round(PAINTED * len(batch.images))
-    pictures, capacity = student.painter([m[:painted] for m in maps])
+    pictures, codes, capacity = student.painter([m[:painted] for m in maps])
     whole = student.hidden(maps[-1].mean((2, 3), keepdim=True))
     cells = student.hidden(maps[-1])
     dense = student.project(cells).float()
-    # An image's embedding both ways it is made: by the tower's own pooled head, and as the mean of the dense map's cells.
+    # An image's embedding all ways it is made: by the tower's own pooled head, as the mean of the dense map's cells, and
+    # from the noisy codes, as a tokenizer will read it from tokens: so the tower puts names where small codebooks keep them.
     embeddings = [
         F.normalize(student.project(whole).flatten(1).float(), dim=1),
-        F.normalize(F.normalize(dense, dim=1).mean((2, 3)), dim=1),
+        mean_direction(dense),
+        F.normalize(
+            sum(mean_direction(u(code).float()) for u, code in zip(student.to_words, codes, strict=True)), dim=1
+        ),
     ]
     scale = student.log_scale.exp().clamp(max=100)
     losses = {
@@ -116,13 +122,22 @@ def student_losses(student: Student, batch: Batch, names: Names) -> tuple[dict[s
         "middle": F.mse_loss(student.to_middle(maps[2]).float(), batch.middle),
         "dense": dense_loss(dense, batch, names, scale),
     }
-    for weight, embedding in zip((0.6, 0.4), embeddings, strict=True):
-        for name, value in embedding_losses(embedding, batch, names, scale).items():
+    for weight, embedding in zip((0.6, 0.4, 0.5), embeddings, strict=True):
+        for name, value in embedding_losses(embedding, batch.first(len(embedding)), names, scale).items():
             losses[name] = losses.get(name, 0.0) + weight * value
     known = batch.labels >= 0
-    right = (embeddings[0] @ names.labels.T).argmax(1)[known] == batch.labels[known]
+    right = [(e @ names.labels.T).argmax(1) == batch.labels[: len(e)] for e in embeddings]
     psnr = -10 * math.log10(float(F.mse_loss(pictures[-1].detach().float(), batch.images[:painted])))
-    return losses, {"psnr": psnr, "top1": float(right.float().mean()) if known.any() else math.nan}
+    figures = {
+        name: float(hits[known[: len(hits)]].float().mean())
+        for name, hits in (("top1", right[0]), ("top1_codes", right[2]))
+    }
+    return losses, {"psnr": psnr, **figures}
+
+
+def mean_direction(cells: Tensor) -> Tensor:
+    """(B, D, h, w) -> (B, D) unit mean of the cells' directions."""
+    return F.normalize(F.normalize(cells, dim=1).mean((2, 3)), dim=1)
 
 
 def embedding_losses(embedding: Tensor, batch: Batch, names: Names, scale: Tensor) -> dict[str, Tensor]:

@@ -38,8 +38,8 @@ class CapacityPyramid(nn.Module):
         for paint in self.paint:
             nn.init.normal_(paint.weight, std=0.01)  # the codes' unit noise must not drown the first pictures
 
-    def forward(self, maps: list[Tensor]) -> tuple[list[Tensor], Tensor]:
-        """Maps fine -> coarse (strides 4 to 32) -> pictures coarse -> fine and the refined one, and bits over capacity."""
+    def forward(self, maps: list[Tensor]) -> tuple[list[Tensor], list[Tensor], Tensor]:
+        """Maps fine -> coarse (strides 4 to 32) -> pictures coarse -> fine and the refined one, codes, bits over capacity."""
         f4, f8, f16, f32 = maps
         pictures, codes, penalty = [], [], f4.new_zeros(())
         picture = None
@@ -56,9 +56,10 @@ class CapacityPyramid(nn.Module):
             painted = F.pixel_shuffle(self.paint[level](code), 8)
             picture = painted if picture is None else picture + painted
             pictures.append(picture)
-            codes.append(F.interpolate(code, scale_factor=2 ** (2 - level), mode="nearest"))
-        refined = picture + F.pixel_shuffle(self.refine(torch.cat(codes, 1)), 8)
-        return [*pictures, refined], penalty
+            codes.append(code)
+        fine = [F.interpolate(code, scale_factor=2 ** (2 - level), mode="nearest") for level, code in enumerate(codes)]
+        refined = picture + F.pixel_shuffle(self.refine(torch.cat(fine, 1)), 8)
+        return [*pictures, refined], codes, penalty
 
 
 def painting_loss(pictures: list[Tensor], images: Tensor) -> Tensor:

@@ -176,7 +176,7 @@ def main() -> None:
         batch = jitter(torch.from_numpy(pixels).to(device).permute(0, 3, 1, 2).float() / 255, rng)
         modules.train()
         out = model.visual.forward_intermediates(((batch - mean) / std).contiguous(memory_format=torch.channels_last))
-        pictures, penalty = painter(out["image_intermediates"])
+        pictures, _, penalty = painter(out["image_intermediates"])
         painting = painting_loss(pictures, batch)
         rows, targets, tokens = names.choose([labels[i] for i in chosen], rng)
         embeddings = F.normalize(out["image_features"][rows.to(device)], dim=-1)
