@@ -3,7 +3,8 @@
 TokenizerConfig
 ├── backbone:  BackboneConfig     which frozen tower, and which of its blocks are read
 ├── quantizer: QuantizerConfig    one LevelConfig per level, and how levels see each other
-└── decoder:   DecoderConfig      width and depth of the shared trunk and of the pixel decoder
+├── decoder:   DecoderConfig      width and depth of the shared trunk and of the pixel decoder
+└── segmentation: SegmentationConfig or None   the optional head
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ FORMAT_VERSION = 1
 
 Composition = Literal["residual", "bottom_up", "none"]
 Distance = Literal["euclidean", "cosine"]
+Address = Literal["linear", "table"]
 
 
 def _check(condition: bool, expected: str, got: object, fix: str) -> None:
@@ -50,6 +52,9 @@ class BackboneConfig:
     """Indices for open_clip's `forward_intermediates`, shallow to deep; () takes the family's preset."""
     fingerprint: str = ""
     """SHA-256 over the image tower's weights, checked at loading; "" before the first save."""
+    dense: str = ""
+    """Which of the tower's text-aligned maps per location codes learn from, one of `Backbone.dense_variants`, e.g. "vv" of
+    a ViT; "" takes the family's default. Ids of a fitted model do not depend on it."""
 
     def __post_init__(self) -> None:
         _check(
@@ -86,6 +91,9 @@ class LevelConfig:
     (8, 5, 5, 5) 1,000, (16, 8, 8, 8) 8,192, (8, 8, 8, 6, 5) 15,360. A grid cannot collapse and needs no k-means; learned
     entries paint better at equal size (by .5 to 1 dB in as many dimensions, by 2 dB in 8 to 16 of them; three levels on the
     bundled tower)."""
+    address: Address = "linear"
+    """How an entry gets its place in the text space. "linear": by one linear map of the codes, next to nothing to store.
+    "table": a row of its own, K x D numbers, the mean of the cells that took it; for coarse levels, where meaning is."""
 
     def __post_init__(self) -> None:
         _check(self.stride >= 1, "stride >= 1", self.stride, "use the pixels per cell")
@@ -99,6 +107,9 @@ class LevelConfig:
             'distance "euclidean" or "cosine"',
             self.distance,
             "name one of the two",
+        )
+        _check(
+            self.address in typing.get_args(Address), 'address "linear" or "table"', self.address, "name one of the two"
         )
         _check(0.0 <= self.semantic_weight <= 1.0, "semantic_weight in [0, 1]", self.semantic_weight, "it is a share")
         if self.fsq:
@@ -181,6 +192,22 @@ class DecoderConfig:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class SegmentationConfig:
+    """The segmentation head beside a tokenizer."""
+
+    width: int = 128
+    """Channels inside the head."""
+    depth: int = 2
+    """Residual blocks of the head."""
+    shared_decoder: bool = True
+    """Whether the head reads the tokenizer's own trunk; False gives it one of its own, of the same shape."""
+
+    def __post_init__(self) -> None:
+        _check(self.width >= 1, "segmentation.width >= 1", self.width, "count channels")
+        _check(self.depth >= 0, "segmentation.depth >= 0", self.depth, "count blocks")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class TokenizerConfig:
     """Everything that `from_config` needs to build a `PyramidTokenizer`."""
 
@@ -190,6 +217,8 @@ class TokenizerConfig:
     """Levels and codebooks."""
     decoder: DecoderConfig = field(default_factory=DecoderConfig)
     """Trunk and pixel decoder; one width per level."""
+    segmentation: SegmentationConfig | None = None
+    """The segmentation head that lies beside the tokenizer; None where there is none."""
     fingerprint: str = ""
     """SHA-256 of what determines ids, checked at loading; "" before the first save."""
     format_version: int = FORMAT_VERSION
@@ -208,7 +237,7 @@ class TokenizerConfig:
 
 Config = TypeVar("Config")
 
-_ADDED_LATER = {"fsq": ()}
+_ADDED_LATER = {"fsq": (), "address": "linear", "segmentation": None, "dense": ""}
 """Fields that format 1 did not have at first, with their defaults. `to_dict` leaves them out at that default: fingerprints
 hash its result, and those of older models, and with them all stored tokens, must stay what they were."""
 

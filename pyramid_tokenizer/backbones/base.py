@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from pyramid_tokenizer.config import BackboneConfig
-from pyramid_tokenizer.errors import BackboneError, CheckpointError, ConfigError, ImageValueError
+from pyramid_tokenizer.errors import BackboneError, CapabilityError, CheckpointError, ConfigError, ImageValueError
 from pyramid_tokenizer.pyramid import FeaturePyramid
 
 # Rounding may leave a pixel this far outside [0, 1]; 0..255 or already normalised pixels are far beyond it.
@@ -41,8 +41,11 @@ class Backbone(Protocol):
     """D, dimensions of the space that images and words share."""
     fingerprint: str
     """SHA-256 (hex) of what determines the maps, taken once when the tower was made: see `compute_fingerprint`."""
+    dense_variants: tuple[str, ...]
+    """Names of the text-aligned maps per location that are defined for this tower, the default (`config.dense`, or the
+    family's) first; () where there is none."""
     has_dense: bool
-    """Whether a text-aligned map per location is defined for this tower."""
+    """Whether there is one: `bool(dense_variants)`."""
 
     def __call__(self, images: Tensor, *, aligned: bool = False) -> FeaturePyramid:
         """The same as `forward`."""
@@ -53,8 +56,8 @@ class Backbone(Protocol):
 
         Args:
             images: (B, 3, H, W) float in [0, 1], RGB; H and W multiples of `strides[0]`. Normalisation happens inside.
-            aligned: Also fill `embedding` (B, D) and, where `has_dense`, `dense` (B, D, h, w). Runs the whole tower: H
-                and W must be multiples of `multiple_px`.
+            aligned: Also fill `embedding` (B, D) and, where `has_dense`, `dense` (B, D, h, w) by the first of
+                `dense_variants`. Runs the whole tower: H and W must be multiples of `multiple_px`.
 
         Raises:
             ImageValueError: Another shape, dtype or range, NaN, or a size that is not a multiple.
@@ -75,11 +78,15 @@ class Backbone(Protocol):
         """
         ...
 
-    def dense(self, images: Tensor) -> Tensor:
+    def dense(self, images: Tensor, *, variant: str | None = None) -> Tensor:
         """(B, D, h, w) float32: CLIP's text-aligned embedding per location, not normalised.
 
+        Args:
+            images: As for `forward`; H and W multiples of `multiple_px`.
+            variant: One of `dense_variants`; None takes the first.
+
         Raises:
-            CapabilityError: Not `has_dense`.
+            CapabilityError: Not `has_dense`, or not that variant.
             ImageValueError: As for `forward`.
         """
         ...
@@ -111,7 +118,7 @@ def load_backbone(config: BackboneConfig, *, directory: Path | None = None) -> B
             fetched.
         CheckpointError: A weight is missing, extra, misshapen or unreadable, or the tower is not the one whose
             `config.fingerprint` was stored.
-        ConfigError: `config.blocks` does not fit the tower.
+        ConfigError: `config.blocks` or `config.dense` does not fit the tower.
 
     Example:
         >>> backbone = load_backbone(BackboneConfig(kind="toy"))
@@ -216,3 +223,52 @@ def resolve_blocks(blocks: Sequence[int], *, preset: Sequence[int], count: int) 
             f"() takes the preset {tuple(preset)}"
         )
     return absolute
+
+
+def order_variants(chosen: str, variants: tuple[str, ...]) -> tuple[str, ...]:
+    """A tower's dense maps by name, the chosen one first: `Backbone.dense_variants`.
+
+    Args:
+        chosen: `BackboneConfig.dense`; "" keeps the family's order.
+        variants: Those that are defined for the tower.
+
+    Raises:
+        ConfigError: `chosen` is not among them.
+
+    Example:
+        >>> order_variants("kk", ("vv", "kk", "v"))
+        ('kk', 'vv', 'v')
+    """
+    if chosen and chosen not in variants:
+        known = f"one of {', '.join(variants)}" if variants else "empty, for a tower without a dense map"
+        raise ConfigError(f'expected backbone.dense {known}, got {chosen!r}: "" takes the tower\'s default')
+    return variants if not chosen else (chosen, *(variant for variant in variants if variant != chosen))
+
+
+def check_variant(variant: str | None, variants: tuple[str, ...], *, tower: str, obstacle: str = "") -> str:
+    """The dense map to compute: `variant`, or the first of `variants` for None.
+
+    Args:
+        variant: What a caller asked for.
+        variants: `Backbone.dense_variants`.
+        tower: In words, for messages.
+        obstacle: Why there are none, to follow "whose".
+
+    Raises:
+        CapabilityError: None is defined for the tower, or not this one.
+
+    Example:
+        >>> check_variant(None, ("vv", "kk"), tower="ViT-B-16")
+        'vv'
+    """
+    if not variants:
+        raise CapabilityError(
+            f"expected a tower with a dense text-aligned map, got {tower}, whose {obstacle}: check `has_dense`, or use a "
+            "ConvNeXt, MobileCLIP, ResNet or plain ViT model"
+        )
+    if variant is not None and variant not in variants:
+        raise CapabilityError(
+            f"expected one of the dense maps that {tower} defines, {', '.join(variants)}, got {variant!r}: name one of "
+            "them, or leave variant out for the first"
+        )
+    return variant or variants[0]

@@ -39,12 +39,17 @@ class TowerDescription:
     """Sides in multiples of this suit every output."""
     embedding_dim: int
     """D, dimensions of the space that images and words share."""
-    has_dense: bool
-    """Whether a text-aligned map per location is defined."""
+    dense_variants: tuple[str, ...]
+    """Names of the text-aligned maps per location that are defined, the default first."""
     num_parameters: int
     """Of the image tower."""
     weights: tuple[str, ...]
     """Published weight tags; () where the name brings its own."""
+
+    @property
+    def has_dense(self) -> bool:
+        """Whether a text-aligned map per location is defined."""
+        return bool(self.dense_variants)
 
 
 def describe_tower(name: str, *, blocks: Sequence[int] = ()) -> TowerDescription:
@@ -83,7 +88,7 @@ def describe_tower(name: str, *, blocks: Sequence[int] = ()) -> TowerDescription
         num_blocks=len(found.strides),
         multiple_px=found.strides[-1],
         embedding_dim=found.embedding_dim,
-        has_dense=tower.has_dense,
+        dense_variants=tower.dense_variants,
         num_parameters=sum(parameter.numel() for parameter in visual.parameters()),
         weights=published_weights(config.name),
     )
@@ -98,7 +103,7 @@ def _describe_toy(toy: ToyBackbone) -> TowerDescription:
         num_blocks=len(toy.kernels),
         multiple_px=toy.multiple_px,
         embedding_dim=toy.embedding_dim,
-        has_dense=toy.has_dense,
+        dense_variants=toy.dense_variants,
         num_parameters=sum(parameter.numel() for parameter in toy.parameters()),
         weights=(),
     )

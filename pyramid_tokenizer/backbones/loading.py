@@ -56,7 +56,9 @@ def load_open_clip(config: BackboneConfig, *, directory: Path | None = None) -> 
     return OpenClipBackbone(model, config=config, model_config=model_config, tokenizer=source.name)
 
 
-def name_backbone(name: str, *, weights: str | None = None, blocks: Sequence[int] = ()) -> BackboneConfig:
+def name_backbone(
+    name: str, *, weights: str | None = None, blocks: Sequence[int] = (), dense: str = ""
+) -> BackboneConfig:
     """The config of the tower of that name, for `load_backbone`; nothing is read yet.
 
     Args:
@@ -64,6 +66,7 @@ def name_backbone(name: str, *, weights: str | None = None, blocks: Sequence[int
             or the path alone), or "toy".
         weights: A weight tag or a checkpoint file, beside an open_clip model name.
         blocks: As in `BackboneConfig`; () takes the family's preset.
+        dense: As in `BackboneConfig`; "" takes the family's default.
 
     Raises:
         ConfigError: `weights` beside a name that brings its own, or `blocks` not in increasing order.
@@ -77,8 +80,8 @@ def name_backbone(name: str, *, weights: str | None = None, blocks: Sequence[int
         name = f"{_LOCAL}{folder}"
     _check_weights(name, weights)
     if name == _TOY:
-        return BackboneConfig(kind="toy", blocks=tuple(blocks))
-    return BackboneConfig(name=name, weights=weights, blocks=tuple(blocks))
+        return BackboneConfig(kind="toy", blocks=tuple(blocks), dense=dense)
+    return BackboneConfig(name=name, weights=weights, blocks=tuple(blocks), dense=dense)
 
 
 def read_model_config(name: str) -> dict[str, Any]:

@@ -13,10 +13,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pyramid_tokenizer.backbones.base import check_images, check_texts, compute_fingerprint, resolve_blocks
+from pyramid_tokenizer.backbones.base import (
+    check_images,
+    check_texts,
+    check_variant,
+    compute_fingerprint,
+    order_variants,
+    resolve_blocks,
+)
 from pyramid_tokenizer.backbones.towers import find_tower, preset_blocks, probe
 from pyramid_tokenizer.config import BackboneConfig
-from pyramid_tokenizer.errors import BackboneError, CapabilityError, MissingExtraError
+from pyramid_tokenizer.errors import BackboneError, MissingExtraError
 from pyramid_tokenizer.pyramid import FeaturePyramid
 
 CONFIG_FILE = "open_clip_config.json"
@@ -37,13 +44,13 @@ class OpenClipBackbone(nn.Module):
 
         Args:
             model: An open_clip model with its weights loaded, float32.
-            config: What it was loaded from; only `blocks` matters here.
+            config: What it was loaded from; only `blocks` and `dense` matter here.
             model_config: The "model_cfg" that open_clip builds it from; `save` writes it.
             tokenizer: Name for `open_clip.get_tokenizer`, asked for at the first `encode_text`.
 
         Raises:
             BackboneError: The image tower is of an unknown family or reads one size only.
-            ConfigError: `config.blocks` does not fit it.
+            ConfigError: `config.blocks` or `config.dense` does not fit it.
         """
         super().__init__()
         self.config = config
@@ -65,23 +72,29 @@ class OpenClipBackbone(nn.Module):
         self.channels = tuple(found.channels[block] for block in reversed(self.blocks))
         self.strides = tuple(found.strides[block] for block in reversed(self.blocks))
         self.embedding_dim = found.embedding_dim
-        self.has_dense = self._tower.has_dense
+        self.dense_variants = order_variants(config.dense, self._tower.dense_variants)
+        self.has_dense = bool(self.dense_variants)
         self.fingerprint = self._compute_fingerprint()
 
     def forward(self, images: Tensor, *, aligned: bool = False) -> FeaturePyramid:
         """Maps of a (B, 3, H, W) float batch in [0, 1]; with `aligned` also its embedding and dense map."""
-        check_images(images, multiple=self.multiple_px if aligned else self.strides[0])
+        if aligned:
+            return self._aligned(images, self.dense_variants[0] if self.has_dense else None)
+        check_images(images, multiple=self.strides[0])
         with torch.no_grad(), torch.autocast(images.device.type, enabled=False):
-            x = self._normalise(images)
-            embedding = dense = None
-            if aligned:
-                output = self._tower.aligned(x, self.blocks)
-                maps, embedding = output.maps, output.embedding.float()
-                dense = output.dense.float() if output.dense is not None else None
-            else:
-                maps = self._tower.maps(x, self.blocks)
-        coarse_to_fine = tuple(m.float() for m in reversed(maps))
-        return FeaturePyramid(maps=coarse_to_fine, strides=self.strides, embedding=embedding, dense=dense)
+            maps = self._tower.maps(self._normalise(images), self.blocks)
+        return FeaturePyramid(maps=tuple(m.float() for m in reversed(maps)), strides=self.strides)
+
+    def _aligned(self, images: Tensor, variant: str | None) -> FeaturePyramid:
+        check_images(images, multiple=self.multiple_px)
+        with torch.no_grad(), torch.autocast(images.device.type, enabled=False):
+            output = self._tower.aligned(self._normalise(images), self.blocks, variant=variant)
+        return FeaturePyramid(
+            maps=tuple(m.float() for m in reversed(output.maps)),
+            strides=self.strides,
+            embedding=output.embedding.float(),
+            dense=output.dense.float() if output.dense is not None else None,
+        )
 
     def shallow(self, images: Tensor) -> Tensor:
         """(B, C, h, w) float32: the finest native map of a batch of any range, with a gradient to `images`."""
@@ -89,18 +102,17 @@ class OpenClipBackbone(nn.Module):
         with torch.autocast(images.device.type, enabled=False):
             return self._tower.maps(self._normalise(images), self.blocks[:1])[0].float()
 
-    def dense(self, images: Tensor) -> Tensor:
-        """(B, D, h, w) float32 text-aligned map.
+    def dense(self, images: Tensor, *, variant: str | None = None) -> Tensor:
+        """(B, D, h, w) float32 text-aligned map, by one of `dense_variants`; None takes the first.
 
         Raises:
-            CapabilityError: The tower has none.
+            CapabilityError: The tower has none, or not that variant.
+            ImageValueError: As for `forward`.
         """
-        dense = self(images, aligned=True).dense if self.has_dense else None
-        if dense is None:
-            raise CapabilityError(
-                f"expected a tower with a dense text-aligned map, got {self._describe()}, for which none is defined yet "
-                "(a later release adds ViTs): check `has_dense`, or use a ConvNeXt, MobileCLIP or ResNet model"
-            )
+        obstacle = self._tower.obstacle
+        variant = check_variant(variant, self.dense_variants, tower=self._describe(), obstacle=obstacle)
+        dense = self._aligned(images, variant).dense
+        assert dense is not None
         return dense
 
     def encode_text(self, texts: Sequence[str]) -> Tensor:

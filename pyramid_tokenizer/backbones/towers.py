@@ -17,6 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from pyramid_tokenizer.backbones import dense_attention
 from pyramid_tokenizer.errors import BackboneError
 
 Output = TypeVar("Output")
@@ -37,7 +38,10 @@ class TowerOutput:
 class Tower(Protocol):
     """One family of image towers. `x` is (B, 3, H, W), normalised; `blocks` are indices, None for all."""
 
-    has_dense: bool
+    dense_variants: tuple[str, ...]
+    """Names of its dense maps, the default first; () where none is defined."""
+    obstacle: str
+    """Why none is defined, to follow "whose"; "" where one is."""
     probe_px: int
     """Side of a small square image that the tower can read."""
 
@@ -45,8 +49,8 @@ class Tower(Protocol):
         """Maps of the blocks, shallow to deep; blocks behind the last one do not run."""
         ...
 
-    def aligned(self, x: Tensor, blocks: Sequence[int] | None) -> TowerOutput:
-        """The same maps with the tower's embedding and dense map."""
+    def aligned(self, x: Tensor, blocks: Sequence[int] | None, *, variant: str | None = None) -> TowerOutput:
+        """The same maps with the tower's embedding and a dense map; None takes the first of `dense_variants`."""
         ...
 
 
@@ -60,14 +64,17 @@ class Probe:
 
 
 class VitTower:
-    """open_clip's own `VisionTransformer`: every map has the patch size as its stride."""
+    """open_clip's own `VisionTransformer`: every map has the patch size as its stride.
 
-    # MaskCLIP-like readings of the last block (value-value attention and its kin) are a later release.
-    has_dense = False
+    Dense map: the last block without residual and FFN, see `dense_attention`. Not with an attentional pooler (CoCa).
+    """
 
     def __init__(self, visual: Any):
         self._visual = visual
+        self._count = len(visual.transformer.resblocks)
         self.probe_px = 4 * max(visual.patch_size)
+        self.obstacle = dense_attention.open_clip_obstacle(visual)
+        self.dense_variants: tuple[str, ...] = () if self.obstacle else dense_attention.DENSE_VARIANTS
 
     def maps(self, x: Tensor, blocks: Sequence[int] | None) -> list[Tensor]:
         """Maps of the blocks, shallow to deep."""
@@ -75,10 +82,19 @@ class VitTower:
         options = {"stop_early": True, "intermediates_only": True}
         return visual.forward_intermediates(x, indices=_list(blocks), **options)["image_intermediates"]
 
-    def aligned(self, x: Tensor, blocks: Sequence[int] | None) -> TowerOutput:
-        """Maps with the image embedding."""
-        output = self._at_size(x).forward_intermediates(x, indices=_list(blocks))
-        return TowerOutput(maps=output["image_intermediates"], embedding=output["image_features"], dense=None)
+    def aligned(self, x: Tensor, blocks: Sequence[int] | None, *, variant: str | None = None) -> TowerOutput:
+        """Maps with the image embedding and, but for an attentional pooler, the dense map."""
+        asked, read = _with_penultimate(blocks, self._count)
+        visual = self._at_size(x)
+        output = visual.forward_intermediates(x, indices=read, output_extra_tokens=True)
+        maps = dict(zip(read, output["image_intermediates"], strict=True))
+        dense = None
+        if self.dense_variants:
+            prefix = output["image_intermediates_prefix"][read.index(self._count - 2)]
+            block = dense_attention.open_clip_block(visual)
+            variant = variant or self.dense_variants[0]
+            dense = dense_attention.dense_map(block, maps[self._count - 2], prefix, variant=variant)
+        return TowerOutput(maps=[maps[b] for b in asked], embedding=output["image_features"], dense=dense)
 
     def _at_size(self, x: Tensor) -> Any:
         """The tower with position embeddings for the grid of `x`: a shallow copy that shares every other weight."""
@@ -97,7 +113,8 @@ class ResNetTower:
     Source: Zhou et al., "Extract Free Dense Labels from CLIP", arXiv 2112.01071, section 3.2.
     """
 
-    has_dense = True
+    dense_variants: tuple[str, ...] = ("values",)
+    obstacle = ""
     probe_px = 64
     _last = 4
 
@@ -113,7 +130,7 @@ class ResNetTower:
         options = {"stop_early": False, "intermediates_only": True}
         return self._visual.forward_intermediates(x, indices=_list(blocks), **options)["image_intermediates"]
 
-    def aligned(self, x: Tensor, blocks: Sequence[int] | None) -> TowerOutput:
+    def aligned(self, x: Tensor, blocks: Sequence[int] | None, *, variant: str | None = None) -> TowerOutput:
         """Maps with the image embedding and the dense map."""
         asked = range(self._last + 1) if blocks is None else blocks
         read = sorted({*asked, self._last})
@@ -140,7 +157,8 @@ class TimmTower:
     Not those that are built for one size: Swin, relative positions.
 
     Dense map: where the tower pools by a global mean, its own head (norm, convolutions, projection) applied to every cell
-    of the last features as if the cell were a 1x1 image. For ConvNeXt that is proj(norm(F4)) per location.
+    of the last features as if the cell were a 1x1 image. For ConvNeXt that is proj(norm(F4)) per location. Of a plain ViT
+    (MobileCLIP-B, ViTamin) the last block as `dense_attention` reads it; not behind an attention pool (SigLIP).
     """
 
     def __init__(self, visual: Any):
@@ -151,7 +169,10 @@ class TimmTower:
         self.probe_px = ratio * max(2, 64 // ratio)
         if hasattr(trunk, "dynamic_img_size"):
             _allow_any_size(trunk)
-        self.has_dense = self._pools_by_mean()
+        self._by_cell = self._pools_by_mean()
+        self.obstacle = "" if self._by_cell else dense_attention.timm_obstacle(visual)
+        by_attention = () if self.obstacle else dense_attention.DENSE_VARIANTS
+        self.dense_variants: tuple[str, ...] = ("projection",) if self._by_cell else by_attention
 
     def maps(self, x: Tensor, blocks: Sequence[int] | None) -> list[Tensor]:
         """Maps of the blocks, shallow to deep."""
@@ -159,14 +180,29 @@ class TimmTower:
             x, indices=_list(blocks), stop_early=True, intermediates_only=True
         )
 
-    def aligned(self, x: Tensor, blocks: Sequence[int] | None) -> TowerOutput:
-        """Maps with the image embedding and, behind a mean pool, the dense map."""
+    def aligned(self, x: Tensor, blocks: Sequence[int] | None, *, variant: str | None = None) -> TowerOutput:
+        """Maps with the image embedding and, where one is defined, the dense map."""
+        if self.dense_variants and not self._by_cell:
+            return self._aligned_vit(x, blocks, variant or self.dense_variants[0])
         features, maps = self._at_size(x).forward_intermediates(x, indices=_list(blocks))
         return TowerOutput(
             maps=maps,
             embedding=_head(self._visual, features),
-            dense=self._head_per_cell(features) if self.has_dense else None,
+            dense=self._head_per_cell(features) if self._by_cell else None,
         )
+
+    def _aligned_vit(self, x: Tensor, blocks: Sequence[int] | None, variant: str) -> TowerOutput:
+        count = len(self._trunk.blocks)
+        asked, read = _with_penultimate(blocks, count)
+        options = {"return_prefix_tokens": True, "output_dict": True}
+        output = self._trunk.forward_intermediates(x, indices=read, **options)
+        maps = dict(zip(read, output["image_intermediates"], strict=True))
+        cells = maps[count - 2]
+        prefixes = output.get("image_intermediates_prefix")  # not there without class token
+        prefix = prefixes[read.index(count - 2)] if prefixes else cells.new_zeros(len(cells), 0, cells.shape[1])
+        dense = dense_attention.dense_map(dense_attention.timm_block(self._visual), cells, prefix, variant=variant)
+        embedding = _head(self._visual, output["image_features"])
+        return TowerOutput(maps=[maps[b] for b in asked], embedding=embedding, dense=dense)
 
     def _at_size(self, x: Tensor) -> Any:
         """The trunk, or a shallow copy with rotary positions (EVA-02, PE-Core) for the grid of `x`.
@@ -325,6 +361,12 @@ def _small_run(run: Callable[[Tensor], Output], side: int, weight: Tensor) -> Ou
         raise BackboneError(
             f"expected a tower that reads images of any size, got {error} at {side} px: use another model"
         ) from error
+
+
+def _with_penultimate(blocks: Sequence[int] | None, count: int) -> tuple[list[int], list[int]]:
+    """The blocks that are asked for, all of them for None, and the same with the last but one, whose tokens the last reads."""
+    asked = list(range(count) if blocks is None else blocks)
+    return asked, sorted({*asked, max(0, count - 2)})
 
 
 def _list(blocks: Sequence[int] | None) -> list[int] | None:

@@ -12,7 +12,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pyramid_tokenizer.backbones.base import check_images, check_texts, compute_fingerprint, resolve_blocks
+from pyramid_tokenizer.backbones.base import (
+    check_images,
+    check_texts,
+    check_variant,
+    compute_fingerprint,
+    order_variants,
+    resolve_blocks,
+)
 from pyramid_tokenizer.config import BackboneConfig
 from pyramid_tokenizer.errors import ConfigError
 from pyramid_tokenizer.pyramid import FeaturePyramid
@@ -52,15 +59,16 @@ class ToyBackbone(nn.Module):
         """Builds the tower.
 
         Args:
-            config: Of kind "toy"; only its `blocks` matter. None takes all blocks.
+            config: Of kind "toy"; only its `blocks` and `dense` matter. None takes all blocks.
 
         Raises:
-            ConfigError: Another kind, or blocks outside 0 to 3.
+            ConfigError: Another kind, blocks outside 0 to 3, or another dense map than "projection".
         """
         super().__init__()
         self.config = config if config is not None else BackboneConfig(kind="toy")
         if self.config.kind != "toy":
             raise ConfigError(f'expected a config of kind "toy", got {self.config.kind!r}: call load_backbone instead')
+        self.dense_variants = order_variants(self.config.dense, ("projection",))
         self.blocks = resolve_blocks(self.config.blocks, preset=range(len(_STRIDES)), count=len(_STRIDES))
         self.channels = tuple(_CHANNELS[block] for block in reversed(self.blocks))
         self.strides = tuple(_STRIDES[block] for block in reversed(self.blocks))
@@ -101,8 +109,14 @@ class ToyBackbone(nn.Module):
             stages.append(x)
         return stages
 
-    def dense(self, images: Tensor) -> Tensor:
-        """(B, D, h, w) float32, a fixed projection of the coarsest map."""
+    def dense(self, images: Tensor, *, variant: str | None = None) -> Tensor:
+        """(B, D, h, w) float32, a fixed projection of the coarsest map.
+
+        Raises:
+            CapabilityError: Another variant than "projection".
+            ImageValueError: As for `forward`.
+        """
+        check_variant(variant, self.dense_variants, tower="the toy tower")
         dense = self(images, aligned=True).dense
         assert dense is not None
         return dense

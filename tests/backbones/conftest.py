@@ -44,6 +44,10 @@ MODEL_CONFIGS: dict[str, dict[str, Any]] = {
         "embed_dim": 64,
         "vision_cfg": _timm("test_vit", timm_pool="map", timm_proj="none", image_size=160),
     },
+    "timm_clip": {
+        "embed_dim": 24,
+        "vision_cfg": _timm("test_vit", timm_pool="token", timm_proj="", image_size=160),
+    },
 }
 for _config in MODEL_CONFIGS.values():
     _config["text_cfg"] = _TEXT

@@ -22,6 +22,17 @@ FAMILIES = {
     "fasternet": ((320, 160, 80, 40), (32, 16, 8, 4), 64, 4),
     "convnext": ((64, 48, 32, 24), (32, 16, 8, 4), 64, 4),
     "timm_vit": ((64, 64, 64, 64), (16, 16, 16, 16), 160, 6),
+    "timm_clip": ((64, 64, 64, 64), (16, 16, 16, 16), 160, 6),
+}
+VIT = ("kk_gaussian", "vv", "kk", "qq", "v")
+DENSE_VARIANTS = {
+    "toy": ("projection",),
+    "vit": VIT,
+    "resnet": ("values",),
+    "fasternet": ("projection",),
+    "convnext": ("projection",),
+    "timm_vit": (),  # pools by attention, as SigLIP does
+    "timm_clip": VIT,
 }
 
 
@@ -37,6 +48,10 @@ def backbone(family: str, load: Callable[..., Any]) -> Any:
 
 def pictures(count: int, height: int, width: int) -> Tensor:
     return torch.rand(count, 3, height, width, generator=torch.Generator().manual_seed(height * 1000 + width))
+
+
+def outputs_of(features: Any) -> tuple[Tensor, ...]:
+    return (*features.maps, features.embedding, *([] if features.dense is None else [features.dense]))
 
 
 def assert_same(one: Any, other: Any) -> None:
@@ -74,7 +89,7 @@ def test_maps_have_the_promised_grid_at_native_and_other_sizes(family: str, back
 
 def test_every_map_depends_on_the_picture(backbone: Any) -> None:
     one, other = (backbone(images, aligned=True) for images in pictures(2, 64, 64).split(1))
-    for left, right in zip((*one.maps, one.embedding), (*other.maps, other.embedding), strict=True):
+    for left, right in zip(outputs_of(one), outputs_of(other), strict=True):
         assert not torch.allclose(left, right, atol=1e-3)
 
 
@@ -88,7 +103,7 @@ def test_it_stays_frozen_after_train(backbone: Any) -> None:
 def test_it_records_no_gradient_but_later_modules_may(backbone: Any) -> None:
     images = pictures(1, 32, 32).requires_grad_()
     features = backbone(images, aligned=True)
-    assert not any(m.requires_grad for m in (*features.maps, features.embedding))
+    assert not any(m.requires_grad for m in outputs_of(features))
     scale = torch.ones(1, requires_grad=True)
     (features.maps[0] * scale).sum().backward()  # inference tensors would raise here
     assert scale.grad is not None
@@ -155,26 +170,55 @@ def test_a_batch_of_two_equals_two_singles(backbone: Any) -> None:
     both = backbone(images, aligned=True)
     for row, image in enumerate(images.split(1)):
         single = backbone(image, aligned=True)
-        for left, right in zip((*both.maps, both.embedding), (*single.maps, single.embedding), strict=True):
+        for left, right in zip(outputs_of(both), outputs_of(single), strict=True):
             torch.testing.assert_close(left[row : row + 1], right, rtol=1e-4, atol=1e-4)
 
 
-def test_dense_is_the_aligned_map_or_an_error_that_names_the_tower(family: str, backbone: Any) -> None:
+def test_dense_maps_are_those_of_the_family_and_the_first_is_the_aligned_one(family: str, backbone: Any) -> None:
     images = pictures(1, 64, 64)
-    if backbone.has_dense:
-        assert torch.equal(backbone.dense(images), backbone(images, aligned=True).dense)
-    else:
+    assert backbone.dense_variants == DENSE_VARIANTS[family]
+    assert backbone.has_dense == bool(backbone.dense_variants)
+    if not backbone.has_dense:
         assert backbone(images, aligned=True).dense is None
-        with pytest.raises(CapabilityError, match="test_vit" if family == "timm_vit" else "VisionTransformer"):
-            backbone.dense(images)
+        return
+    aligned = backbone(images, aligned=True).dense
+    assert torch.equal(backbone.dense(images), aligned)
+    maps = [backbone.dense(images, variant=variant) for variant in backbone.dense_variants]
+    assert torch.equal(maps[0], aligned)
+    for index, found in enumerate(maps):
+        assert found.shape == aligned.shape
+        assert not found.requires_grad
+        assert not any(torch.equal(found, other) for other in maps[:index])
+
+
+def test_a_dense_map_that_is_not_defined_is_refused_and_says_which_are(family: str, backbone: Any) -> None:
+    known = ", ".join(backbone.dense_variants)
+    message = rf"{known}, got 'vw': name one" if known else r"test_vit\), whose attention-pool head .*check `has_dense`"
+    with pytest.raises(CapabilityError, match=message):
+        backbone.dense(pictures(1, 64, 64), variant="vw")
+    if not known:
+        with pytest.raises(CapabilityError, match=message):
+            backbone.dense(pictures(1, 64, 64))
+
+
+def test_the_config_chooses_which_dense_map_is_the_default(family: str, backbone: Any, load: Any) -> None:
+    images = pictures(1, 64, 64)
+    for variant in backbone.dense_variants:
+        chosen = load(family, dense=variant)
+        assert chosen.dense_variants[0] == variant
+        assert sorted(chosen.dense_variants) == sorted(backbone.dense_variants)
+        assert chosen.fingerprint == backbone.fingerprint
+        assert torch.equal(chosen(images, aligned=True).dense, backbone.dense(images, variant=variant))
+    message = "backbone.dense " + ("one of " + ", ".join(backbone.dense_variants) if backbone.has_dense else "empty")
+    with pytest.raises(ConfigError, match=f"{message}.*got 'vw'"):
+        load(family, dense="vw")
 
 
 def test_bfloat16_weights_give_float32_maps_near_the_exact_ones(backbone: Any) -> None:
     images = pictures(1, 64, 64)
     exact = backbone(images, aligned=True)
     rounded = copy.deepcopy(backbone).to(torch.bfloat16)(images, aligned=True)
-    outputs = [(*features.maps, features.embedding) for features in (exact, rounded)]
-    for left, right in zip(*outputs, strict=True):
+    for left, right in zip(outputs_of(exact), outputs_of(rounded), strict=True):
         assert right.dtype == torch.float32
         assert not torch.equal(left, right)
         assert (left - right).norm() < 0.05 * left.norm()
@@ -256,6 +300,7 @@ def test_leaving_out_the_last_blocks_does_not_change_the_aligned_outputs(family:
     images = pictures(1, 64, 64)
     exact, shallow = backbone(images, aligned=True), load(family, blocks=(0,))(images, aligned=True)
     assert torch.equal(shallow.embedding, exact.embedding)
+    assert (shallow.dense is None) == (exact.dense is None)
     assert exact.dense is None or torch.equal(shallow.dense, exact.dense)
 
 

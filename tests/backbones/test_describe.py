@@ -21,6 +21,7 @@ FAMILIES = {
     "fasternet": "timm FasterNet",
     "convnext": "timm ConvNeXt",
     "timm_vit": "timm VisionTransformer",
+    "timm_clip": "timm VisionTransformer",
 }
 
 
@@ -30,6 +31,7 @@ def assert_described(found: Any, backbone: Any) -> None:
     assert found.strides == backbone.strides
     assert found.multiple_px == backbone.multiple_px
     assert found.embedding_dim == backbone.embedding_dim
+    assert found.dense_variants == backbone.dense_variants
     assert found.has_dense == backbone.has_dense
 
 
@@ -71,7 +73,7 @@ def test_a_head_is_tried_as_that_of_a_tower_with_values(vision_cfg: dict[str, An
     (tmp_path / "open_clip_model.safetensors").write_bytes(b"")
     with torch.no_grad():
         real = find_tower(make_model(model_config).visual)
-    assert describe_tower(str(tmp_path)).has_dense == real.has_dense
+    assert describe_tower(str(tmp_path)).dense_variants == real.dense_variants
 
 
 def test_nothing_of_a_tower_has_values_and_chance_is_not_touched(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -144,6 +146,7 @@ def test_a_name_becomes_a_config_and_a_folder_needs_no_prefix(checkpoint_of: Cal
         name="ViT-B-16", weights="openai", blocks=(1, 2)
     )
     assert name_backbone("toy") == BackboneConfig(kind="toy")
+    assert name_backbone("RN50", dense="values") == BackboneConfig(name="RN50", dense="values")
     assert (
         name_backbone(str(folder)) == name_backbone(f"local-dir:{folder}") == BackboneConfig(name=f"local-dir:{folder}")
     )

@@ -42,10 +42,11 @@ def assert_maps_equal(found: tuple[Tensor, ...], expected: list[Tensor]) -> None
 
 
 @pytest.mark.parametrize(
-    ("family", "size"), [("vit", 32), ("resnet", 64), ("fasternet", 96), ("convnext", 96), ("timm_vit", 160)]
+    ("family", "size"),
+    [("vit", 32), ("resnet", 64), ("fasternet", 96), ("convnext", 96), ("timm_vit", 160), ("timm_clip", 160)],
 )
 def test_maps_and_embedding_are_those_of_the_tower_on_normalised_pixels(load: Load, family: str, size: int) -> None:
-    backbone = load(family, blocks=tuple(range({"vit": 5, "resnet": 5, "timm_vit": 6}.get(family, 4))))
+    backbone = load(family, blocks=tuple(range({"vit": 5, "resnet": 5, "timm_vit": 6, "timm_clip": 6}.get(family, 4))))
     images = pictures(size, size)
     maps, embedding = run_visual(backbone.model.visual, images)
     features = backbone(images, aligned=True)
@@ -138,11 +139,11 @@ def test_resampled_positions_keep_the_class_token_and_a_linear_ramp() -> None:
     torch.testing.assert_close(down, torch.arange(8.0)[:, None].expand(8, 16))
 
 
-@pytest.mark.parametrize("family", ["vit", "resnet", "timm_vit", "fasternet"])
+@pytest.mark.parametrize("family", ["vit", "resnet", "timm_vit", "timm_clip", "fasternet"])
 def test_other_sizes_leave_the_stored_weights_alone(load: Load, family: str) -> None:
     backbone = load(family)
     before = {name: tensor.clone() for name, tensor in backbone.state_dict().items()}
-    native = pictures(160, 160) if family == "timm_vit" else pictures(32, 32)
+    native = pictures(160, 160) if family.startswith("timm") else pictures(32, 32)
     first = backbone(native, aligned=True)
     backbone(pictures(64, 96), aligned=True)
     after = backbone.state_dict()
@@ -218,7 +219,9 @@ def timm_config(name: str, **options: Any) -> dict[str, Any]:
 def test_only_a_mean_pool_has_a_dense_map(options: dict[str, Any], expected: bool) -> None:
     config = timm_config("test_efficientnet", **options)
     with torch.no_grad():
-        assert find_tower(make_model(config).visual).has_dense is expected
+        tower = find_tower(make_model(config).visual)
+    assert tower.dense_variants == (("projection",) if expected else ())
+    assert (tower.obstacle == "") is expected
 
 
 @pytest.mark.parametrize("name", ["test_efficientnet", "test_byobnet", "test_resnet"])
@@ -242,6 +245,7 @@ def test_other_conv_trunks_give_strides_4_to_32_and_a_dense_map_by_default(name:
         ("fasternet", "trunk.stages.3"),
         ("convnext", "trunk.stages.3"),
         ("timm_vit", "trunk.blocks.5"),
+        ("timm_clip", "trunk.blocks.5"),
     ],
 )
 def test_blocks_behind_the_last_one_asked_for_do_not_run(load: Load, family: str, last: str) -> None:

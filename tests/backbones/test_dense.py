@@ -1,0 +1,385 @@
+"""Dense maps of ViTs against slow references from the formulas; those of other families are in test_towers.py."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import math
+import re
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from pyramid_tokenizer.backbones import OpenClipBackbone, ToyBackbone, describe_tower, load_backbone, name_backbone
+from pyramid_tokenizer.backbones.base import check_variant, order_variants
+from pyramid_tokenizer.backbones.dense_attention import (
+    DENSE_VARIANTS,
+    attend,
+    gaussian_window,
+    open_clip_block,
+    timm_block,
+    timm_obstacle,
+)
+from pyramid_tokenizer.config import BackboneConfig, TokenizerConfig
+from pyramid_tokenizer.errors import BackboneError, CapabilityError
+from pyramid_tokenizer.tokenizer import PyramidTokenizer
+from tests.backbones.conftest import MODEL_CONFIGS, make_model
+
+TINY = {"image_size": 32, "patch_size": 8, "width": 32, "layers": 3, "head_width": 16}  # 2 heads
+TOWERS: dict[str, dict[str, Any]] = {
+    "plain": {},
+    "layer scale": {"ls_init_value": 0.3},
+    "mean pool": {"pool_type": "avg"},
+    "CLIPA": {"pool_type": "avg", "final_ln_after_pool": True, "no_ln_pre": True},
+}
+SIZES = [(32, 32), (24, 40), (8, 8)]
+
+
+def pictures(height: int, width: int, count: int = 1) -> Tensor:
+    return torch.rand(count, 3, height, width, generator=torch.Generator().manual_seed(height * 1000 + width))
+
+
+def wrap(model: Any, **config: Any) -> OpenClipBackbone:
+    model.visual.preprocess_cfg = {"mean": (0.5, 0.4, 0.3), "std": (0.3, 0.25, 0.2)}
+    return OpenClipBackbone(model, config=BackboneConfig(**config), model_config={}, tokenizer="")
+
+
+def make_vit(*, config: dict[str, Any] | None = None, **vision: Any) -> OpenClipBackbone:
+    """A tiny open_clip ViT; `vision` are fields of its "vision_cfg", `config` of the backbone's."""
+    model_config = {"embed_dim": 24, "vision_cfg": {**TINY, **vision}, "text_cfg": MODEL_CONFIGS["vit"]["text_cfg"]}
+    return wrap(make_model(model_config), **(config or {}))
+
+
+def make_timm(*, proj: str = "", **trunk: Any) -> OpenClipBackbone:
+    """A tiny timm ViT as open_clip wraps it; `trunk` are arguments of timm's `VisionTransformer`."""
+    from timm.models.vision_transformer import VisionTransformer
+
+    model_config = copy.deepcopy(MODEL_CONFIGS["timm_clip"])
+    model_config["vision_cfg"] |= {"timm_proj": proj, "timm_pool": trunk.get("global_pool", "token")}
+    model = make_model(model_config)
+    options = {"img_size": 32, "patch_size": 8, "embed_dim": 32, "depth": 3, "num_heads": 2, "num_classes": 24, **trunk}
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model.visual.trunk = VisionTransformer(**options).eval()
+        for parameter in model.visual.parameters():
+            parameter.data.add_(0.1 * torch.randn_like(parameter))
+        if proj:
+            model.visual.head.proj = nn.Linear(32, 24)
+    return wrap(model)
+
+
+TIMM_TOWERS: dict[str, dict[str, Any]] = {
+    "class token": {},
+    "class token, registers, layer scale": {"reg_tokens": 2, "init_values": 0.3},
+    "mean pool, no class token": {"class_token": False, "global_pool": "avg", "num_classes": 0, "proj": "linear"},
+    "normed queries, keys and heads": {"qk_norm": True, "scale_attn_norm": True, "qkv_bias": False},
+}
+
+
+def tokens_before(block: nn.Module, run: Callable[[], Any]) -> Tensor:
+    """What a block is given while `run` runs."""
+    seen: list[Tensor] = []
+    handle = block.register_forward_pre_hook(lambda _, args: seen.append(args[0]))
+    run()
+    handle.remove()
+    return seen[0].double()
+
+
+def layer_norm(x: Tensor, norm: Any) -> Tensor:
+    """Of one vector."""
+    if isinstance(norm, nn.Identity):
+        return x
+    centred = x - x.mean()
+    return centred / (centred.square().mean() + norm.eps).sqrt() * norm.weight.double() + norm.bias.double()
+
+
+def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    return weight.double() @ x + (bias.double() if bias is not None else 0)
+
+
+def read_head(
+    q: list[Tensor], k: list[Tensor], v: list[Tensor], patch: int, grid: tuple[int, int], variant: str
+) -> Tensor:
+    """What one patch reads in one head, from the formulas; lists run over all tokens, prefix first."""
+    if variant == "v":
+        return v[patch]
+    height, width = grid
+    prefix = len(v) - height * width
+    alike = {"q": q, "k": k, "v": v}[variant[0]]
+    weights = []
+    for other in range(len(v)):
+        logit = float(alike[patch] @ alike[other]) / math.sqrt(len(v[0]))
+        if variant == "kk_gaussian" and other >= prefix:
+            (y, x), (oy, ox) = (divmod(token - prefix, width) for token in (patch, other))
+            logit += math.exp(-((y - oy) ** 2 + (x - ox) ** 2) / (2 * 5.0**2))
+        weights.append(math.exp(logit))
+    mixed = torch.zeros_like(v[0])
+    for weight, value in zip(weights, v, strict=True):
+        mixed += weight / sum(weights) * value
+    return mixed
+
+
+def slow_vit(visual: Any, tokens: Tensor, grid: tuple[int, int], variant: str) -> Tensor:
+    """(D, h, w) of open_clip's ViT for one image's tokens (N, C) before the last block."""
+    block = visual.transformer.resblocks[-1]
+    width = tokens.shape[1]
+    qkv = [
+        linear(layer_norm(token, block.ln_1), block.attn.in_proj_weight, block.attn.in_proj_bias) for token in tokens
+    ]
+    gamma = block.ls_1.gamma.double() if hasattr(block.ls_1, "gamma") else 1.0
+    dense = torch.zeros(24, *grid, dtype=torch.float64)
+    for patch in range(1, len(tokens)):
+        heads = []
+        for start in range(0, width, 16):
+            q, k, v = ([row[part + start : part + start + 16] for row in qkv] for part in (0, width, 2 * width))
+            heads.append(read_head(q, k, v, patch, grid, variant))
+        read = gamma * linear(torch.cat(heads), block.attn.out_proj.weight, block.attn.out_proj.bias)
+        dense[:, (patch - 1) // grid[1], (patch - 1) % grid[1]] = (
+            layer_norm(read, visual.ln_post) @ visual.proj.double()
+        )
+    return dense
+
+
+def slow_timm(visual: Any, tokens: Tensor, grid: tuple[int, int], variant: str) -> Tensor:
+    """The same of a timm ViT behind `TimmModel`."""
+    trunk, block = visual.trunk, visual.trunk.blocks[-1]
+    attention, width = block.attn, tokens.shape[1]
+    qkv = [linear(layer_norm(token, block.norm1), attention.qkv.weight, attention.qkv.bias) for token in tokens]
+    gamma = block.ls1.gamma.double() if hasattr(block.ls1, "gamma") else 1.0
+    prefix = len(tokens) - grid[0] * grid[1]
+    dense = torch.zeros(24, *grid, dtype=torch.float64)
+    for patch in range(prefix, len(tokens)):
+        heads = []
+        for start in range(0, width, 16):
+            q, k, v = ([row[part + start : part + start + 16] for row in qkv] for part in (0, width, 2 * width))
+            q, k = [layer_norm(x, attention.q_norm) for x in q], [layer_norm(x, attention.k_norm) for x in k]
+            heads.append(read_head(q, k, v, patch, grid, variant))
+        read = gamma * linear(layer_norm(torch.cat(heads), attention.norm), attention.proj.weight, attention.proj.bias)
+        read = layer_norm(layer_norm(read, trunk.norm), trunk.fc_norm)
+        last = visual.head.proj if hasattr(visual.head, "proj") else trunk.head
+        y, x = divmod(patch - prefix, grid[1])
+        dense[:, y, x] = linear(read, last.weight, last.bias)
+    return dense
+
+
+@pytest.mark.parametrize("tower", TOWERS)
+@pytest.mark.parametrize(("height", "width"), SIZES)
+def test_every_variant_of_a_vit_is_the_slow_one(tower: str, height: int, width: int) -> None:
+    backbone = make_vit(**TOWERS[tower])
+    visual, images, grid = backbone.model.visual, pictures(height, width), (height // 8, width // 8)
+    tokens = tokens_before(visual.transformer.resblocks[-1], lambda: backbone(images, aligned=True))
+    for variant in DENSE_VARIANTS:
+        expected = slow_vit(visual, tokens[0], grid, variant)
+        found = backbone.dense(images, variant=variant)[0]
+        torch.testing.assert_close(found.double(), expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("tower", TIMM_TOWERS)
+@pytest.mark.parametrize(("height", "width"), SIZES)
+def test_every_variant_of_a_timm_vit_is_the_slow_one(tower: str, height: int, width: int) -> None:
+    backbone = make_timm(**TIMM_TOWERS[tower])
+    visual, images, grid = backbone.model.visual, pictures(height, width), (height // 8, width // 8)
+    tokens = tokens_before(visual.trunk.blocks[-1], lambda: backbone(images, aligned=True))
+    assert backbone.dense_variants == DENSE_VARIANTS
+    for variant in DENSE_VARIANTS:
+        expected = slow_timm(visual, tokens[0], grid, variant)
+        found = backbone.dense(images, variant=variant)[0]
+        torch.testing.assert_close(found.double(), expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("tower", [*TOWERS, *TIMM_TOWERS])
+def test_with_plain_attention_the_parts_are_those_of_the_tower_itself(tower: str) -> None:
+    """Queries and keys in place of likes, residual and FFN put back: that is the tower's own block and embedding."""
+    is_timm = tower in TIMM_TOWERS
+    backbone = make_timm(**TIMM_TOWERS[tower]) if is_timm else make_vit(**TOWERS[tower])
+    visual, images = backbone.model.visual, pictures(32, 32)
+    last = visual.trunk.blocks[-1] if is_timm else visual.transformer.resblocks[-1]
+    x = tokens_before(last, lambda: backbone(images, aligned=True)).float()
+    parts = (timm_block if is_timm else open_clip_block)(visual)
+    q, k, v = parts.qkv(parts.norm(x)).unflatten(2, (3, parts.num_heads, -1)).permute(2, 0, 3, 1, 4)
+    weights = (parts.norm_q(q) @ parts.norm_k(k).transpose(2, 3) / math.sqrt(v.shape[3])).softmax(3)
+    x = x + parts.out((weights @ v).transpose(1, 2).flatten(2))
+    x = x + (last.ls2(last.mlp(last.norm2(x))) if is_timm else last.ls_2(last.mlp(last.ln_2(x))))
+    torch.testing.assert_close(x, last(tokens_before(last, lambda: backbone(images, aligned=True)).float()))
+    if "mean" not in tower and tower != "CLIPA":  # a mean of head(x) is not head(mean of x)
+        torch.testing.assert_close(parts.head(x)[:, 0], backbone(images, aligned=True).embedding)
+
+
+def test_neither_the_last_ffn_nor_its_activation_matters() -> None:
+    backbone, images = make_vit(), pictures(32, 32)
+    dense, embedding = backbone.dense(images), backbone(images, aligned=True).embedding
+    block = backbone.model.visual.transformer.resblocks[-1]
+    for parameter in (*block.mlp.parameters(), *block.ln_2.parameters()):
+        parameter.data.add_(1)
+    block.mlp.gelu = nn.SiLU()
+    assert torch.equal(backbone.dense(images), dense)
+    assert not torch.allclose(backbone(images, aligned=True).embedding, embedding, atol=1e-2)
+
+
+@pytest.mark.parametrize("grid", [(1, 1), (1, 4), (3, 5)])
+@pytest.mark.parametrize("sigma", [0.5, 5.0])
+def test_the_window_is_the_gaussian_of_the_distance_between_patches(grid: tuple[int, int], sigma: float) -> None:
+    window = gaussian_window(grid, sigma=sigma)
+    assert window.shape == (grid[0] * grid[1],) * 2
+    for i in range(len(window)):
+        for j in range(len(window)):
+            (y, x), (v, u) = divmod(i, grid[1]), divmod(j, grid[1])
+            expected = math.exp(-(math.dist((y, x), (v, u)) ** 2) / (2 * sigma**2))
+            assert float(window[i, j]) == pytest.approx(expected, rel=1e-5)
+
+
+def test_a_narrow_window_is_the_patch_itself_and_a_wide_one_is_flat() -> None:
+    assert torch.equal(gaussian_window((2, 3), sigma=1e-3), torch.eye(6))
+    torch.testing.assert_close(gaussian_window((2, 3), sigma=1e4), torch.ones(6, 6))
+
+
+def heads_of(grid: tuple[int, int], *, prefix: int = 1) -> Tensor:
+    """Made-up queries, keys and values (3, 1, 2, N, 4)."""
+    shape = (3, 1, 2, prefix + grid[0] * grid[1], 4)
+    return torch.randn(shape, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.mark.parametrize("variant", DENSE_VARIANTS)
+def test_one_patch_alone_reads_its_own_value(variant: str) -> None:
+    q, k, v = heads_of((1, 1), prefix=0)
+    torch.testing.assert_close(attend(q, k, v, grid=(1, 1), variant=variant), v)
+
+
+@pytest.mark.parametrize("variant", DENSE_VARIANTS)
+def test_mirrored_tokens_give_the_mirrored_map(variant: str) -> None:
+    heads = heads_of((2, 3))
+    mirror = [0, *(1 + row * 3 + column for row in range(2) for column in (2, 1, 0))]
+    found = attend(*heads, grid=(2, 3), variant=variant)
+    mirrored = attend(*heads[:, :, :, mirror], grid=(2, 3), variant=variant)
+    torch.testing.assert_close(mirrored.unflatten(2, (2, 3)).flip(3).flatten(2, 3), found)
+
+
+@pytest.mark.parametrize(("variant", "reads"), [("v", ""), ("vv", ""), ("kk", "k"), ("kk_gaussian", "k"), ("qq", "q")])
+def test_a_variant_reads_nothing_but_what_it_is_named_after(variant: str, reads: str) -> None:
+    q, k, v = heads_of((2, 3))
+    found = attend(q, k, v, grid=(2, 3), variant=variant)
+    assert torch.equal(attend(q.flip(2), k, v, grid=(2, 3), variant=variant), found) is (reads != "q")
+    assert torch.equal(attend(q, k.flip(2), v, grid=(2, 3), variant=variant), found) is (reads != "k")
+
+
+def test_the_value_of_a_patch_alone_does_not_depend_on_the_other_patches() -> None:
+    q, k, v = heads_of((2, 3))
+    assert torch.equal(attend(q, k, v, grid=(2, 3), variant="v"), v[:, :, 1:])
+
+
+@pytest.mark.parametrize("variant", DENSE_VARIANTS)
+def test_bfloat16_weights_give_a_float32_map_near_the_exact_one(variant: str) -> None:
+    backbone, images = make_vit(), pictures(24, 40, count=2)
+    exact = backbone.dense(images, variant=variant)
+    rounded = copy.deepcopy(backbone).to(torch.bfloat16).dense(images, variant=variant)
+    assert rounded.dtype == torch.float32
+    assert 0 < (rounded - exact).norm() < 0.05 * exact.norm()
+
+
+def test_no_gradient_is_recorded() -> None:
+    backbone, images = make_vit(), pictures(32, 32).requires_grad_()
+    assert not any(backbone.dense(images, variant=variant).requires_grad for variant in DENSE_VARIANTS)
+
+
+@pytest.mark.parametrize(
+    ("vision", "reason"),
+    [
+        ({"attentional_pool": True}, "whose attentional pooler makes the embedding out of all patches together"),
+        ({"qk_norm": True}, "whose last block is a CustomResidualAttentionBlock"),
+        ({"layers": 1}, "whose only block is the last one"),
+    ],
+)
+def test_a_vit_without_a_dense_map_says_why_and_works_otherwise(vision: dict[str, Any], reason: str) -> None:
+    backbone = make_vit(**vision)
+    assert backbone.dense_variants == ()
+    assert not backbone.has_dense
+    features = backbone(pictures(32, 32), aligned=True)
+    assert features.dense is None
+    assert features.embedding is not None
+    with pytest.raises(CapabilityError, match=f"expected a tower with a dense .*{reason}.*check `has_dense`, or use"):
+        backbone.dense(pictures(32, 32))
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "reason"),
+    [
+        ("test_vit", {"global_pool": "map"}, "attention-pool head makes the embedding out of all patches together"),
+        ("test_vit", {"global_pool": "max"}, "pool 'max' is neither the class token nor a mean"),
+        ("test_vit", {"depth": 1}, "only block is the last one"),
+        ("eva02_tiny_patch14_224", {}, "trunk Eva is neither pooled by a plain mean nor a plain ViT"),
+        ("vit_base_resnet26d_224", {"depth": 2}, ""),
+        ("vitamin_small_224", {}, ""),
+        ("vit_base_patch16_siglip_gap_224", {"depth": 2}, ""),
+        ("vit_base_mci_224", {"depth": 2}, ""),
+        ("vit_small_plus_patch16_dinov3", {}, "trunk Eva is neither"),
+        (
+            "vit_dpwee_patch16_reg1_gap_256",
+            {"depth": 2},
+            "last block is a DiffParallelScalingBlock, not a plain pre-norm one",
+        ),
+        ("deit_tiny_distilled_patch16_224", {}, "trunk VisionTransformerDistilled is neither"),
+    ],
+)
+def test_only_plain_vits_of_timm_have_a_dense_map(name: str, options: dict[str, Any], reason: str) -> None:
+    import timm
+
+    with torch.device("meta"):
+        trunk = timm.create_model(name, **options)
+    assert re.fullmatch(
+        f"{reason}.*" if reason else "", timm_obstacle(SimpleNamespace(trunk=trunk, head=nn.Sequential()))
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "variants"),
+    [
+        ("ViT-B-16", DENSE_VARIANTS),
+        ("ViT-L-14-CLIPA", DENSE_VARIANTS),
+        ("MobileCLIP-B", DENSE_VARIANTS),
+        ("coca_ViT-B-32", ()),
+        ("ViT-B-16-SigLIP2", ()),
+        ("EVA02-B-16", ()),
+        ("RN50", ("values",)),
+        ("convnext_tiny", ("projection",)),
+        ("toy", ("projection",)),
+    ],
+)
+def test_a_description_lists_the_dense_maps(name: str, variants: tuple[str, ...]) -> None:
+    found = describe_tower(name)
+    assert found.dense_variants == variants
+    assert found.has_dense == bool(variants)
+
+
+def test_the_chosen_default_stays_through_a_saved_tokenizer(
+    checkpoint_of: Callable[[str], Path], smooth: Callable[..., Tensor], tmp_path: Path
+) -> None:
+    preset = PyramidTokenizer.from_backbone(str(checkpoint_of("vit"))).config
+    levels = tuple(dataclasses.replace(level, codebook_size=4) for level in preset.quantizer.levels)
+    chosen = name_backbone(str(checkpoint_of("vit")), dense="vv")
+    config = TokenizerConfig(backbone=chosen, quantizer=dataclasses.replace(preset.quantizer, levels=levels))
+    tok = PyramidTokenizer.from_config(config)
+    tok.fit([smooth(8)])
+    again = PyramidTokenizer.from_pretrained(tok.save_pretrained(tmp_path / "model"))
+    assert again.config.backbone.dense == "vv"
+    assert again.backbone.dense_variants == ("vv", "kk_gaussian", "kk", "qq", "v")
+    assert again.fingerprint == tok.fingerprint
+
+
+def test_the_config_names_the_default_where_a_tower_is_loaded(checkpoint_of: Callable[[str], Path]) -> None:
+    config = BackboneConfig(dense="qq")
+    assert load_backbone(config, directory=checkpoint_of("vit")).dense_variants[0] == "qq"
+    assert ToyBackbone(BackboneConfig(kind="toy", dense="projection")).dense_variants == ("projection",)
+
+
+def test_the_first_variant_is_taken_and_unknown_ones_are_refused() -> None:
+    assert order_variants("", ("vv", "kk")) == ("vv", "kk")
+    assert order_variants("kk", ("vv", "kk")) == ("kk", "vv")
+    assert check_variant(None, ("vv", "kk"), tower="it") == "vv"
+    assert check_variant("kk", ("vv", "kk"), tower="it") == "kk"
+    with pytest.raises(BackboneError, match="dense maps that it defines, vv, kk, got '': name one of them"):
+        check_variant("", ("vv", "kk"), tower="it")
