@@ -1,5 +1,34 @@
-"""How good a reconstruction is: metrics that say how they were computed."""
+"""How good reconstructions and masks are: metrics that say how they were computed, on sets read as their protocols say."""
 
+from pyramid_tokenizer.evaluation.bootstrap import bootstrap_interval
+from pyramid_tokenizer.evaluation.class_names import distinct_names, read_class_names
+from pyramid_tokenizer.evaluation.confusion import ConfusionMatrix, ConfusionScores
 from pyramid_tokenizer.evaluation.metrics import psnr, ssim
+from pyramid_tokenizer.evaluation.protocols import PROTOCOLS, SegmentationProtocol, find_protocol
+from pyramid_tokenizer.evaluation.segmentation import SegmentationScores, evaluate_segmentation
+from pyramid_tokenizer.evaluation.segmentation_data import Sample, SegmentationSet, open_segmentation_set
+from pyramid_tokenizer.evaluation.token_meaning import LevelMeaning, TokenMeaning, oracle_scores
+from pyramid_tokenizer.evaluation.windows import at_short_side, sliding_window
 
-__all__ = ["psnr", "ssim"]
+__all__ = [
+    "PROTOCOLS",
+    "ConfusionMatrix",
+    "ConfusionScores",
+    "LevelMeaning",
+    "Sample",
+    "SegmentationProtocol",
+    "SegmentationScores",
+    "SegmentationSet",
+    "TokenMeaning",
+    "at_short_side",
+    "bootstrap_interval",
+    "distinct_names",
+    "evaluate_segmentation",
+    "find_protocol",
+    "open_segmentation_set",
+    "oracle_scores",
+    "psnr",
+    "read_class_names",
+    "sliding_window",
+    "ssim",
+]

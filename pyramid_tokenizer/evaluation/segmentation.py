@@ -1,0 +1,130 @@
+"""`evaluate_segmentation`: any function from images to labels against any samples with labels."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pyramid_tokenizer.errors import ConfigError, DataError
+from pyramid_tokenizer.evaluation.bootstrap import bootstrap_intervals
+from pyramid_tokenizer.evaluation.confusion import NONE, SCORES, ClassCounts, ConfusionMatrix, ConfusionScores
+from pyramid_tokenizer.evaluation.segmentation_data import IGNORED, Sample
+from pyramid_tokenizer.images import read_image
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class SegmentationScores:
+    """A finished evaluation: the scores, how sure they are, and what they were counted on."""
+
+    confusion: ConfusionMatrix
+    """Every labelled pixel by wanted and predicted class; which classes are mistaken for which."""
+    scores: ConfusionScores
+    """Of all images together: pixels are summed over images before any ratio is taken."""
+    intervals: dict[str, tuple[float, float]] = field(default_factory=dict)
+    """95 % bootstrap interval over images by the score's name; empty where it was not asked for."""
+    num_images: int
+    """Images counted."""
+    names: tuple[str, ...] = ()
+    """Of the classes, or empty."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data for a JSON file: nan becomes None, and the classes are a list, since names may repeat."""
+        single = {name: _plain(getattr(self.scores, name)) for name in SCORES}
+        wanted = self.confusion.counts.sum(1).tolist()
+        classes = [
+            {"name": name, "iou": _plain(iou), "pixels": pixels}
+            for name, iou, pixels in zip(self.names or range(len(wanted)), self.scores.iou, wanted, strict=True)
+        ]
+        return {
+            "num_images": self.num_images,
+            "num_pixels": self.confusion.num_pixels,
+            "num_classes": self.confusion.num_classes,
+            "num_classes_present": sum(pixels > 0 for pixels in wanted),
+            **single,
+            "none_share": _plain(self.confusion.none_share),
+            "intervals": {name: [_plain(x) for x in bounds] for name, bounds in self.intervals.items()},
+            "classes": classes,
+        }
+
+
+def evaluate_segmentation(
+    predict: Callable[[Tensor], Tensor],
+    samples: Iterable[Sample],
+    *,
+    num_classes: int,
+    names: tuple[str, ...] = (),
+    none_class: int | None = None,
+    bootstrap_samples: int = 1000,
+    seed: int = 0,
+) -> SegmentationScores:
+    """Scores of predicted label maps at the size of the ground truth, one image in memory at a time.
+
+    Args:
+        predict: An image (3, H, W) float32 in [0, 1] on the CPU -> its labels (H, W) of an integer dtype on any device:
+            0 … N − 1, or −1 for none of the classes.
+        samples: A `SegmentationSet`, a part of it, or any images with labels.
+        num_classes: N.
+        names: Of the classes; goes into the result.
+        none_class: The class that a prediction of −1 stands for: the background's, where a protocol has one. None
+            counts −1 as wrong wherever a pixel is labelled.
+        bootstrap_samples: Draws for the intervals; 0 leaves them out.
+        seed: Of the draws.
+
+    Raises:
+        ConfigError: `names` of another length, or `none_class` outside the classes.
+        DataError: No samples, a picture of another size than its labels, or labels and predictions that
+            `ConfusionMatrix.add` refuses; the message names the sample.
+        ImageError: A picture that cannot be read.
+
+    Example:
+        >>> image = torch.zeros(3, 2, 4)
+        >>> image[:, :, 2:] = 1
+        >>> labels = torch.tensor([[0, 0, 1, 1], [0, -1, 1, 0]])
+        >>> samples = [Sample(image=image, labels=labels, name="half")]
+        >>> result = evaluate_segmentation(lambda x: (x[0] > 0.5).long(), samples, num_classes=2)
+        >>> result.scores.iou, round(result.scores.pixel_accuracy, 3)
+        ((0.75, 0.75), 0.857)
+    """
+    total = ConfusionMatrix(num_classes, ignore=IGNORED)
+    _check_settings(num_classes, names, none_class)
+    per_image: list[ClassCounts] = []
+    for sample in samples:
+        image = read_image(sample.image)
+        if image.shape[1:] != sample.labels.shape:
+            got = f"{tuple(image.shape[1:])} for labels {tuple(sample.labels.shape)}"
+            fix = "make them anew, or bake the picture's EXIF turn in"
+            raise DataError(f"expected a picture of the size of its labels, got {got} in {sample.name!r}: {fix}")
+        predicted = predict(image)
+        if none_class is not None:
+            predicted = torch.where(predicted == NONE, none_class, predicted)
+        matrix = ConfusionMatrix(num_classes, ignore=IGNORED)
+        matrix.add(predicted, sample.labels, name=sample.name)
+        per_image.append(matrix.class_counts())
+        total.counts += matrix.counts
+    if not per_image:
+        raise DataError("expected at least one sample, got none: check the split")
+    return SegmentationScores(
+        confusion=total,
+        scores=total.scores(),
+        intervals=bootstrap_intervals(per_image, samples=bootstrap_samples, seed=seed) if bootstrap_samples else {},
+        num_images=len(per_image),
+        names=tuple(names),
+    )
+
+
+def _check_settings(num_classes: int, names: tuple[str, ...], none_class: int | None) -> None:
+    if names and len(names) != num_classes:
+        raise ConfigError(f"expected {num_classes} names, got {len(names)}: give one for each class, or none at all")
+    if none_class is not None and not 0 <= none_class < num_classes:
+        raise ConfigError(
+            f"expected none_class in 0 to {num_classes - 1}, got {none_class}: give the background's class"
+        )
+
+
+def _plain(value: float) -> float | None:
+    return None if math.isnan(value) else value
