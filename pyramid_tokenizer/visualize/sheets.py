@@ -6,15 +6,11 @@ import itertools
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TypeAlias
 
 from PIL import Image, ImageDraw, ImageFont
 
 from pyramid_tokenizer.errors import ImageValueError
-
-_TITLE, _CAPTION, _FRAME, _WHITE = "#212121", "#696969", "#dedede", "#ffffff"
-
-_Font: TypeAlias = "ImageFont.FreeTypeFont | ImageFont.ImageFont"
+from pyramid_tokenizer.visualize.lettering import CAPTION, FRAME, TITLE, WHITE, Font, line_height, widest
 
 
 def contact_sheet(
@@ -49,21 +45,21 @@ def contact_sheet(
     """
     _check(rows, column_titles, row_titles, captions)
     layout = _Layout.of(rows, column_titles, row_titles, captions)
-    sheet = Image.new("RGB", layout.size, _WHITE)
+    sheet = Image.new("RGB", layout.size, WHITE)
     draw = ImageDraw.Draw(sheet)
     for (left, right), title in zip(layout.columns, column_titles, strict=False):
-        draw.text(((left + right) / 2, layout.margin), title, fill=_TITLE, font=layout.title, anchor="ma")
+        draw.text(((left + right) / 2, layout.margin), title, fill=TITLE, font=layout.title, anchor="ma")
     for (top, bottom), title in zip(layout.rows, row_titles, strict=False):
-        draw.text((layout.margin, (top + bottom) / 2), title, fill=_TITLE, font=layout.title, anchor="lm")
+        draw.text((layout.margin, (top + bottom) / 2), title, fill=TITLE, font=layout.title, anchor="lm")
     for i, row in enumerate(rows):
         for j, picture in enumerate(row):
             (left, right), (top, bottom) = layout.columns[j], layout.rows[i]
             x, y = (left + right - picture.width) // 2, (top + bottom - picture.height) // 2
-            draw.rectangle((x - 1, y - 1, x + picture.width, y + picture.height), outline=_FRAME)
+            draw.rectangle((x - 1, y - 1, x + picture.width, y + picture.height), outline=FRAME)
             sheet.paste(_to_rgb(picture), (x, y))
             for k, line in enumerate(captions[i][j].split("\n") if captions else ()):
-                place = (left + right) / 2, bottom + layout.gap / 2 + k * _line_height(layout.caption)
-                draw.text(place, line, fill=_CAPTION, font=layout.caption, anchor="ma")
+                place = (left + right) / 2, bottom + layout.gap / 2 + k * line_height(layout.caption)
+                draw.text(place, line, fill=CAPTION, font=layout.caption, anchor="ma")
     return sheet
 
 
@@ -71,8 +67,8 @@ def contact_sheet(
 class _Layout:
     """Where things go, in pixels."""
 
-    title: _Font
-    caption: _Font
+    title: Font
+    caption: Font
     margin: int
     """Around everything."""
     gap: int
@@ -98,14 +94,14 @@ class _Layout:
         gap, margin = text_px, 2 * text_px
 
         pictures = [max(p.width for p in column) for column in _columns(rows)]
-        texts = [_widest(column, caption) for column in _columns(captions)] or [0] * len(pictures)
-        titles = [_widest([text], title) for text in column_titles] or [0] * len(pictures)
-        left = margin + _widest(row_titles, title) + (gap if any(row_titles) else 0)
+        texts = [widest(column, caption) for column in _columns(captions)] or [0] * len(pictures)
+        titles = [widest([text], title) for text in column_titles] or [0] * len(pictures)
+        left = margin + widest(row_titles, title) + (gap if any(row_titles) else 0)
         columns = _spans(
             left, [max(three) for three in zip(pictures, texts, titles, strict=True)], [gap] * len(pictures)
         )
 
-        top = margin + (_line_height(title) + gap // 2 if any(column_titles) else 0)
+        top = margin + (line_height(title) + gap // 2 if any(column_titles) else 0)
         below = [_captions_height(row, caption, gap) for row in captions] or [0] * len(rows)
         spans = _spans(top, [max((p.height for p in row), default=0) for row in rows], [gap + extra for extra in below])
         size = columns[-1][1] + margin, spans[-1][1] + below[-1] + margin
@@ -143,21 +139,13 @@ def _spans(start: int, lengths: Sequence[int], gaps: Sequence[int]) -> list[tupl
     return [(begin, begin + length) for begin, length in zip(starts, lengths, strict=True)]
 
 
-def _widest(texts: Sequence[str], font: _Font) -> int:
-    return max((round(font.getlength(line)) + 1 for text in texts for line in text.split("\n") if line), default=0)
-
-
-def _line_height(font: _Font) -> int:
-    return round(1.25 * font.getbbox("Ag")[3])
-
-
-def _captions_height(captions: Sequence[str], font: _Font, gap: int) -> int:
+def _captions_height(captions: Sequence[str], font: Font, gap: int) -> int:
     lines = max((text.count("\n") + 1 for text in captions if text), default=0)
-    return gap // 2 + lines * _line_height(font) if lines else 0
+    return gap // 2 + lines * line_height(font) if lines else 0
 
 
 def _to_rgb(picture: Image.Image) -> Image.Image:
     if not picture.has_transparency_data:
         return picture.convert("RGB")
-    white = Image.new("RGBA", picture.size, _WHITE)
+    white = Image.new("RGBA", picture.size, WHITE)
     return Image.alpha_composite(white, picture.convert("RGBA")).convert("RGB")

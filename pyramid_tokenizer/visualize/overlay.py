@@ -1,0 +1,151 @@
+"""`overlay`: a label map as colours over the photo, with a legend of the classes that occur."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageColor
+from torch import Tensor
+
+from pyramid_tokenizer.errors import ImageValueError
+from pyramid_tokenizer.images import ImageLike, read_image, to_pil
+from pyramid_tokenizer.visualize.legend import LegendEntry, draw_legend
+from pyramid_tokenizer.visualize.palette import class_colour
+
+_Colour: TypeAlias = tuple[int, int, int]
+
+_NO_CLASS = -1
+_WHITE: _Colour = (255, 255, 255)
+
+
+def overlay(
+    image: ImageLike,
+    labels: Tensor | NDArray[Any],
+    names: Sequence[str],
+    *,
+    alpha: float = 0.55,
+    palette: Sequence[str | tuple[int, int, int]] | None = None,
+    legend: bool = True,
+) -> Image.Image:
+    """A photo with each class in its colour, thin borders in the full colour, and a legend below.
+
+    The legend lists the classes that occur, most frequent first, each with its share of the picture, in as many columns as
+    fit; where there is no room for all, it says how many are left out. Names in letters that no font of this machine has are
+    shown as "class 7", with a warning.
+
+    Args:
+        image: See `ImageLike`; (H, W) pixels.
+        labels: (H, W) integers, the index of each pixel's class in `names`; -1 is no class and stays as in the photo.
+        names: What the classes are called.
+        alpha: How much of the colour covers the photo, in [0, 1]; 0 leaves the borders.
+        palette: A colour for each name, as "#rrggbb", a CSS name or (red, green, blue) in 0..255. By default `class_colour`:
+            a class has the same colour in every picture.
+        legend: Add the legend.
+
+    Returns:
+        RGB, the photo's size; with the legend higher, and wider where the photo is narrower than one entry. The photo is
+        in the top left corner.
+
+    Raises:
+        ImageValueError: Labels of another size than the photo, no integers, or of no name; an alpha outside [0, 1]; fewer
+            colours than names or none of the kinds above; or `image` as in `read_image`.
+        ImageFileError: As in `read_image`.
+        ImageTooLargeError: As in `read_image`.
+
+    Example:
+        >>> labels = np.repeat([[-1, 0, 2]], 60, axis=1).repeat(90, axis=0)
+        >>> picture = overlay(Image.new("RGB", (180, 90)), labels, ["cat", "dog", "grass"])
+        >>> picture.width, picture.height > 90
+        (180, True)
+    """
+    if isinstance(names, str):
+        raise ImageValueError(f"expected a list of names, got the string {names!r}: write [{names!r}]")
+    if not 0 <= alpha <= 1:  # also catches NaN
+        raise ImageValueError(f"expected alpha in [0, 1], got {alpha}: 0 shows the photo, 1 the colours")
+    photo = to_pil(read_image(image))[0]
+    classes = _read_labels(labels, size=(photo.height, photo.width), num_names=len(names))
+    colours = _read_palette(palette, len(names))
+    picture = _paint(photo, classes, colours, alpha)
+    return _add_legend(picture, classes, names, colours) if legend else picture
+
+
+def _read_labels(labels: Tensor | NDArray[Any], *, size: tuple[int, int], num_names: int) -> NDArray[Any]:
+    array = labels.detach().cpu().numpy() if isinstance(labels, Tensor) else np.asarray(labels)
+    if array.dtype.kind not in "iu":
+        raise ImageValueError(f"expected integer labels, got {array.dtype}: give each pixel the index of its class")
+    if array.shape != size:
+        raise ImageValueError(
+            f"expected labels of the photo's height and width {size}, got {array.shape}: resize one of them (labels by "
+            "nearest neighbour), and pass one map without batch axis"
+        )
+    low, high = int(array.min()), int(array.max())
+    if low < _NO_CLASS or high >= num_names:
+        raise ImageValueError(
+            f"expected labels from -1 to {num_names - 1} for {num_names} names, got {low} to {high}: add the names, and set "
+            "what is to be ignored to -1"
+        )
+    return array
+
+
+def _read_palette(palette: Sequence[str | _Colour] | None, count: int) -> list[_Colour]:
+    if palette is None:
+        return [class_colour(index) for index in range(count)]
+    if len(palette) < count:
+        raise ImageValueError(
+            f"expected a colour for each of {count} names, got {len(palette)}: add colours, or palette=None for as many as "
+            "needed"
+        )
+    return [_read_colour(colour) for colour in palette[:count]]
+
+
+def _read_colour(colour: str | _Colour) -> _Colour:
+    try:
+        values = ImageColor.getrgb(colour)[:3] if isinstance(colour, str) else tuple(int(value) for value in colour)
+        red, green, blue = values
+    except (ValueError, TypeError):
+        red = green = blue = -1
+    if not all(0 <= value <= 255 for value in (red, green, blue)):
+        raise ImageValueError(f'expected a colour as "#rrggbb" or three numbers in 0..255, got {colour!r}: correct it')
+    return red, green, blue
+
+
+def _paint(photo: Image.Image, classes: NDArray[Any], colours: Sequence[_Colour], alpha: float) -> Image.Image:
+    table = np.array([*colours, (0, 0, 0)], dtype=np.uint8)  # -1 takes the last
+    opacity = np.where(_borders(classes), 255, round(255 * alpha)).astype(np.uint8)
+    opacity[classes == _NO_CLASS] = 0
+    return Image.composite(Image.fromarray(table[classes]), photo, Image.fromarray(opacity))
+
+
+def _borders(classes: NDArray[Any]) -> NDArray[np.bool_]:
+    """(H, W): where another class is near."""
+    borders = np.zeros(classes.shape, dtype=bool)
+    for step in range(1, max(1, round(min(classes.shape) / 500)) + 1):
+        for axis in (0, 1):
+            before, after = np.moveaxis(classes, axis, 0)[:-step], np.moveaxis(classes, axis, 0)[step:]
+            differs, marks = before != after, np.moveaxis(borders, axis, 0)
+            marks[:-step] |= differs
+            marks[step:] |= differs
+    return borders
+
+
+def _add_legend(
+    picture: Image.Image, classes: NDArray[Any], names: Sequence[str], colours: Sequence[_Colour]
+) -> Image.Image:
+    no_class, *counts = np.bincount(classes.ravel().astype(np.intp) + 1, minlength=len(names) + 1).tolist()
+    entries = [
+        LegendEntry(
+            name=" ".join(name.split()), fallback=f"class {index}", share=count / classes.size, colour=colours[index]
+        )
+        for index, (name, count) in enumerate(zip(names, counts, strict=True))
+        if count
+    ]
+    entries.sort(key=lambda entry: -entry.share)
+    rest = LegendEntry(name="no class", fallback="no class", share=no_class / classes.size, colour=_WHITE)
+    legend = draw_legend(entries, width_px=picture.width, height_px=picture.height, last=[rest] if no_class else [])
+    whole = Image.new("RGB", (legend.width, picture.height + legend.height), _WHITE)
+    whole.paste(picture, (0, 0))
+    whole.paste(legend, (0, picture.height))
+    return whole
