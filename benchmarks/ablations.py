@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # this checkout, from any current directory
@@ -37,6 +38,7 @@ from pyramid_tokenizer import PyramidTokenizer, TokenPyramid
 from pyramid_tokenizer.backbones import Backbone, load_backbone
 from pyramid_tokenizer.closed_form import meaning_at
 from pyramid_tokenizer.config import BackboneConfig, TokenizerConfig
+from pyramid_tokenizer.segmentation_head import gather_rows
 from pyramid_tokenizer.training import TrainConfig, train
 
 VECTORS_PER_CODE = 16
@@ -134,11 +136,14 @@ def alignment(tok: PyramidTokenizer, pictures: Tensor, tokens: TokenPyramid) -> 
     centres = []
     for picture, single in zip(pictures, tokens.unbind(), strict=True):
         features = tok.features(picture[None] / 255, aligned=True)
-        codes = tok.codes(single)
-        for level, own in enumerate(codes):
-            meaning = meaning_at(features, own)  # (1, D, h, w)
-            cosines[level].append((tok.quantizer.level(level).aligned(own) * meaning).sum(1).mean())
-        centres.append(meaning_at(features, codes[0]).mean((0, 2, 3)))
+        for level, ids in enumerate(single.ids):
+            meaning = meaning_at(features, ids[:, None])  # (1, D, h, w)
+            residual = tok.config.quantizer.meaning == "residual"  # an address then adds to those of the coarser levels
+            first = 0 if residual else level
+            rows = [tok.quantizer.level(i).addresses() for i in range(first, level + 1)]
+            places = gather_rows(rows, single.ids[first : level + 1])  # (1, D, h, w)
+            cosines[level].append((F.normalize(places, dim=1) * meaning).sum(1).mean())
+        centres.append(meaning_at(features, single.ids[0][:, None]).mean((0, 2, 3)))
     # the mean cosine of unit vectors with the direction of their mean is the length of that mean
     return [float(torch.stack(level).mean()) for level in cosines], float(torch.stack(centres).mean(0).norm())
 

@@ -16,12 +16,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from pyramid_tokenizer.blocks import enlarge
 from pyramid_tokenizer.codebook import kmeans, nearest
 from pyramid_tokenizer.errors import DataError, NotFittedError
 from pyramid_tokenizer.fsq import grid
 from pyramid_tokenizer.pyramid import FeaturePyramid
 from pyramid_tokenizer.quantizer import LevelQuantizer, PyramidQuantizer
 from pyramid_tokenizer.regression import explained, reduced_rank, ridge, whitening
+from pyramid_tokenizer.segmentation_head import gather_rows
 
 Samples = Callable[[], Iterable[tuple[FeaturePyramid, Tensor]]]
 """Gives, each time it is called, the same batches: features (with `dense` or `embedding`) and the images they came from."""
@@ -32,6 +34,8 @@ LEAST_SPREAD = 1e-4
 """Deviation of a direction, as a share of the largest, below which it is rounding and not worth a dimension of a grid."""
 _SLICE = 1024
 """Rows that are copied at a time where a copy of all of them would double the memory."""
+PRIOR_CELLS = 2.0
+"""Weight of the linear address beside the mean of an entry's own cells."""
 READ_OUT_RIDGE = 1e-4
 """Codes are few and well conditioned: their read-outs need next to no ridge."""
 
@@ -47,7 +51,7 @@ class LevelReport:
     pixels_explained: float
     """Share of what the level had to paint that its codes paint."""
     meaning_explained: float
-    """Share of the text-aligned map that its codes give."""
+    """Share of what it had to say of the text-aligned map that its codes give."""
     quantisation_loss: float
     """Share of the projections' variance that their quantisation loses."""
 
@@ -142,10 +146,12 @@ def fit_quantizer(
     except BaseException:
         quantizer.load_state_dict(before)
         raise
-    shares = torch.tensor([max(report.meaning_explained, 1e-3) for report in sorted(reports, key=lambda r: r.level)])
-    for index, share in enumerate(shares / shares.sum()):
+    reports.sort(key=lambda report: report.level)
+    shares = torch.tensor([max(report.meaning_explained, 1e-3) for report in reports])
+    shares = torch.ones_like(shares) if quantizer.config.meaning == "residual" else shares / shares.sum()
+    for index, share in enumerate(shares):
         quantizer.level(index).share.fill_(float(share))
-    return sorted(reports, key=lambda report: report.level)
+    return reports
 
 
 def _projected_cells(
@@ -227,8 +233,11 @@ def _fit_codebook(
     if not entries.any() or bool((projected == projected[0]).all()):
         raise DataError(f"expected images that differ, got cells of level {index} that are all alike: check the images")
     level.codebook.copy_(entries)
-    codes = level.codebook[nearest(projected, level.codebook)]
+    ids = nearest(projected, level.codebook)
+    codes = level.codebook[ids]
     paint, align = fit_read_outs(level, codes, pixels, meaning)
+    if level.config.address == "table":
+        align = fit_address_table(level, ids, meaning)
     loss = (projected - codes).square().sum() / (projected - projected.mean(0)).square().sum().clamp(min=1e-12)
     return LevelReport(
         level=index, vectors=len(codes), pixels_explained=paint, meaning_explained=align, quantisation_loss=float(loss)
@@ -254,6 +263,27 @@ def fit_read_outs(level: LevelQuantizer, codes: Tensor, pixels: Tensor, meaning:
         read_out.bias.copy_(fit.bias)
         shares.append(explained(codes, target, fit))
     return shares[0], shares[1]
+
+
+def fit_address_table(level: LevelQuantizer, ids: Tensor, meaning: Tensor) -> float:
+    """Sets each entry's address to the mean meaning of its cells, or its direction; the share of variance explained.
+
+    `align`, fitted before, stands in for entries with few cells, as `PRIOR_CELLS` cells of its own would.
+
+    Args:
+        level: Of `address` "table"; changed in place.
+        ids: (N,) int64, the entries of N cells.
+        meaning: (N, D) float32, what each cell has to say.
+    """
+    size = level.config.codebook_size
+    sums = torch.zeros(size, meaning.shape[1], device=meaning.device).index_add_(0, ids, meaning)
+    counts = torch.bincount(ids, minlength=size).unsqueeze(1)
+    rows = (sums + PRIOR_CELLS * level.linear_addresses()) / (counts + PRIOR_CELLS)
+    level.address_table.copy_(F.normalize(rows, dim=1) if level.unit_addresses else rows)
+    means = sums / counts.clamp(min=1)
+    centre = meaning.mean(0)
+    total = sum(float((part - centre).square().sum()) for part in meaning.split(_SLICE))
+    return float((counts * (means - centre).square()).sum()) / max(total, 1e-12)  # between clusters, of all
 
 
 def _target(x: Tensor, pixels: Tensor, meaning: Tensor, semantic_weight: float) -> Tensor:
@@ -282,15 +312,16 @@ def _sample_cells(
     cells = _Cells(min(wanted, MAX_SAMPLE_FLOATS // width), generator)
     for features, images in samples():
         codes: dict[int, Tensor] = {}
+        ids: dict[int, Tensor] = {}
         for current, x in quantizer.inputs(features, codes):
             if current == index:
                 pixels = _pixels_to_paint(quantizer, index, codes, images.float())
+                meaning = _meaning_to_say(quantizer, index, ids, meaning_at(features, x))
                 rows = _rows(level.project(x) if projected else x)
-                cells.add(rows, _rows(F.pixel_unshuffle(pixels, quantizer.patch_px)), _rows(meaning_at(features, x)))
+                cells.add(rows, _rows(F.pixel_unshuffle(pixels, quantizer.patch_px)), _rows(meaning))
                 break
-            codes[current] = quantizer.level(current).look_up(
-                quantizer.level(current).assign(quantizer.level(current).project(x))
-            )
+            ids[current] = quantizer.level(current).assign(quantizer.level(current).project(x))
+            codes[current] = quantizer.level(current).look_up(ids[current])
     if not cells.seen:
         raise DataError(
             f"expected at least one batch of images for level {index}, got none: check the image source; it is read once "
@@ -312,6 +343,14 @@ def _pixels_to_paint(quantizer: PyramidQuantizer, index: int, codes: dict[int, T
         picture = quantizer.sketches([codes[i] for i in range(index)])[-1]
         target = target - quantizer.coarser(picture, index)
     return target
+
+
+def _meaning_to_say(quantizer: PyramidQuantizer, index: int, ids: dict[int, Tensor], meaning: Tensor) -> Tensor:
+    """The text-aligned map (B, D, h, w), less the coarser levels' addresses where levels build on them."""
+    if quantizer.config.meaning == "whole" or index == 0:
+        return meaning
+    said = gather_rows([quantizer.level(i).addresses() for i in range(index)], [ids[i] for i in range(index)])
+    return meaning - enlarge(said, quantizer.strides[index - 1] // quantizer.strides[index])
 
 
 def meaning_at(features: FeaturePyramid, like: Tensor) -> Tensor:

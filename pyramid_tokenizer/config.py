@@ -26,6 +26,7 @@ FORMAT_VERSION = 1
 Composition = Literal["residual", "bottom_up", "none"]
 Distance = Literal["euclidean", "cosine"]
 Address = Literal["linear", "table"]
+Meaning = Literal["whole", "residual"]
 
 
 def _check(condition: bool, expected: str, got: object, fix: str) -> None:
@@ -138,6 +139,10 @@ class QuantizerConfig:
     composition: Composition = "residual"
     """"residual": a level encodes what the coarser ones leave unexplained. "bottom_up" (the paper): a level also sees
     the finer level's quantised codes, pooled. "none": levels do not see each other."""
+    meaning: Meaning = "whole"
+    """What a level's addresses say. "whole": each level the whole text-aligned map; a cell's place is their weighted mean.
+    "residual": what the coarser levels' addresses leave unexplained, and levels see the coarser codes; a cell's place is
+    the sum. It goes with `composition="residual"`."""
 
     def __post_init__(self) -> None:
         _check(len(self.levels) >= 1, "at least one level", self.levels, "add a LevelConfig")
@@ -146,6 +151,15 @@ class QuantizerConfig:
             f"composition in {typing.get_args(Composition)}",
             self.composition,
             "name one of them",
+        )
+        _check(
+            self.meaning in typing.get_args(Meaning), 'meaning "whole" or "residual"', self.meaning, "name one of the two"
+        )
+        _check(
+            self.meaning == "whole" or self.composition == "residual",
+            'composition "residual" with meaning "residual"',
+            self.composition,
+            "levels that do not build on coarser ones have the whole to say",
         )
         strides = [level.stride for level in self.levels]
         for coarse, fine in itertools.pairwise(strides):
@@ -237,7 +251,7 @@ class TokenizerConfig:
 
 Config = TypeVar("Config")
 
-_ADDED_LATER = {"fsq": (), "address": "linear", "segmentation": None, "dense": ""}
+_ADDED_LATER = {"fsq": (), "address": "linear", "meaning": "whole", "segmentation": None, "dense": ""}
 """Fields that format 1 did not have at first, with their defaults. `to_dict` leaves them out at that default: fingerprints
 hash its result, and those of older models, and with them all stored tokens, must stay what they were."""
 

@@ -1,8 +1,9 @@
 """Features <-> ids: one `LevelQuantizer` per level, and the `PyramidQuantizer` that lets levels build on each other.
 
 A level whitens the backbone maps it reads, projects them to a few dimensions (the adapter), takes the nearest codebook
-entry, and has two linear read-outs of an entry: `paint` (the pixels of the cell, at the level's scale) and `align` (its
-place in the text space). Painting every cell gives the *sketch*, the picture that the ids hold without any decoder.
+entry, and has two read-outs of an entry: `paint` (the pixels of the cell, at the level's scale) and its *address*, its
+place in the text space, by a linear map (`align`) or from a table. Painting every cell gives the *sketch*, the picture that
+the ids hold without any decoder.
 
 Everything here stays in float32 whatever the tokenizer is cast to: ids must not depend on precision.
 """
@@ -33,16 +34,27 @@ class LevelQuantizer(nn.Module):
         in_channels: C, channels of the level's input (maps and context).
         patch_px: p, side of the picture that one cell paints.
         embedding_dim: D, dimensions of the text space.
+        unit_addresses: Whether addresses are directions; else they are what is added to those of coarser levels.
     """
 
     mean: Tensor
     std: Tensor
     codebook: Tensor
     share: Tensor
+    address_table: Tensor
 
-    def __init__(self, config: LevelConfig, *, in_channels: int, patch_px: int, embedding_dim: int):
+    def __init__(
+        self,
+        config: LevelConfig,
+        *,
+        in_channels: int,
+        patch_px: int,
+        embedding_dim: int,
+        unit_addresses: bool = True,
+    ):
         super().__init__()
         self.config = config
+        self.unit_addresses = unit_addresses
         self.patch_px = patch_px
         self.register_buffer("mean", torch.zeros(in_channels))
         self.register_buffer("std", torch.ones(in_channels))
@@ -51,6 +63,8 @@ class LevelQuantizer(nn.Module):
         self.down = nn.Linear(in_channels, config.dim)
         self.paint = nn.Linear(config.dim, 3 * patch_px**2)
         self.align = nn.Linear(config.dim, embedding_dim)
+        if config.address == "table":
+            self.register_buffer("address_table", torch.zeros(config.codebook_size, embedding_dim))
 
     @property
     def is_fitted(self) -> bool:
@@ -94,10 +108,22 @@ class LevelQuantizer(nn.Module):
             pixels = _affine(rows, self.paint.weight, self.paint.bias)
         return F.pixel_shuffle(pixels.view(batch, height, width, -1).permute(0, 3, 1, 2), self.patch_px)
 
+    def addresses(self) -> Tensor:
+        """(K, D) float32: the place of every entry in the text space, of unit norm where levels say the whole."""
+        return self.address_table if self.config.address == "table" else self.linear_addresses()
+
+    def linear_addresses(self) -> Tensor:
+        """(K, D) float32: the same by `align`, also where there is a table."""
+        with _float32_on(self.codebook.device):
+            return self._address(self.align(self.codebook))
+
     def aligned(self, codes: Tensor) -> Tensor:
-        """Codes (B, d, h, w) -> unit vectors of the text space (B, D, h, w)."""
+        """Codes (B, d, h, w), also such as no entry has -> their addresses (B, D, h, w), by `align`."""
         with _float32_on(codes.device):
-            return F.normalize(self.align(codes.permute(0, 2, 3, 1)), dim=-1).permute(0, 3, 1, 2)
+            return self._address(self.align(codes.permute(0, 2, 3, 1))).permute(0, 3, 1, 2)
+
+    def _address(self, rows: Tensor) -> Tensor:
+        return F.normalize(rows, dim=-1) if self.unit_addresses else rows
 
 
 class PyramidQuantizer(nn.Module):
@@ -142,13 +168,20 @@ class PyramidQuantizer(nn.Module):
             in_channels = sum(_channels_read(channels, strides, level, map_index) for map_index in level.maps)
             in_channels += self._context_channels(index)
             self.levels.append(
-                LevelQuantizer(level, in_channels=in_channels, patch_px=self.patch_px, embedding_dim=embedding_dim)
+                LevelQuantizer(
+                    level,
+                    in_channels=in_channels,
+                    patch_px=self.patch_px,
+                    embedding_dim=embedding_dim,
+                    unit_addresses=config.meaning == "whole",
+                )
             )
         self.requires_grad_(False)
 
     def _context_channels(self, index: int) -> int:
         if self.config.composition == "residual" and index > 0:
-            return 3 * self.patch_px**2
+            coarser = self.config.levels[:index] if self.config.meaning == "residual" else ()
+            return 3 * self.patch_px**2 + sum(level.dim for level in coarser)
         if self.config.composition == "bottom_up" and index + 1 < len(self.config.levels):
             return self.config.levels[index + 1].dim
         return 0
@@ -227,6 +260,10 @@ class PyramidQuantizer(nn.Module):
             NotFittedError: The codebooks are empty.
             TokenRangeError: More levels than codebooks, grids that do not belong together, or an id outside its codebook.
         """
+        self._check_pyramid(ids)
+        return tuple(self.level(i).look_up(level_ids) for i, level_ids in enumerate(ids))
+
+    def _check_pyramid(self, ids: Sequence[Tensor]) -> None:
         self._require_fitted()
         if not 1 <= len(ids) <= len(self.levels):
             raise TokenRangeError(
@@ -234,7 +271,6 @@ class PyramidQuantizer(nn.Module):
             )
         for index, level_ids in enumerate(ids):
             self._check_ids(index, level_ids, ids[0])
-        return tuple(self.level(i).look_up(level_ids) for i, level_ids in enumerate(ids))
 
     def _check_ids(self, index: int, ids: Tensor, coarsest: Tensor) -> None:
         ratio = self.strides[0] // self.strides[index]
@@ -300,29 +336,45 @@ class PyramidQuantizer(nn.Module):
                 picture = self.coarser(picture, index)
                 # how good a picture is already there is an input, not a path for gradients to the coarser level
                 parts.append(F.pixel_unshuffle(picture.detach(), self.patch_px))
+                parts += self._coarser_codes(index, codes)
             if self.config.composition == "bottom_up" and index + 1 in codes:
                 parts.append(F.avg_pool2d(codes[index + 1].detach(), level.stride // self.strides[index + 1]))
             yield index, torch.cat(parts, 1)
 
-    def embedding(self, codes: Sequence[Tensor]) -> Tensor:
-        """Image embedding of codes: unit (B, D) float32, the mean over cells and levels of their places in the text space.
+    def _coarser_codes(self, index: int, codes: dict[int, Tensor]) -> list[Tensor]:
+        """What a level must know to say what coarser levels left of the meaning: their codes, on its own grid."""
+        if self.config.meaning == "whole":
+            return []
+        ratios = [self.strides[i] // self.strides[index] for i in range(index)]
+        return [_repeat(codes[i].detach(), ratio) for i, ratio in enumerate(ratios)]
 
-        Levels count by their `share`, of the meaning that they explained when they were fitted.
+    def embedding(self, ids: Sequence[Tensor]) -> Tensor:
+        """Image embedding of ids: unit (B, D) float32, the mean over cells of the sum over levels of their addresses.
+
+        Where each level says the whole meaning, it counts by its `share` of what was explained when it was fitted.
 
         Args:
-            codes: (B, d_l, h_l, w_l) float32 of every level or of a prefix, coarse to fine.
+            ids: As `codes` takes them.
+
+        Raises:
+            NotFittedError: The codebooks are empty.
+            TokenRangeError: As `codes`.
         """
-        total = sum(
-            (
-                self.level(i).share * self.level(i).aligned(level_codes).mean((2, 3))
-                for i, level_codes in enumerate(codes)
-            ),
-            start=torch.zeros((), device=codes[0].device),
-        )
-        return F.normalize(total, dim=1)
+        self._check_pyramid(ids)
+        with _float32_on(ids[0].device):
+            places = [_mean_row(rows, own) for rows, own in zip(self.weighted_addresses(), ids, strict=False)]
+        return F.normalize(torch.stack(places).sum(0), dim=1)
+
+    def weighted_addresses(self) -> tuple[Tensor, ...]:
+        """Per level (K_l, D) float32: its entries' addresses times its share. A cell's place is the sum over levels.
+
+        Of residual meaning every share is 1.
+        """
+        levels = [self.level(i) for i in range(len(self.levels))]
+        return tuple(level.share * level.addresses() for level in levels)
 
     def update_digest(self, digest: hashlib._Hash) -> None:
-        """Feeds all that determines ids, and nothing else: not `align`, and `paint` only where a finer level sees it."""
+        """Feeds all that determines ids, and nothing else: no address, and `paint` only where a finer level sees it."""
         for index in range(len(self.levels)):
             level = self.level(index)
             tensors = [level.mean, level.std, level.down.weight, level.down.bias, level.codebook]
@@ -347,6 +399,19 @@ def _affine(rows: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     if torch.is_grad_enabled() and weight.requires_grad:
         return F.linear(rows, weight, bias)
     return affine_rows(rows, weight.T, bias)
+
+
+def _mean_row(rows: Tensor, ids: Tensor) -> Tensor:
+    """The mean over cells of the rows (K, D) that ids (B, h, w) name: (B, D)."""
+    cells = ids.flatten(1)
+    counts = torch.zeros(len(ids), len(rows), device=ids.device)
+    counts.scatter_add_(1, cells, torch.ones_like(cells, dtype=counts.dtype))  # (B, K)
+    return counts @ rows / cells.shape[1]
+
+
+def _repeat(x: Tensor, ratio: int) -> Tensor:
+    """(B, C, h, w) -> (B, C, ratio h, ratio w), every cell repeated."""
+    return x if ratio == 1 else x.repeat_interleave(ratio, 2).repeat_interleave(ratio, 3)
 
 
 def _channels_read(channels: Sequence[int], strides: Sequence[int], level: LevelConfig, index: int) -> int:

@@ -6,13 +6,21 @@ import torch.nn.functional as F
 
 from pyramid_tokenizer import closed_form
 from pyramid_tokenizer.backbones import ToyBackbone
-from pyramid_tokenizer.closed_form import _Cells, fit_quantizer, fit_read_outs, meaning_at
+from pyramid_tokenizer.closed_form import (
+    PRIOR_CELLS,
+    _Cells,
+    fit_address_table,
+    fit_quantizer,
+    fit_read_outs,
+    meaning_at,
+)
 from pyramid_tokenizer.codebook import kmeans, nearest
 from pyramid_tokenizer.config import LevelConfig, QuantizerConfig
 from pyramid_tokenizer.errors import DataError
 from pyramid_tokenizer.pyramid import FeaturePyramid
 from pyramid_tokenizer.quantizer import PyramidQuantizer
 from pyramid_tokenizer.regression import reduced_rank, whitening
+from pyramid_tokenizer.segmentation_head import gather_rows
 
 
 def quantizer_of(levels, composition="residual"):
@@ -138,6 +146,63 @@ def test_levels_share_the_embedding_by_the_meaning_they_explain(smooth):
     shares = torch.stack([quantizer.level(i).share for i in range(3)])
     wanted = torch.tensor([max(r.meaning_explained, 1e-3) for r in reports])
     torch.testing.assert_close(shares, wanted / wanted.sum())
+
+
+def test_a_table_holds_the_mean_direction_of_each_entrys_cells_and_the_linear_one_where_there_are_none():
+    level = quantizer_of([LevelConfig(stride=8, maps=(2,), codebook_size=5, dim=3, address="table")]).level(0)
+    generator = torch.Generator().manual_seed(0)
+    level.codebook.copy_(torch.randn(5, 3, generator=generator))
+    ids = torch.tensor([0, 0, 1, 1, 1, 3, 4])  # nothing at entry 2
+    meaning = F.normalize(torch.randn(7, 16, generator=generator), dim=1)
+    with torch.no_grad():
+        share = fit_address_table(level, ids, meaning)
+        linear = F.normalize(level.align(level.codebook), dim=1)
+    means = meaning.clone()
+    for entry in range(5):
+        cells = meaning[ids == entry]
+        wanted = F.normalize(cells.sum(0) + PRIOR_CELLS * linear[entry], dim=0)
+        torch.testing.assert_close(level.address_table[entry], wanted)
+        means[ids == entry] = cells.mean(0)
+    torch.testing.assert_close(level.address_table[2], linear[2])
+    total = float((meaning - meaning.mean(0)).square().sum())
+    assert share == pytest.approx(1 - float((meaning - means).square().sum()) / total, abs=1e-5)
+
+
+def test_a_table_explains_more_meaning_than_one_linear_map(smooth):
+    images = smooth(32)
+    shares = []
+    for address in ("linear", "table"):
+        level = LevelConfig(stride=8, maps=(1, 2), codebook_size=24, dim=4, semantic_weight=0.5, address=address)
+        quantizer = quantizer_of([level])
+        shares.append(fit(quantizer, images)[0].meaning_explained)
+        dense = meaning_at(ToyBackbone()(images, aligned=True), torch.zeros(1, 1, 8, 8))
+        own = quantizer.level(0).addresses()[quantizer.encode(ToyBackbone()(images))[0]]  # (B, h, w, D)
+        shares.append(float((own * dense.permute(0, 2, 3, 1)).sum(3).mean()))
+    assert shares[2] > shares[0] and shares[3] > shares[1]
+
+
+def test_residual_meaning_comes_nearer_to_the_text_aligned_map_with_every_level(smooth):
+    images, held_out = smooth(32), ToyBackbone()(smooth(8, seed=5), aligned=True)
+    errors = {}
+    for meaning in ("residual", "whole"):
+        levels = [
+            LevelConfig(stride=s, maps=m, codebook_size=24, dim=6, semantic_weight=0.7, address="table")
+            for s, m in ((32, (0,)), (32, (0,)), (16, (0, 1)))
+        ]
+        tower = ToyBackbone()
+        quantizer = PyramidQuantizer(
+            QuantizerConfig(levels=tuple(levels), meaning=meaning),
+            channels=tower.channels,
+            strides=tower.strides,
+            embedding_dim=tower.embedding_dim,
+        )
+        fit(quantizer, images)
+        ids = quantizer.encode(held_out)
+        places = [gather_rows(quantizer.weighted_addresses(), ids[:n]) for n in (1, 2, 3)]
+        errors[meaning] = [float((place - meaning_at(held_out, place)).square().sum(1).mean()) for place in places]
+        assert [float(quantizer.level(i).share) == 1 for i in range(3)] == [meaning == "residual"] * 3
+    assert errors["residual"] == sorted(errors["residual"], reverse=True)
+    assert errors["residual"][2] < 0.9 * min(errors["residual"][0], errors["whole"][2])
 
 
 def test_read_outs_give_the_mean_of_what_each_code_stands_for():

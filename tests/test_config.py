@@ -14,6 +14,7 @@ from pyramid_tokenizer.config import (
     DecoderConfig,
     LevelConfig,
     QuantizerConfig,
+    SegmentationConfig,
     TokenizerConfig,
     from_dict,
     to_dict,
@@ -27,6 +28,7 @@ backbones = st.builds(
     weights=st.none() | st.text(max_size=8),
     blocks=st.sets(st.integers(-9, 40), max_size=5).map(lambda blocks: tuple(sorted(blocks))),
     fingerprint=st.text("0123456789abcdef", max_size=64),
+    dense=st.sampled_from(["", "vv", "projection"]),
 )
 
 
@@ -48,6 +50,7 @@ def quantizers(draw):
             stride=stride,
             maps=tuple(draw(st.lists(st.integers(0, 5), min_size=1, max_size=3))),
             semantic_weight=draw(st.floats(0, 1)),
+            address=draw(st.sampled_from(["linear", "table"])),
             **draw(codebooks()),
         )
         for stride in reversed(list(itertools.accumulate([1, *ratios], operator.mul)))
@@ -66,7 +69,16 @@ def tokenizers(draw):
         pixel_widths=tuple(draw(st.lists(st.integers(1, 64), max_size=3))),
         pixel_depth=draw(st.integers(0, 4)),
     )
-    return TokenizerConfig(backbone=draw(backbones), quantizer=quantizer, decoder=decoder, fingerprint="ab" * 32)
+    head = st.builds(
+        SegmentationConfig, width=st.integers(1, 300), depth=st.integers(0, 5), shared_decoder=st.booleans()
+    )
+    return TokenizerConfig(
+        backbone=draw(backbones),
+        quantizer=quantizer,
+        decoder=decoder,
+        segmentation=draw(st.none() | head),
+        fingerprint="ab" * 32,
+    )
 
 
 def plain(**changes):
@@ -137,11 +149,16 @@ def test_an_unknown_field_names_the_nearest_one(changes, message):
         ("backbone__blocks", [1.0], r"config.backbone.blocks\[0\] as int, got 1.0"),
         ("backbone__blocks", 7, "config.backbone.blocks as a list, got 7"),
         ("backbone__blocks", "12", "config.backbone.blocks as a list, got '12'"),
+        ("backbone__dense", None, "config.backbone.dense as str, got None"),
         ("quantizer__levels__0__stride", True, r"levels\[0\].stride as int, got True"),
         ("quantizer__levels__0__stride", "16", r"levels\[0\].stride as int, got '16'"),
         ("quantizer__levels__1__semantic_weight", True, r"levels\[1\].semantic_weight as float, got True"),
         ("quantizer__levels__1__semantic_weight", "0.5", r"levels\[1\].semantic_weight as float, got '0.5'"),
         ("quantizer__levels__0__distance", ["cosine"], r"levels\[0\].distance as one of"),
+        ("quantizer__levels__0__address", None, r"levels\[0\].address as one of \('linear', 'table'\), got None"),
+        ("segmentation", 8, "config.segmentation as a mapping, got 8"),
+        ("segmentation", {"width": 8.0}, "config.segmentation.width as int, got 8.0"),
+        ("segmentation", {"shared_decoder": 1}, "config.segmentation.shared_decoder as bool, got 1"),
         ("decoder__widths", [8, None], r"config.decoder.widths\[1\] as int, got None"),
         ("fingerprint", 12, "config.fingerprint as str, got 12"),
         ("format_version", True, "config.format_version as int, got True"),
@@ -198,6 +215,9 @@ def test_a_newer_format_is_refused_before_its_new_fields():
         ("quantizer__levels__0__fsq", [4, 2], r"as many fsq entries as dim 4, got \(4, 2\): set dim to 2"),
         ("quantizer__levels__0__fsq", [4.0, 2.0], r"levels\[0\].fsq\[0\] as int, got 4.0"),
         ("quantizer__composition", "sum", "composition as one of"),
+        ("segmentation", {"width": 0}, "segmentation.width >= 1, got 0"),
+        ("segmentation", {"depth": -1}, "segmentation.depth >= 0, got -1"),
+        ("segmentation", {"widths": 8}, "in config.segmentation, got 'widths': did you mean 'width'"),
         ("decoder__widths", [8, 8, 8], "as many depths as widths"),
         ("decoder__widths", [8, 0], "positive widths"),
         ("decoder__pixel_widths", [-1], "positive widths"),
@@ -216,6 +236,7 @@ def test_a_value_out_of_its_range_is_an_error(path, value, message):
     [
         lambda: BackboneConfig(kind="clip"),
         lambda: LevelConfig(stride=8, maps=(0,), codebook_size=4, dim=2, distance="l1"),
+        lambda: LevelConfig(stride=8, maps=(0,), codebook_size=4, dim=2, address="rows"),
         lambda: QuantizerConfig(levels=(LevelConfig(stride=8, maps=(0,), codebook_size=4, dim=2),), composition="sum"),
     ],
 )
@@ -236,6 +257,13 @@ def test_fields_that_came_after_the_format_are_written_only_where_they_are_used(
     scalar = dataclasses.replace(learned, fsq=(3, 2))
     assert to_dict(scalar) == {**to_dict(learned), "fsq": (3, 2)}
     assert to_dict(QuantizerConfig(levels=(learned, scalar)))["levels"] == (to_dict(learned), to_dict(scalar))
+    assert list(to_dict(BackboneConfig())) == ["kind", "name", "weights", "blocks", "fingerprint"]
+    tabled = dataclasses.replace(learned, address="table")
+    assert to_dict(tabled) == {**to_dict(learned), "address": "table"}
+    assert list(plain()) == ["backbone", "quantizer", "decoder", "fingerprint", "format_version"]
+    headed = dataclasses.replace(from_dict(TokenizerConfig, plain()), segmentation=SegmentationConfig(width=8))
+    assert to_dict(headed)["segmentation"] == {"width": 8, "depth": 2, "shared_decoder": True}
+    assert to_dict(BackboneConfig(dense="vv")) == {**to_dict(BackboneConfig()), "dense": "vv"}
 
 
 def test_equal_strides_make_a_residual_stage():

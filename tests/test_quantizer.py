@@ -57,7 +57,7 @@ def pictures(count=6, height=96, width=96, seed=0):
 def codebook_of(kind, index):
     if kind == "fsq":
         return {"fsq": ((3, 3), (7, 2), (11, 3))[index], "dim": 2}
-    return {"distance": kind, "dim": 5 + index}
+    return {"distance": kind, "dim": 5 + index, "address": "linear" if index else "table"}
 
 
 def build(composition, kind, layout):
@@ -66,8 +66,9 @@ def build(composition, kind, layout):
         LevelConfig(stride=stride, maps=maps, codebook_size=(9, 14, 33)[i], **codebook_of(kind, i))
         for i, (stride, maps) in enumerate(LAYOUTS[layout])
     )
+    meaning = "residual" if (composition, kind) == ("residual", "cosine") else "whole"
     return PyramidQuantizer(
-        QuantizerConfig(levels=levels, composition=composition),
+        QuantizerConfig(levels=levels, composition=composition, meaning=meaning),
         channels=tower.channels,
         strides=tower.strides,
         embedding_dim=tower.embedding_dim,
@@ -154,11 +155,11 @@ def test_autocast_changes_neither_ids_nor_the_sketch_nor_the_embedding(case):
     codes = quantizer.codes(ids)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         cast_ids = quantizer.encode(features)
-        cast_sketch, cast_embedding = quantizer.sketch(codes), quantizer.embedding(codes)
+        cast_sketch, cast_embedding = quantizer.sketch(codes), quantizer.embedding(ids)
         cast_maps = quantizer.encode_continuous(features)
     assert all(torch.equal(a, b) for a, b in zip(ids, cast_ids, strict=True))
     assert torch.equal(cast_sketch, quantizer.sketch(codes))
-    assert torch.equal(cast_embedding, quantizer.embedding(codes))
+    assert torch.equal(cast_embedding, quantizer.embedding(ids))
     assert all(torch.equal(a, b) for a, b in zip(cast_maps, quantizer.encode_continuous(features), strict=True))
 
 
@@ -223,7 +224,7 @@ def test_what_is_outside_the_digest_does_not_change_ids(composition):
     quantizer, features = fitted(composition), features_of()
     changed = copy.deepcopy(quantizer)
     for name, tensor in changed.state_dict().items():
-        if "align" in name or "share" in name or ("paint" in name and composition != "residual"):
+        if "align" in name or "address" in name or "share" in name or ("paint" in name and composition != "residual"):
             tensor.add_(1)
     assert digest(changed) == digest(quantizer)
     assert all(torch.equal(a, b) for a, b in zip(changed.encode(features), quantizer.encode(features), strict=True))
@@ -287,21 +288,64 @@ def test_a_bottom_up_level_reads_the_finer_levels_pooled_codes():
         codes[index] = quantizer.level(index).look_up(quantizer.level(index).assign(quantizer.level(index).project(x)))
 
 
-def test_the_embedding_is_the_normalised_mean_of_the_levels_places():
+def test_the_embedding_is_the_normalised_mean_of_the_levels_addresses():
     quantizer = copy.deepcopy(fitted())
-    codes = quantizer.codes(quantizer.encode(features_of()))
+    ids = quantizer.encode(features_of())
     for index, share in enumerate((0.5, 0.2, 0.3)):
         quantizer.level(index).share.fill_(share)
     for n in (1, 2, 3):
         total = torch.zeros(3, 16)
         for index in range(n):
-            level = quantizer.level(index)
-            for image, cells in enumerate(codes[index].flatten(2).transpose(1, 2)):
-                places = F.normalize(cells @ level.align.weight.T + level.align.bias, dim=1)
-                total[image] += float(level.share) * places.mean(0)
-        embedding = quantizer.embedding(codes[:n])
+            addresses = quantizer.level(index).addresses()
+            torch.testing.assert_close(addresses.norm(dim=1), torch.ones(len(addresses)))
+            for image, cells in enumerate(ids[index].flatten(1)):
+                total[image] += float(quantizer.level(index).share) * addresses[cells].mean(0)
+        embedding = quantizer.embedding(ids[:n])
         torch.testing.assert_close(embedding, F.normalize(total, dim=1), rtol=1e-4, atol=1e-5)
         torch.testing.assert_close(embedding.norm(dim=1), torch.ones(3))
+
+
+def test_linear_addresses_are_a_map_of_the_codes_and_those_of_a_table_are_its_rows():
+    quantizer = fitted()
+    for index in range(3):
+        level = quantizer.level(index)
+        mapped = F.normalize(level.codebook @ level.align.weight.T + level.align.bias, dim=1)
+        torch.testing.assert_close(level.aligned(level.codebook.T[None, :, :, None])[0, :, :, 0].T, mapped)
+        if index:
+            torch.testing.assert_close(level.addresses(), mapped)
+        else:
+            assert torch.equal(level.addresses(), level.address_table)
+            assert float((level.addresses() * mapped).sum(1).max()) < 0.9999
+
+
+def test_of_residual_meaning_a_level_reads_the_coarser_codes_and_a_cells_place_is_the_sum_of_addresses():
+    quantizer, features = fitted("residual", "cosine"), features_of()
+    codes, ids = {}, {}
+    for index, x in quantizer.inputs(features, codes):
+        seen = (
+            torch.cat(
+                [
+                    codes[i].repeat_interleave(2 ** (index - i), 2).repeat_interleave(2 ** (index - i), 3)
+                    for i in range(index)
+                ],
+                1,
+            )
+            if index
+            else x[:, :0]
+        )
+        assert torch.equal(x[:, x.shape[1] - seen.shape[1] :], seen)
+        ids[index] = quantizer.level(index).assign(quantizer.level(index).project(x))
+        codes[index] = quantizer.level(index).look_up(ids[index])
+    total = sum(quantizer.level(i).addresses()[ids[i]].mean((1, 2)) for i in range(3))
+    torch.testing.assert_close(quantizer.embedding([ids[i] for i in range(3)]), F.normalize(total, dim=1))
+
+
+@pytest.mark.parametrize(
+    ("ids", "message"), [((), "1 to 3 levels, got 0"), ((torch.full((1, 3, 3), 9),), r"in \[0, 9\)")]
+)
+def test_an_embedding_of_foreign_ids_is_an_error(ids, message):
+    with pytest.raises(TokenRangeError, match=message):
+        fitted().embedding(ids)
 
 
 @pytest.mark.parametrize("composition", COMPOSITIONS)

@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from pyramid_tokenizer.blocks import enlarge
 from pyramid_tokenizer.closed_form import meaning_at
 from pyramid_tokenizer.ema_codebook import EmaCodebook
 from pyramid_tokenizer.tokenizer import PyramidTokenizer
@@ -57,6 +58,7 @@ class CodebookStage(nn.Module):
         ids: dict[int, Tensor] = {}
         commit = images.new_zeros(())
         align = images.new_zeros(())
+        place: Tensor | None = None
         for index, x in self.quantizer.inputs(features, codes):
             level = self.quantizer.level(index)
             projected = level.project(x)
@@ -68,7 +70,8 @@ class CodebookStage(nn.Module):
             codes[index] = straight_through(projected, quantised)
             # every level's read-out learns its meaning; the adapter feels the level's share of it
             felt = torch.lerp(codes[index].detach(), codes[index], level.config.semantic_weight)
-            align = align + alignment_loss(level.aligned(felt), meaning_at(features, x))
+            place = self._place(index, level.aligned(felt), place)
+            align = align + alignment_loss(F.normalize(place, dim=1), meaning_at(features, x))
         ordered = [codes[i] for i in range(len(codes))]
         sketches = self.quantizer.sketches(ordered)
         scales = [stride // self.quantizer.patch_px for stride in self.quantizer.strides]
@@ -82,6 +85,13 @@ class CodebookStage(nn.Module):
             "align": float(align.detach()),
             **self.usage.shares(step),
         }
+
+    def _place(self, index: int, address: Tensor, coarser: Tensor | None) -> Tensor:
+        """A cell's place in the text space (B, D, h, w): a level's own address, or what it adds to the coarser levels'."""
+        if self.quantizer.config.meaning == "whole" or coarser is None:
+            return address
+        ratio = self.quantizer.strides[index - 1] // self.quantizer.strides[index]
+        return address + enlarge(coarser.detach(), ratio)
 
     def after_step(self, step: int) -> None:
         """Moves the codebooks; revival stops for the last fifth of the steps."""
