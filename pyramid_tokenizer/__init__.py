@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from pyramid_tokenizer.config import TokenizerConfig
     from pyramid_tokenizer.errors import PyramidTokenizerError
     from pyramid_tokenizer.pyramid import FeaturePyramid
+    from pyramid_tokenizer.segmenter import Segmenter
     from pyramid_tokenizer.tokenizer import PyramidTokenizer
     from pyramid_tokenizer.tokens import TokenPyramid
     from pyramid_tokenizer.vocabulary import Vocabulary
@@ -35,6 +36,7 @@ __all__ = [
     "FeaturePyramid",
     "PyramidTokenizer",
     "PyramidTokenizerError",
+    "Segmenter",
     "TokenPyramid",
     "TokenizerConfig",
     "ToyBackbone",
@@ -47,6 +49,7 @@ _HOMES = {
     "FeaturePyramid": "pyramid",
     "PyramidTokenizer": "tokenizer",
     "PyramidTokenizerError": "errors",
+    "Segmenter": "segmenter",
     "TokenPyramid": "tokens",
     "TokenizerConfig": "config",
     "ToyBackbone": "backbones",

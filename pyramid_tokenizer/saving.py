@@ -1,4 +1,4 @@
-"""The files of a saved tokenizer: config.json, model.safetensors, README.md, evaluation.json and the tower's backbone/."""
+"""The files of a saved model: config.json, the safetensors, README.md, evaluation.json and the tower's backbone/."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from pyramid_tokenizer.config import BackboneConfig, TokenizerConfig
 from pyramid_tokenizer.model_card import model_card
 
 WEIGHTS_FILE = "model.safetensors"
+HEAD_FILE = "segmentation_head.safetensors"
 TOWER_FOLDER = "backbone"
 
 
@@ -24,6 +25,7 @@ def write_model(
     *,
     backbone: Any,
     tensors: Mapping[str, Tensor],
+    head: Mapping[str, Tensor] | None = None,
     evaluation: Mapping[str, Any] | None = None,
 ) -> None:
     """Writes all files of a model; see `hub.save_directory` for what becomes of one that was there.
@@ -34,6 +36,7 @@ def write_model(
             another machine.
         backbone: The tower; saved where it has no public address.
         tensors: Names and tensors of model.safetensors.
+        head: Those of segmentation_head.safetensors; None removes that of a model that was there.
         evaluation: Measured figures; None removes those of a model that was there.
 
     Raises:
@@ -47,14 +50,17 @@ def write_model(
     card = model_card(config, fingerprint=config.fingerprint, evaluation=evaluation)
     with hub.save_directory(directory) as folder:
         hub.write_weights(folder / WEIGHTS_FILE, tensors)
+        if head is not None:
+            hub.write_weights(folder / HEAD_FILE, head)
         if not public:
             backbone.save(folder / TOWER_FOLDER)
         if evaluation is not None:
             (folder / "evaluation.json").write_text(json.dumps(evaluation, indent=2) + "\n", encoding="utf-8")
         (folder / "README.md").write_text(card, encoding="utf-8")
         hub.write_config(config, folder)
-    if evaluation is None:
-        (directory / "evaluation.json").unlink(missing_ok=True)
+    for name, absent in (("evaluation.json", evaluation is None), (HEAD_FILE, head is None)):
+        if absent:
+            (directory / name).unlink(missing_ok=True)
 
 
 def tower_folder(directory: Path, config: BackboneConfig) -> Path | None:

@@ -20,7 +20,7 @@ from pyramid_tokenizer import hub
 from pyramid_tokenizer.backbones import load_backbone, name_backbone
 from pyramid_tokenizer.bucketing import encode_by_size
 from pyramid_tokenizer.closed_form import LevelReport, fit_quantizer
-from pyramid_tokenizer.config import Composition, LevelConfig, TokenizerConfig, to_dict
+from pyramid_tokenizer.config import Composition, LevelConfig, SegmentationConfig, TokenizerConfig, to_dict
 from pyramid_tokenizer.errors import CheckpointError, DataError, NotFittedError, TokenMismatchError, TokenRangeError
 from pyramid_tokenizer.health import TokenHealth, measure_health
 from pyramid_tokenizer.images import ImageLike, pad_to_multiple, to_batch
@@ -29,9 +29,23 @@ from pyramid_tokenizer.presets import preset_config
 from pyramid_tokenizer.pyramid import FeaturePyramid
 from pyramid_tokenizer.quantizer import PyramidQuantizer
 from pyramid_tokenizer.saving import WEIGHTS_FILE, tower_folder, write_model
+from pyramid_tokenizer.text import TextEncoder
 from pyramid_tokenizer.tokens import TokenPyramid
 from pyramid_tokenizer.top_down import TopDownTrunk
 from pyramid_tokenizer.vocabulary import Vocabulary
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class Classification:
+    """Names of images."""
+
+    labels: Tensor
+    """(B,) int64, an index into `names`."""
+    scores: Tensor
+    """(B, N) float32: cosine of the image's embedding with each class, in [-1, 1]; the highest of its synonyms'."""
+    names: tuple[str, ...]
+    """A class's name is its first synonym."""
+
 
 OWN_PARTS = ("quantizer", "trunk", "pixel_decoder")
 """The parts that model.safetensors holds; the frozen tower has files of its own."""
@@ -93,15 +107,9 @@ class PyramidTokenizer(nn.Module):
             ConfigError: Levels and tower do not fit together.
         """
         tower: Any = load_backbone(config.backbone, directory=directory) if backbone is None else backbone
-        levels, decoder = config.quantizer.levels, config.decoder
+        decoder = config.decoder
         quantizer = PyramidQuantizer(
             config.quantizer, channels=tower.channels, strides=tower.strides, embedding_dim=tower.embedding_dim
-        )
-        trunk = TopDownTrunk(
-            dims=[level.dim for level in levels],
-            strides=quantizer.strides,
-            widths=decoder.widths,
-            depths=decoder.depths,
         )
         pixel_decoder = PixelDecoder(
             in_channels=decoder.widths[-1],
@@ -109,7 +117,7 @@ class PyramidTokenizer(nn.Module):
             widths=decoder.pixel_widths,
             depth=decoder.pixel_depth,
         )
-        return cls(config, backbone=tower, quantizer=quantizer, trunk=trunk, pixel_decoder=pixel_decoder)
+        return cls(config, backbone=tower, quantizer=quantizer, trunk=build_trunk(config), pixel_decoder=pixel_decoder)
 
     @classmethod
     def from_backbone(
@@ -299,8 +307,8 @@ class PyramidTokenizer(nn.Module):
         """What the frozen tower gives for a (B, 3, H, W) batch in [0, 1], padded by edge replication."""
         return self.backbone(pad_to_multiple(batch.to(self.device), multiple=self.multiple_px), aligned=aligned)
 
-    def codes(self, tokens: TokenPyramid) -> tuple[Tensor, ...]:
-        """Codebook vectors of the tokens: (B, d_l, h_l, w_l) float32 per level.
+    def ids(self, tokens: TokenPyramid) -> list[Tensor]:
+        """The tokens' ids on the tokenizer's device, (B, h_l, w_l) int64 per level, checked to be its own.
 
         Raises:
             TokenMismatchError: Another tokenizer made the tokens.
@@ -313,12 +321,74 @@ class PyramidTokenizer(nn.Module):
                 f"expected grids {expected} for images of {tokens.image_size} px, got {tokens.grids}: "
                 "give the tokens of one encode, with their own image size"
             )
-        return self.quantizer.codes([ids.to(self.device) for ids in tokens.ids])
+        return [ids.to(self.device) for ids in tokens.ids]
+
+    def codes(self, tokens: TokenPyramid) -> tuple[Tensor, ...]:
+        """Codebook vectors of the tokens: (B, d_l, h_l, w_l) float32 per level.
+
+        Raises:
+            TokenMismatchError: Another tokenizer made the tokens.
+            TokenRangeError: Tokens that no encoder made: grids that do not fit the strides or the image size.
+        """
+        return self.quantizer.codes(self.ids(tokens))
+
+    @torch.no_grad()
+    def fused(self, tokens: TokenPyramid) -> list[Tensor]:
+        """The trunk's maps of tokens or of a prefix: (B, width_l, h_l, w_l) for every level of the pyramid.
+
+        Raises:
+            TokenMismatchError, TokenRangeError: As `codes`.
+        """
+        return self.trunk([level.to(self.dtype) for level in self.codes(tokens)])
 
     @torch.no_grad()
     def embedding(self, tokens: TokenPyramid) -> Tensor:
-        """The images' place in the space they share with words, from tokens alone: (B, D) float32, unit norm."""
-        return self.quantizer.embedding(self.codes(tokens))
+        """The images' place in the space they share with words, from tokens alone: (B, D) float32, unit norm.
+
+        Raises:
+            TokenMismatchError: Another tokenizer made the tokens.
+            TokenRangeError: Tokens that no encoder made: grids that do not fit the strides or the image size.
+        """
+        return self.quantizer.embedding(self.ids(tokens))
+
+    @torch.no_grad()
+    def similarity(self, tokens: TokenPyramid, texts: Sequence[str]) -> Tensor:
+        """Cosine of every image with every text, from tokens alone: (B, N) float32 in [-1, 1].
+
+        Args:
+            tokens: Of B images.
+            texts: N sentences or phrases, read as they stand; see `text.TextEncoder` for class names in prompts.
+
+        Raises:
+            ConfigError: A bare string, or an empty text.
+            TokenMismatchError, TokenRangeError: As `embedding`.
+        """
+        words = TextEncoder(self.backbone, templates="plain").encode(texts)
+        return self.embedding(tokens) @ words.to(self.device).T
+
+    def classify(
+        self, tokens: TokenPyramid, names: Sequence[str], *, templates: str | Sequence[str] = "default"
+    ) -> Classification:
+        """The name that suits each image best, from tokens alone.
+
+        Args:
+            tokens: Of B images.
+            names: N classes; synonyms as "car|automobile".
+            templates: Prompts that the names are read in: a set of `text.TEMPLATES`, or some with one "{}" each.
+
+        Raises:
+            ConfigError: No names, a bare string, empty or repeated words.
+            TokenMismatchError, TokenRangeError: As `embedding`.
+
+        Example:
+            >>> tok = PyramidTokenizer.from_pretrained("tiny")
+            >>> found = tok.classify(tok.encode(torch.rand(2, 3, 64, 64)), ["dog", "cat", "bicycle|bike"])
+            >>> found.scores.shape, found.names
+            (torch.Size([2, 3]), ('dog', 'cat', 'bicycle'))
+        """
+        words = TextEncoder(self.backbone, templates=templates).encode_names(names)
+        scores = words.class_scores(self.embedding(tokens) @ words.embeddings.to(self.device).T)  # (B, N)
+        return Classification(labels=scores.argmax(1), scores=scores, names=words.names)
 
     def health(self, tokens: TokenPyramid | Iterable[TokenPyramid]) -> TokenHealth:
         """How well the codebooks are used by these tokens: usage, perplexity, dead codes, a verdict and a cure per level.
@@ -390,7 +460,12 @@ class PyramidTokenizer(nn.Module):
             )
 
     def save_pretrained(
-        self, directory: str | Path, *, half: bool = False, evaluation: dict[str, Any] | None = None
+        self,
+        directory: str | Path,
+        *,
+        half: bool = False,
+        evaluation: dict[str, Any] | None = None,
+        head: dict[str, Tensor] | None = None,
     ) -> Path:
         """Writes config.json, model.safetensors, README.md and, where the tower has no public address, backbone/.
 
@@ -399,6 +474,8 @@ class PyramidTokenizer(nn.Module):
                 evaluation.json goes.
             half: Store trunk and pixel decoder as float16 (half the size; decoded pixels change in the last bit or two).
             evaluation: Measured figures for evaluation.json and the model card.
+            head: Tensors of the segmentation head that `config.segmentation` describes; `Segmenter.save_pretrained` gives
+                them. None saves the tokenizer alone.
 
         Returns:
             The directory.
@@ -418,9 +495,12 @@ class PyramidTokenizer(nn.Module):
             name: tensor.half() if half and not name.startswith("quantizer.") else tensor.float()
             for name, tensor in self.own_tensors().items()
         }
-        config = dataclasses.replace(self.config, fingerprint=self.fingerprint)
+        segmentation = None if head is None else self.config.segmentation or SegmentationConfig()
+        config = dataclasses.replace(self.config, fingerprint=self.fingerprint, segmentation=segmentation)
         directory = Path(directory).expanduser()
-        write_model(directory, config, backbone=self.backbone, tensors=tensors, evaluation=evaluation)
+        if head is not None:
+            head = {name: tensor.half() if half else tensor.float() for name, tensor in head.items()}
+        write_model(directory, config, backbone=self.backbone, tensors=tensors, head=head, evaluation=evaluation)
         return directory
 
     def push_to_hub(
@@ -466,3 +546,14 @@ class PyramidTokenizer(nn.Module):
         images = self.pixel_decoder(fused, sketch.to(self.dtype)).float().clamp(0, 1)
         height, width = image_size
         return images[..., :height, :width]
+
+
+def build_trunk(config: TokenizerConfig) -> TopDownTrunk:
+    """An untrained trunk for the config's levels and decoder widths."""
+    levels, decoder = config.quantizer.levels, config.decoder
+    return TopDownTrunk(
+        dims=[level.dim for level in levels],
+        strides=[level.stride for level in levels],
+        widths=decoder.widths,
+        depths=decoder.depths,
+    )

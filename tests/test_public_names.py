@@ -14,6 +14,7 @@ HOMES = {
     "FeaturePyramid": "pyramid_tokenizer.pyramid",
     "PyramidTokenizer": "pyramid_tokenizer.tokenizer",
     "PyramidTokenizerError": "pyramid_tokenizer.errors",
+    "Segmenter": "pyramid_tokenizer.segmenter",
     "TokenPyramid": "pyramid_tokenizer.tokens",
     "TokenizerConfig": "pyramid_tokenizer.config",
     "ToyBackbone": "pyramid_tokenizer.backbones.toy",

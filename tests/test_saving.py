@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from pyramid_tokenizer import hub, saving
-from pyramid_tokenizer.config import BackboneConfig
+from pyramid_tokenizer.config import BackboneConfig, SegmentationConfig
 from pyramid_tokenizer.errors import BackboneError, CheckpointError, ConfigError, ModelNotFoundError
 from pyramid_tokenizer.images import read_image
 from pyramid_tokenizer.saving import is_public, tower_folder, write_model
@@ -231,6 +231,43 @@ class PrivateTower(nn.Module):
         (directory / "open_clip_config.json").write_text("{}")
 
 
+def test_a_head_lies_beside_the_model_and_is_declared(toy_tokenizer, model, tmp_path):
+    plain = hub.read_config(model)
+    assert plain.segmentation is None
+    head = {"weight": torch.tensor([[1.0, 0.1]])}
+    toy_tokenizer.save_pretrained(model, head=head)
+    assert torch.equal(load_file(model / saving.HEAD_FILE)["weight"], head["weight"])
+    assert hub.read_config(model) == dataclasses.replace(plain, segmentation=SegmentationConfig())
+    half = toy_tokenizer.save_pretrained(tmp_path / "half", head=head, half=True)
+    assert torch.equal(load_file(half / saving.HEAD_FILE)["weight"], head["weight"].half())
+    toy_tokenizer.save_pretrained(model)
+    assert not (model / saving.HEAD_FILE).exists()
+    assert hub.read_config(model) == plain
+
+
+def test_the_head_of_the_config_is_declared_where_it_is_saved_and_only_there(toy_tokenizer, tmp_path):
+    tok = copy.deepcopy(toy_tokenizer)
+    tok.config = dataclasses.replace(tok.config, segmentation=SegmentationConfig(width=8, depth=1))
+    folder = tok.save_pretrained(tmp_path / "model", head={"weight": torch.ones(2)})
+    assert hub.read_config(folder).segmentation == tok.config.segmentation
+    assert hub.read_config(tok.save_pretrained(folder)).segmentation is None
+    assert tok.fingerprint == toy_tokenizer.fingerprint
+
+
+def test_a_table_of_addresses_is_saved_in_float32_and_does_not_change_ids(toy_config, smooth, tmp_path):
+    coarse, *finer = toy_config.quantizer.levels
+    levels = (dataclasses.replace(coarse, address="table"), *finer)
+    quantizer = dataclasses.replace(toy_config.quantizer, levels=levels)
+    tok = PyramidTokenizer.from_config(dataclasses.replace(toy_config, quantizer=quantizer))
+    tok.fit([smooth(16)])
+    loaded = PyramidTokenizer.from_pretrained(tok.save_pretrained(tmp_path / "model", half=True))
+    assert loaded.config.quantizer.levels[0].address == "table"
+    assert torch.equal(loaded.quantizer.level(0).addresses(), tok.quantizer.level(0).addresses())
+    tokens = tok.encode(smooth(2, seed=3))
+    assert loaded.encode(smooth(2, seed=3)) == tokens
+    assert torch.equal(loaded.embedding(tokens), tok.embedding(tokens))
+
+
 def write(directory, config, **backbone):
     config = dataclasses.replace(config, backbone=BackboneConfig(**backbone), fingerprint="a" * 64)
     write_model(directory, config, backbone=PrivateTower(), tensors={"x": torch.ones(2)})
@@ -269,6 +306,7 @@ def test_a_missing_tower_folder_is_an_error(model):
 
 def test_files_of_a_model_have_fixed_names():
     assert (saving.WEIGHTS_FILE, saving.TOWER_FOLDER) == ("model.safetensors", "backbone")
+    assert saving.HEAD_FILE == "segmentation_head.safetensors"
 
 
 def test_the_golden_model_gives_the_recorded_ids_and_image():

@@ -1,0 +1,99 @@
+"""`token_figures`: what a tokenizer's codes mean on a labelled set, level by level; codes are named on one half of it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch.nn.functional as F
+
+from pyramid_tokenizer.errors import DataError
+from pyramid_tokenizer.evaluation.segmentation_data import Sample
+from pyramid_tokenizer.evaluation.token_meaning import LevelMeaning, TokenMeaning, oracle_scores
+from pyramid_tokenizer.images import read_image
+from pyramid_tokenizer.tokenizer import PyramidTokenizer
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TokenFigures:
+    """One level. Shares are in [0, 1], or nan where nothing was counted for them."""
+
+    stride: int
+    """Pixels along a cell."""
+    codebook_size: int
+    """K."""
+    num_seen: int
+    """Codes that cover a labelled pixel."""
+    purity: float
+    """Share of pixels that are of the commonest class under their code; grows with K, see `LevelMeaning`."""
+    majority_share: float
+    """Share of pixels of the commonest class: purity with one code."""
+    oracle_miou: float
+    """`miou_present` on the odd samples, every code labelled by its commonest class on the even ones."""
+    oracle_accuracy: float
+    """Share of pixels that are right there."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data for a JSON file: nan becomes None."""
+        return {name: None if math.isnan(value) else value for name, value in asdict(self).items()}
+
+
+def token_figures(
+    tok: PyramidTokenizer, samples: Iterable[Sample], *, num_classes: int, short_side_px: int | None = None
+) -> tuple[TokenFigures, ...]:
+    """The figures of every level, coarse to fine. Each picture is tokenised as a whole.
+
+    Args:
+        tok: A fitted tokenizer.
+        samples: Two or more.
+        num_classes: N.
+        short_side_px: Pictures and labels are resized to this short side first; None keeps their size.
+
+    Raises:
+        DataError: Fewer than two samples, or a picture of another size than its labels.
+        ImageError: A picture that cannot be read.
+
+    Example:
+        >>> import torch
+        >>> tok = PyramidTokenizer.from_pretrained("tiny")
+        >>> labels = torch.zeros(64, 64, dtype=torch.int64)
+        >>> samples = [Sample(image=torch.rand(3, 64, 64), labels=labels, name=str(i)) for i in range(2)]
+        >>> [(level.stride, level.purity) for level in token_figures(tok, samples, num_classes=2)]
+        [(32, 1.0), (16, 1.0), (8, 1.0)]
+    """
+    sizes, strides = tok.quantizer.codebook_sizes, tok.quantizer.strides
+    halves = [TokenMeaning(sizes, strides=strides, num_classes=num_classes) for _ in range(2)]
+    count = 0
+    for count, sample in enumerate(samples, start=1):
+        image, labels = read_image(sample.image), sample.labels
+        if image.shape[1:] != labels.shape:
+            got = f"{tuple(image.shape[1:])} for labels {tuple(labels.shape)}"
+            raise DataError(
+                f"expected a picture of its labels' size, got {got} in {sample.name!r}: make the labels anew"
+            )
+        if short_side_px is not None:
+            image = read_image(image, size=short_side_px)
+            labels = F.interpolate(labels[None, None].double(), image.shape[1:], mode="nearest-exact")[0, 0].long()
+        halves[(count - 1) % 2].add(tok.encode(image).ids, labels[None])
+    if count < 2:
+        raise DataError(
+            f"expected two samples or more, got {count}: codes are named on one half, measured on the other"
+        )
+    pairs = zip(*(half.levels for half in halves), strict=True)
+    return tuple(_figures(stride, even, odd) for stride, (even, odd) in zip(strides, pairs, strict=True))
+
+
+def _figures(stride: int, even: LevelMeaning, odd: LevelMeaning) -> TokenFigures:
+    both = LevelMeaning(counts=even.counts + odd.counts)
+    oracle = oracle_scores(even, odd)
+    return TokenFigures(
+        stride=stride,
+        codebook_size=len(both.counts),
+        num_seen=both.num_seen,
+        purity=both.mean_purity,
+        majority_share=both.majority_share,
+        oracle_miou=oracle.miou_present,
+        oracle_accuracy=oracle.pixel_accuracy,
+    )
