@@ -4,6 +4,7 @@ from pyramid_tokenizer.errors import MissingExtraError
 from pyramid_tokenizer.training.config import TrainConfig
 
 try:
+    from pyramid_tokenizer.training.segmentation import train_segmentation
     from pyramid_tokenizer.training.train import finetune, train
 except ModuleNotFoundError as error:
     if error.name != "accelerate":
@@ -12,4 +13,4 @@ except ModuleNotFoundError as error:
         'expected accelerate for training, got none: pip install "pyramid-tokenizer[train]"'
     ) from error
 
-__all__ = ["TrainConfig", "finetune", "train"]
+__all__ = ["TrainConfig", "finetune", "train", "train_segmentation"]

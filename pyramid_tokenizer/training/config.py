@@ -37,6 +37,8 @@ class TrainConfig:
     """Steps of stage 1, gradient refinement of adapters and codebooks, which ends with a refit; 0 leaves it out."""
     decoder_steps: int = 2000
     """Steps of stage 2, trunk and pixel decoder on frozen ids."""
+    head_steps: int = 1500
+    """Steps of stage 3, the segmentation head; `train` and `finetune` have none."""
     batch_size: int = 32
     """Crops per pass and process."""
     accumulate: int = 1
@@ -47,6 +49,10 @@ class TrainConfig:
     """Peak learning rate of stage 1."""
     decoder_lr: float = 7e-4
     """Peak learning rate of stage 2. At 2e-3 the bundled model's decoder lost its correction for good in 200 steps."""
+    head_lr: float = 1e-3
+    """Peak learning rate of stage 3."""
+    decoupled: bool = True
+    """Stage 3 leaves trunk and pixel decoder as they are; False trains them jointly with the head, for masks and pixels."""
     warmup_steps: int = 200
     """Linear rise to the peak; a cosine to zero follows."""
     weight_decay: float = 0.01
@@ -89,13 +95,13 @@ class TrainConfig:
         for name, known in names.items():
             if getattr(self, name) not in known:
                 raise ConfigError(f"expected {name} in {known}, got {getattr(self, name)!r}: name one of them")
-        for name in ("codebook_lr", "decoder_lr", "clip_norm"):
+        for name in ("codebook_lr", "decoder_lr", "head_lr", "clip_norm"):
             if not 0 < getattr(self, name) < math.inf:
                 raise ConfigError(f"expected {name} > 0, got {getattr(self, name)}: give a positive number")
         for name in ("weight_decay", "commit_weight", "align_weight", "perceptual_weight"):
             if not 0 <= getattr(self, name) < math.inf:
                 raise ConfigError(f"expected {name} >= 0, got {getattr(self, name)}: 0 switches it off")
-        counts = ("batch_size", "accumulate", "crop_px", "fit_images", "vectors_per_code", "log_every", "save_every")
+        counts = ("batch_size", "head_steps", "accumulate", "crop_px", "fit_images", "vectors_per_code", "log_every", "save_every")
         for name in counts:
             if getattr(self, name) < 1:
                 raise ConfigError(f"expected {name} >= 1, got {getattr(self, name)}: give a positive number")

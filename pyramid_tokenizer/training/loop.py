@@ -6,9 +6,9 @@ import contextlib
 import logging
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from accelerate import Accelerator
@@ -21,7 +21,6 @@ from pyramid_tokenizer.errors import CheckpointError, PyramidTokenizerError
 from pyramid_tokenizer.training.config import TrainConfig
 from pyramid_tokenizer.training.interrupt import StopRequest, leave_signals_to_the_parent
 from pyramid_tokenizer.training.reports import Log
-from pyramid_tokenizer.training.stages import CodebookStage, DecoderStage
 from pyramid_tokenizer.training.state import load_state, save_state
 
 _LOGGER = logging.getLogger(__name__)
@@ -29,9 +28,42 @@ Sheet = Callable[[str, int], None]
 """Shows what the tokenizer does, given the stage's name and the steps done."""
 
 
+class Stage(Protocol):
+    """What a stage is: an `nn.Module` that gives the loss and figures of (crops, step), and this."""
+
+    name: str
+    steps: int
+    lr: float
+    ema_decay: float
+
+    def trainable(self) -> list[nn.Parameter]:
+        """What the optimizer moves."""
+        ...
+
+    def after_step(self, step: int) -> None:
+        """What is to be done beside, e.g. to codebooks."""
+        ...
+
+    def extra_state(self) -> dict[str, dict[str, Tensor]]:
+        """What a resumed run needs beside the module's own state."""
+        ...
+
+    def load_extra_state(self, state: dict[str, dict[str, Tensor]]) -> None:
+        """Takes over what `extra_state` gave."""
+        ...
+
+    def state_dict(self) -> dict[str, Any]:
+        """The module's."""
+        ...
+
+    def load_state_dict(self, state_dict: Mapping[str, Any], /) -> Any:
+        """The module's."""
+        ...
+
+
 def run_stage(
-    stage: CodebookStage | DecoderStage,
-    crops: Dataset[Tensor],
+    stage: Stage,
+    crops: Dataset[Any],
     config: TrainConfig,
     *,
     accelerator: Accelerator,
@@ -46,7 +78,7 @@ def run_stage(
 
     Args:
         stage: Changed in place.
-        crops: Item `step * accumulate + k` is pass k of that step: (B, 3, crop, crop).
+        crops: Item `step * accumulate + k` is pass k of that step: what the stage takes, with `len` and `to(device)`.
         config: Rates, decay, intervals.
         accelerator: Device, precision, processes.
         state_path: Where the run's state is kept; the caller removes it once the stage's result is saved.
@@ -94,8 +126,8 @@ def run_stage(
 
 def _add_gradients(
     model: Any,
-    stage: CodebookStage | DecoderStage,
-    passes: Iterator[Tensor],
+    stage: Stage,
+    passes: Iterator[Any],
     step: int,
     config: TrainConfig,
     accelerator: Accelerator,
@@ -119,7 +151,7 @@ def _add_gradients(
         meter.add(loss.item(), figures, len(images) * accelerator.num_processes)
 
 
-def _passes(crops: Dataset[Tensor], config: TrainConfig, start: int, steps: int) -> Iterator[Tensor]:
+def _passes(crops: Dataset[Any], config: TrainConfig, start: int, steps: int) -> Iterator[Any]:
     order = range(start * config.accumulate, steps * config.accumulate)
     settle = leave_signals_to_the_parent if config.workers else None
     return iter(DataLoader(crops, batch_size=None, sampler=order, num_workers=config.workers, worker_init_fn=settle))
@@ -129,12 +161,12 @@ def _due(done: int, every: int, steps: int) -> bool:
     return done == steps or (every > 0 and done % every == 0)
 
 
-def stage_parameters(stage: CodebookStage | DecoderStage) -> nn.ParameterList:
+def stage_parameters(stage: Stage) -> nn.ParameterList:
     """The stage's trainable parameters as a module of their own, which is what gets averaged."""
     return nn.ParameterList(stage.trainable())
 
 
-def _optimizer(stage: CodebookStage | DecoderStage, config: TrainConfig) -> torch.optim.Optimizer:
+def _optimizer(stage: Stage, config: TrainConfig) -> torch.optim.Optimizer:
     parameters = stage.trainable()
     groups = [
         {"params": [p for p in parameters if p.ndim > 1], "weight_decay": config.weight_decay},
@@ -143,13 +175,13 @@ def _optimizer(stage: CodebookStage | DecoderStage, config: TrainConfig) -> torc
     return torch.optim.AdamW(groups, lr=stage.lr, betas=(0.9, 0.99))
 
 
-def _set_rate(optimizer: Any, stage: CodebookStage | DecoderStage, config: TrainConfig, step: int) -> None:
+def _set_rate(optimizer: Any, stage: Stage, config: TrainConfig, step: int) -> None:
     rise = min(1.0, (step + 1) / max(1, config.warmup_steps))
     for group in optimizer.param_groups:
         group["lr"] = stage.lr * rise * (0.5 + 0.5 * math.cos(math.pi * step / stage.steps))
 
 
-def _state(stage: CodebookStage | DecoderStage, optimizer: Any, averaged: AveragedModel, step: int) -> dict[str, Any]:
+def _state(stage: Stage, optimizer: Any, averaged: AveragedModel, step: int) -> dict[str, Any]:
     return {
         "stage": stage.name,
         "step": step,
@@ -161,9 +193,7 @@ def _state(stage: CodebookStage | DecoderStage, optimizer: Any, averaged: Averag
     }
 
 
-def _resume(
-    stage: CodebookStage | DecoderStage, optimizer: Any, averaged: AveragedModel, state: dict[str, Any] | None
-) -> int:
+def _resume(stage: Stage, optimizer: Any, averaged: AveragedModel, state: dict[str, Any] | None) -> int:
     if state is None:
         return 0
     if (state.get("stage"), state.get("steps")) != (stage.name, stage.steps):
@@ -186,7 +216,7 @@ def _resume(
 class _Meter:
     """Running means of a stage's figures between two lines of the log."""
 
-    def __init__(self, config: TrainConfig, stage: CodebookStage | DecoderStage, log: Log | None):
+    def __init__(self, config: TrainConfig, stage: Stage, log: Log | None):
         self.every, self.stage, self.log = config.log_every, stage, log
         self.sums: dict[str, list[float]] = {}
         self.images, self.began = 0, time.perf_counter()

@@ -91,9 +91,9 @@ def train(
     """
     _check(tok, config, out)
     source = open_images(images)
-    accelerator = _accelerator(config)
+    accelerator = make_accelerator(config)
     tok.to(accelerator.device)
-    with _folder(out) as folder:
+    with training_folder(out) as folder:
         run = _Run(tok, source, config, accelerator, folder, out if out is None else Path(out), log)
         check_settings(folder / "settings.json", tok, len(source), config)
         once(folder / "fitted.safetensors", tok, run.start_codebooks)
@@ -168,7 +168,8 @@ def _check(tok: PyramidTokenizer, config: TrainConfig, out: str | Path | None) -
         raise NotFittedError(f'expected fitted codebooks to {config.codebooks}, got empty ones: use codebooks="fit"')
 
 
-def _accelerator(config: TrainConfig) -> Accelerator:
+def make_accelerator(config: TrainConfig) -> Accelerator:
+    """Device, precision and processes of a run."""
     # a prefix of levels leaves the finer ones' parameters without a gradient
     unused = DistributedDataParallelKwargs(find_unused_parameters=True)
     patience = InitProcessGroupKwargs(timeout=LONGEST_FIT)
@@ -178,7 +179,8 @@ def _accelerator(config: TrainConfig) -> Accelerator:
 
 
 @contextlib.contextmanager
-def _folder(out: str | Path | None) -> Iterator[Path]:
+def training_folder(out: str | Path | None) -> Iterator[Path]:
+    """Where a run keeps what it needs to go on: `out/.training`, or a folder that goes with the run."""
     if out is None:
         with tempfile.TemporaryDirectory() as folder:
             yield Path(folder)

@@ -1,0 +1,274 @@
+"""Stage 3: a segmentation head learns masks from labelled pictures, on frozen ids and, unless told otherwise, a frozen trunk."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import warnings
+from collections.abc import Collection, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from pyramid_tokenizer.blocks import enlarge
+from pyramid_tokenizer.config import SegmentationConfig
+from pyramid_tokenizer.errors import CheckpointError, ConfigError, NotFittedError
+from pyramid_tokenizer.evaluation import SegmentationSet, distinct_names
+from pyramid_tokenizer.segmentation_head import gather_rows
+from pyramid_tokenizer.segmenter import Segmenter, build_head
+from pyramid_tokenizer.tokenizer import PyramidTokenizer
+from pyramid_tokenizer.training.config import TrainConfig
+from pyramid_tokenizer.training.labelled_crops import LabelledBatch, LabelledCrops
+from pyramid_tokenizer.training.loop import run_stage
+from pyramid_tokenizer.training.losses import pixel_loss
+from pyramid_tokenizer.training.reports import Log
+from pyramid_tokenizer.training.resume import STATE_SUFFIX, check_settings
+from pyramid_tokenizer.training.train import make_accelerator, print_log, training_folder
+
+LOGIT_STRIDE = 4
+"""Pixels per logit in the loss, where cells are a multiple of it: finer than a cell, coarse enough for a CPU."""
+
+
+class SegmentationStage(nn.Module):
+    """Per-class sigmoid cross-entropy of the head's logits with the labels, each picture among its own set's names.
+
+    Args:
+        seg: With a head; its parameters learn. With `config.decoupled` false trunk and pixel decoder learn too, for masks
+            and pixels at once.
+        vocabularies: (N_s, D) float per set, unit rows: the names' embeddings.
+        config: Steps, rate, `decoupled`.
+        continuous: Read the features before quantisation in place of codes: what a head could do without codebooks.
+    """
+
+    name = "segmentation"
+
+    def __init__(
+        self, seg: Segmenter, vocabularies: Sequence[Tensor], config: TrainConfig, *, continuous: bool = False
+    ):
+        super().__init__()
+        assert seg.head is not None
+        self.steps, self.lr, self.ema_decay = config.head_steps, config.head_lr, config.ema_decay
+        self.config, self.continuous = config, continuous
+        self.head = seg.head
+        self.joint = None if config.decoupled else nn.ModuleList([seg.tok.trunk, seg.tok.pixel_decoder])
+        # behind functions, so that this module holds what trains and nothing else
+        self._tok = lambda: seg.tok
+        self._vocabularies = [rows.to(seg.tok.device) for rows in vocabularies]
+
+    def forward(self, batch: LabelledBatch, step: int) -> tuple[Tensor, dict[str, float]]:
+        """The loss, and the share of pixels whose best class is theirs."""
+        tok = self._tok()
+        with torch.no_grad():
+            codes, lookup = cell_inputs(tok, batch.images, continuous=self.continuous)
+        own = self.head.trunk
+        with torch.set_grad_enabled(own is not None or self.joint is not None):
+            fused = (own or tok.trunk)(codes)
+        cells = self.head(lookup, fused)  # (B, D, h, w)
+        with torch.autocast(cells.device.type, enabled=False):  # a sum over many classes needs float32
+            loss, accuracy = self._mask_loss(cells.float(), batch)
+        figures = {"accuracy": accuracy}
+        if self.joint is not None:
+            finest = (fused if own is None else tok.trunk(codes))[-1]  # what the pixel decoder will be given
+            decoded = tok.pixel_decoder(finest, tok.quantizer.sketch(codes))
+            pixels = pixel_loss(decoded, batch.images, self.config.pixel_loss)
+            figures["pixels"] = float(pixels.detach())
+            loss = loss + pixels
+        return loss, figures
+
+    def _mask_loss(self, cells: Tensor, batch: LabelledBatch) -> tuple[Tensor, float]:
+        """Of refined embeddings (B, D, h, w): each set's crops with its own words, weighted by their share of the batch."""
+        loss, right, known = cells.new_zeros(()), 0.0, 0.0
+        ratio = max(1, self._tok().quantizer.strides[-1] // LOGIT_STRIDE)
+        for index, words in enumerate(self._vocabularies):
+            rows = batch.sets == index
+            if not rows.any():
+                continue
+            logits = enlarge(self.head.logits(cells[rows], words), ratio)  # (b, N, h, w)
+            labels = _at_size(batch.labels[rows], logits.shape[-2:])
+            loss = loss + sigmoid_loss(logits, labels) * rows.float().mean()
+            counted = (labels >= 0) & (labels < len(words))
+            right += float((logits.argmax(1) == labels)[counted].sum())
+            known += float(counted.sum())
+        return loss, right / max(known, 1.0)
+
+    def after_step(self, step: int) -> None:
+        """Nothing: ids are frozen."""
+
+    def extra_state(self) -> dict[str, dict[str, Tensor]]:
+        """What the task was: the classes, by their words' embeddings, and `continuous`."""
+        words = {str(index): words.cpu() for index, words in enumerate(self._vocabularies)}
+        return {"task": {"continuous": torch.tensor(float(self.continuous)), **words}}
+
+    def load_extra_state(self, state: dict[str, dict[str, Tensor]]) -> None:
+        """Checks that the task is the same: the run's other settings do not tell.
+
+        Raises:
+            CheckpointError: It is not.
+        """
+        own, stored = self.extra_state()["task"], state["task"]
+        # text embeddings may differ in the last bits between runs
+        same = own.keys() == stored.keys() and all(
+            value.shape == stored[name].shape and torch.allclose(value, stored[name], atol=1e-4)
+            for name, value in own.items()
+        )
+        if not same:
+            raise CheckpointError("expected the classes and inputs that the run was started with, got others")
+
+    def trainable(self) -> list[nn.Parameter]:
+        """The head; with a trunk of its own or joint learning those too."""
+        return list(self.parameters())
+
+
+def sigmoid_loss(logits: Tensor, labels: Tensor) -> Tensor:
+    """Binary cross-entropy summed over classes, averaged over the pixels that count; 0 where none does.
+
+    Args:
+        logits: (B, N, h, w) float.
+        labels: (B, h, w) int64: the one class that is there, N for none, -1 for pixels that do not count.
+
+    Example:
+        >>> logits = torch.zeros(1, 3, 1, 2)
+        >>> round(float(sigmoid_loss(logits, torch.tensor([[[2, -1]]]))), 4)      # three times log 2
+        2.0794
+    """
+    classes = logits.shape[1]
+    counted = labels >= 0
+    absent = F.softplus(logits).sum(1)  # (B, h, w), the loss where no class is there
+    present = F.pad(logits, (0, 0, 0, 0, 0, 1)).gather(1, labels.clamp(0, classes)[:, None])[:, 0]  # 0 for none
+    return ((absent - present) * counted).sum() / counted.sum().clamp(min=1)
+
+
+def cell_inputs(tok: PyramidTokenizer, images: Tensor, *, continuous: bool = False) -> tuple[list[Tensor], Tensor]:
+    """What the head's two inputs are made of: codes per level, and look-up embeddings on the finest grid.
+
+    Args:
+        tok: A fitted tokenizer.
+        images: (B, 3, H, W) in [0, 1], sides in multiples of `tok.multiple_px`.
+        continuous: Projections before quantisation in place of codes, and their linear addresses.
+
+    Returns:
+        Codes (B, d_l, h_l, w_l) per level, and (B, D, h, w).
+    """
+    quantizer = tok.quantizer
+    if not continuous:
+        ids = quantizer.encode(tok.features(images))
+        return list(quantizer.codes(ids)), gather_rows(quantizer.weighted_addresses(), ids)
+    codes = list(quantizer.encode_continuous(tok.features(images)))
+    total: Tensor | None = None
+    for index, level_codes in enumerate(codes):
+        level = quantizer.level(index)
+        own = level.share * level.aligned(level_codes)
+        total = own if total is None else own + enlarge(total, own.shape[-1] // total.shape[-1])
+    assert total is not None
+    return codes, total
+
+
+def train_segmentation(  # noqa: PLR0913
+    tok: PyramidTokenizer,
+    sets: Sequence[SegmentationSet],
+    *,
+    config: TrainConfig,
+    segmentation: SegmentationConfig | None = None,
+    out: str | Path | None = None,
+    left_out: Collection[str] = (),
+    continuous: bool = False,
+    half: bool = False,
+    log: Log = print_log,
+) -> Segmenter:
+    """Trains a segmentation head on labelled pictures and saves it with its tokenizer; a run cut short goes on by the same call.
+
+    Ids stay what they are, and unless `config.decoupled` is false so does every decoded pixel.
+
+    Args:
+        tok: Fitted and trained; its config takes over the head's shape.
+        sets: Labelled pictures, e.g. of `evaluation.open_segmentation_set`; several sets may have names of their own.
+        config: `head_steps`, `head_lr`, `decoupled`, `batch_size`, `crop_px` and what all stages share.
+        segmentation: The head's shape; its defaults, or those of `tok.config`, if not given.
+        out: Directory of the model, `out/.training` holds what a resumed run needs. None keeps the result in memory alone.
+        left_out: Classes that are not learned, by their first word; their pixels are ignored.
+        continuous: Learn from features before quantisation: a control, for what the codebooks cost.
+        half: Store decoder and head as float16.
+        log: Takes the figures of a step.
+
+    Returns:
+        The tokenizer with its head.
+
+    Raises:
+        NotFittedError: The codebooks are empty.
+        ConfigError: The crop is no multiple of the coarsest stride, the tokenizer was cast to another dtype, or no set has a
+            class that is left out.
+        DataError: No pictures, labels of another size than their picture, no class to learn or one without a word of its own.
+        CheckpointError: The state in `out` belongs to other settings, is damaged, or cannot be written.
+
+    Source: Per-class sigmoid over text embeddings: CAT-Seg (arXiv 2303.11797).
+    """
+    if not tok.quantizer.is_fitted:
+        raise NotFittedError("expected a trained tokenizer, got empty codebooks: train it first")
+    if config.crop_px % tok.multiple_px:
+        raise ConfigError(
+            f"expected crop_px in multiples of {tok.multiple_px}, got {config.crop_px}: "
+            "choose a multiple of the coarsest stride"
+        )
+    if tok.dtype != torch.float32:
+        raise ConfigError(f"expected a float32 tokenizer, got {tok.dtype}: set mixed_precision instead of casting it")
+    if config.sheet_every or config.tensorboard:
+        warnings.warn("sheet_every and tensorboard are ignored: stage 3 has neither", stacklevel=2)
+    accelerator = make_accelerator(config)
+    tok.to(accelerator.device)
+    crops = LabelledCrops(
+        sets,
+        batch_size=config.batch_size,
+        crop_px=config.crop_px,
+        seed=config.seed + 4,
+        rank=accelerator.process_index,
+        world_size=accelerator.num_processes,
+        accumulate=config.accumulate,
+        left_out=left_out,
+    )
+    seg = new_segmenter(tok, segmentation or tok.config.segmentation or SegmentationConfig(), seed=config.seed)
+    stage = SegmentationStage(seg, [_words(seg, names) for names in crops.names], config, continuous=continuous)
+    with training_folder(out) as folder:
+        check_settings(folder / "segmentation.json", seg.tok, len(crops.places), config)
+        state = folder / f"{stage.name}{STATE_SUFFIX}"
+        stage.requires_grad_(True)
+        try:
+            run_stage(stage, crops, config, accelerator=accelerator, state_path=state, log=log)
+        finally:
+            seg.requires_grad_(False).eval()
+        accelerator.wait_for_everyone()
+        if out is not None and accelerator.is_main_process:
+            seg.save_pretrained(out, half=half)
+            state.unlink(missing_ok=True)
+    return seg
+
+
+def new_segmenter(tok: PyramidTokenizer, segmentation: SegmentationConfig, *, seed: int = 0) -> Segmenter:
+    """The tokenizer with a fresh head, which gives exactly the look-up result; a trunk of its own begins as the tokenizer's.
+
+    Args:
+        tok: A fitted tokenizer; its config takes over `segmentation`.
+        segmentation: The head's shape.
+        seed: Of the head's weights.
+    """
+    tok.config = dataclasses.replace(tok.config, segmentation=segmentation)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        head = build_head(tok.config, embedding_dim=tok.backbone.embedding_dim)
+    if head.trunk is not None:
+        head.trunk.load_state_dict(copy.deepcopy(tok.trunk.state_dict()))
+    return Segmenter(tok, head)
+
+
+def _words(seg: Segmenter, names: Sequence[str]) -> Tensor:
+    """(N, D) unit rows: of synonyms, the mean direction; words that classes share are left to one of them."""
+    words = seg.text.encode_names(distinct_names(names))
+    sums = torch.zeros(len(names), words.embeddings.shape[1]).index_add_(0, words.owner, words.embeddings)
+    return F.normalize(sums, dim=1)
+
+
+def _at_size(labels: Tensor, size: Any) -> Tensor:
+    """(B, H, W) int64 -> (B, h, w), the nearest label."""
+    return F.interpolate(labels[:, None].float(), size=tuple(size), mode="nearest-exact")[:, 0].long()
