@@ -3,10 +3,14 @@
     pyramid-tokenizer encode photo.jpg          image -> token file
     pyramid-tokenizer decode tokens/            token files -> PNGs
     pyramid-tokenizer reconstruct photo.jpg     the original beside every prefix of levels, and how close they are
+    pyramid-tokenizer segment photo.jpg --classes "sky,tree,car|automobile"
+    pyramid-tokenizer classify --tokens photo.tokens --names "dog,cat,bicycle|bike"
     pyramid-tokenizer info                      what a model, a token file or a new model on a tower holds
     pyramid-tokenizer demo                      all of it on four photos
     pyramid-tokenizer train --images photos --backbone ViT-B-16 --weights openai --out my-model
     pyramid-tokenizer finetune tiny --images photos --out my-tiny
+    pyramid-tokenizer finetune tiny --segmentation my-masks --out my-tiny
+    pyramid-tokenizer evaluate segmentation --data VOC2012 --protocol voc-20
 
 Exit codes: 0 all done; 1 an error, told in one line on stderr; 2 a wrong option; 130 interrupted. Nothing heavy is
 imported before a command runs, so that `--help` answers at once.
@@ -18,7 +22,7 @@ from typing import Annotated
 
 import typer
 
-from pyramid_tokenizer.cli import decode, demo, encode, finetune, info, reconstruct, train
+from pyramid_tokenizer.cli import classify, decode, demo, encode, evaluate, finetune, info, reconstruct, segment, train
 from pyramid_tokenizer.cli.group import OneLineErrors
 
 app = typer.Typer(
@@ -34,12 +38,15 @@ for _command in (
     encode.encode,
     decode.decode,
     reconstruct.reconstruct,
+    segment.segment,
+    classify.classify,
     info.info,
     train.train,
     finetune.finetune,
     demo.demo,
 ):
     app.command()(_command)
+app.add_typer(evaluate.app, name="evaluate")
 
 
 def _print_version(wanted: bool) -> None:

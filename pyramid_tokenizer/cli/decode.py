@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from pyramid_tokenizer.cli.files import TOKEN_SUFFIX, check_absent, find_tokens, plan_outputs
+from pyramid_tokenizer.cli.files import TOKEN_SUFFIX, check_absent, find_tokens, number_paths, plan_outputs
 from pyramid_tokenizer.cli.options import Device, Force, Levels, Model
 from pyramid_tokenizer.cli.terminal import (
     Failures,
@@ -59,7 +59,7 @@ def decode(
                 failures.add(source.path, error)
                 advance()
                 continue
-            paths = [output] if len(pictures) == 1 else _numbered(output, len(pictures))
+            paths = number_paths(output, len(pictures))
             if not force:
                 check_absent(paths)
             output.parent.mkdir(parents=True, exist_ok=True)
@@ -70,8 +70,3 @@ def decode(
                     f"{pyramid.bits_per_pixel:.3f} bits per pixel -> {path}"
                 )
             advance()
-
-
-def _numbered(path: Path, count: int) -> list[Path]:
-    digits = len(str(count - 1))
-    return [path.with_name(f"{path.stem}-{i:0{digits}}{path.suffix}") for i in range(count)]

@@ -1,10 +1,10 @@
-"""`demo`: the main job on four photos, from pixels to token files and back, with a sheet and a table."""
+"""`demo`: the main job on four photos, from pixels to token files and back, and words found in the tokens."""
 
 from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
@@ -13,7 +13,7 @@ import typer
 
 from pyramid_tokenizer.cli.files import TOKEN_SUFFIX
 from pyramid_tokenizer.cli.options import Model
-from pyramid_tokenizer.cli.terminal import count_tokens, load_tokenizer, make_console, make_table, show_progress
+from pyramid_tokenizer.cli.terminal import count_tokens, load_segmenter, make_console, make_table, show_progress
 from pyramid_tokenizer.errors import MissingExtraError
 
 if TYPE_CHECKING:
@@ -22,11 +22,18 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from pyramid_tokenizer.cli.prefixes import Prefix
+    from pyramid_tokenizer.segmenter import Segmenter
     from pyramid_tokenizer.tokenizer import PyramidTokenizer
     from pyramid_tokenizer.tokens import TokenPyramid
 
 PHOTOS = ("astronaut", "chelsea", "coffee", "rocket")
 """Public domain or CC0, inside the scikit-image package: nothing is downloaded."""
+WORDS = {
+    "astronaut": ("person", "american flag", "space shuttle|rocket"),
+    "coffee": ("cup", "table", "spoon"),
+    "rocket": ("rocket", "sky", "tower"),
+}
+"""Photo -> what is looked for in its tokens."""
 TIMED_RUNS = 3
 
 Out = Annotated[
@@ -51,7 +58,8 @@ def demo(out: Out = Path("out"), model: Model = "tiny", size: Size = 256) -> Non
     """Run the main job on four photos.
 
     Encodes each photo, writes its tokens to a file, decodes every prefix of levels of what the file holds, and puts all
-    pictures on one sheet and the figures into a table. Times are medians of three runs after one to warm up.
+    pictures on one sheet and the figures into a table. Times are medians of three runs after one to warm up. Three photos
+    are also segmented by a few words, from the tokens alone.
     """
     from pyramid_tokenizer.cli.prefixes import prefix_sheet
     from pyramid_tokenizer.images import read_image, to_pil
@@ -60,20 +68,25 @@ def demo(out: Out = Path("out"), model: Model = "tiny", size: Size = 256) -> Non
     folder, sheet = out.expanduser() / "tokens", out.expanduser() / "demo.png"
     photos = {name: read_image(_load_photo(name), size=size) for name in PHOTOS}
     console.print(f"demo: loading the model {model}")
-    tok = load_tokenizer(model)
+    segmenter = load_segmenter(model)
     console.print(f"demo: encoding and decoding {', '.join(PHOTOS)}")
     folder.mkdir(parents=True, exist_ok=True)
     shown = {}
     with show_progress(console, "photos", len(photos)) as advance:
         for name, photo in photos.items():
-            shown[name] = _show(tok, photo, folder / f"{name}{TOKEN_SUFFIX}")
+            shown[name] = _show(segmenter.tok, photo, folder / f"{name}{TOKEN_SUFFIX}")
             advance()
     originals = [to_pil(photo)[0] for photo in photos.values()]
     prefix_sheet(originals, [one.prefixes for one in shown.values()], row_titles=PHOTOS).save(sheet)
+    found = [
+        _segment(segmenter, shown[name].tokens, sheet.with_name(f"overlay-{name}.png"), WORDS[name]) for name in WORDS
+    ]
     console.print()
     console.print(_table(shown, title=f"model {model}, photos with a short side of {size} px"), soft_wrap=False)
     console.print(f"\npictures     {sheet}")
     console.print(f"token files  {folder}")
+    for line in found:
+        console.print(f"words        {line}")
 
 
 def _load_photo(name: str) -> NDArray[Any]:
@@ -97,6 +110,15 @@ def _show(tok: PyramidTokenizer, photo: Tensor, path: Path) -> _Shown:
     _, decode_ms = _timed(lambda: tok.decode(tokens))
     prefixes = decode_prefixes(tok, tokens, photo)
     return _Shown(tokens=tokens, prefixes=prefixes, encode_ms=encode_ms, decode_ms=decode_ms)
+
+
+def _segment(segmenter: Segmenter, tokens: TokenPyramid, path: Path, words: Sequence[str]) -> str:
+    """Writes what the words name over the picture that the tokens decode to; tells where, and the words of its legend."""
+    from pyramid_tokenizer.visualize import overlay
+
+    found = segmenter.segment(tokens, words)
+    overlay(segmenter.tok.decode(tokens), found.labels[0], found.names).save(path)
+    return f"{path}: {', '.join(found.names)}"
 
 
 def _timed(work: Callable[[], Result]) -> tuple[Result, float]:

@@ -124,6 +124,19 @@ def check_absent(paths: Iterable[Path]) -> None:
         )
 
 
+def number_paths(path: Path, count: int) -> list[Path]:
+    """`path` for one image; for the images of one file photo-0.png, photo-1.png, ...
+
+    Example:
+        >>> [path.name for path in number_paths(Path("photo.png"), 2)]
+        ['photo-0.png', 'photo-1.png']
+    """
+    if count == 1:
+        return [path]
+    digits = len(str(count - 1))
+    return [path.with_name(f"{path.stem}-{i:0{digits}}{path.suffix}") for i in range(count)]
+
+
 def _check_folder(out: Path, suffix: str, count: int) -> None:
     if out.is_dir():
         return

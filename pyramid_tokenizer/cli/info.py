@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from pyramid_tokenizer.cli.files import TOKEN_SUFFIX
-from pyramid_tokenizer.cli.terminal import describe_size, load_tokenizer, make_console, make_table
+from pyramid_tokenizer.cli.terminal import describe_size, load_segmenter, make_console, make_table
 from pyramid_tokenizer.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from pyramid_tokenizer.backbones import TowerDescription
     from pyramid_tokenizer.config import LevelConfig
-    from pyramid_tokenizer.tokenizer import PyramidTokenizer
+    from pyramid_tokenizer.segmenter import Segmenter
 
 What = Annotated[
     str | None,
@@ -81,7 +81,8 @@ def _show_model(name: str, size: int, console: Console) -> None:
     from pyramid_tokenizer import hub
 
     directory = hub.resolve(name)
-    tok = load_tokenizer(str(directory))
+    segmenter = load_segmenter(str(directory))
+    tok = segmenter.tok
     tower = tok.config.backbone
     address = " ".join(part for part in (tower.name, tower.weights) if part) or "in the model's own folder"
     console.print(f"model        {name}, in {directory}")
@@ -91,7 +92,7 @@ def _show_model(name: str, size: int, console: Console) -> None:
     console.print(f"composition  {tok.config.quantizer.composition}")
     console.print(f"vocabulary   {tok.vocabulary.size:,} integers")
     _show_levels(tok.config.quantizer.levels, size, console)
-    _show_sizes(tok, directory, console)
+    _show_sizes(segmenter, directory, console)
 
 
 def _show_backbone(name: str, size: int, console: Console) -> None:
@@ -146,13 +147,16 @@ def _show_levels(levels: Sequence[LevelConfig], size: int, console: Console) -> 
     console.print(table, soft_wrap=False)
 
 
-def _show_sizes(tok: PyramidTokenizer, directory: Path, console: Console) -> None:
+def _show_sizes(segmenter: Segmenter, directory: Path, console: Console) -> None:
+    tok = segmenter.tok
     parts = {
         "backbone, frozen": tok.backbone.state_dict(),
         "quantizer: codebooks and adapters": tok.quantizer.state_dict(),
         "trunk": tok.trunk.state_dict(),
         "pixel decoder": tok.pixel_decoder.state_dict(),
     }
+    if segmenter.head is not None:
+        parts["segmentation head"] = segmenter.head.state_dict()
     table = make_table(None, "part", "numbers")
     for part, tensors in parts.items():
         table.add_row(part, f"{_count(tensors.values()):,}")

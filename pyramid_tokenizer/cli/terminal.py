@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
+    from pyramid_tokenizer.segmenter import Segmenter
     from pyramid_tokenizer.tokenizer import PyramidTokenizer
     from pyramid_tokenizer.tokens import TokenPyramid
 
@@ -93,16 +94,33 @@ def load_tokenizer(name: str, device: str = "cpu") -> PyramidTokenizer:
         ConfigError: There is no such device.
         PyramidTokenizerError: As `PyramidTokenizer.from_pretrained`.
     """
-    import torch
-
     from pyramid_tokenizer.tokenizer import PyramidTokenizer
+
+    _check_device(device)
+    return PyramidTokenizer.from_pretrained(name, device=device)
+
+
+def load_segmenter(name: str, device: str = "cpu", *, text_cache: str | None = None) -> Segmenter:
+    """The model of that name on that device, with its segmentation head where it has one.
+
+    Raises:
+        ConfigError: There is no such device.
+        PyramidTokenizerError: As `Segmenter.from_pretrained`.
+    """
+    from pyramid_tokenizer.segmenter import Segmenter
+
+    _check_device(device)
+    return Segmenter.from_pretrained(name, text_cache=text_cache, device=device)
+
+
+def _check_device(device: str) -> None:
+    import torch
 
     try:
         torch.zeros(1, device=device)
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         reason = str(error).splitlines()[0]
         raise ConfigError(f'expected a device of this machine, e.g. "cpu", got {device!r}: {reason}') from error
-    return PyramidTokenizer.from_pretrained(name, device=device)
 
 
 def cut_levels(tokens: TokenPyramid, levels: int | None) -> TokenPyramid:

@@ -14,6 +14,7 @@ from typer.testing import CliRunner, Result
 from pyramid_tokenizer.cli import app
 from pyramid_tokenizer.config import BackboneConfig, DecoderConfig, LevelConfig, QuantizerConfig, TokenizerConfig
 from pyramid_tokenizer.images import to_pil
+from pyramid_tokenizer.segmenter import Segmenter, build_head
 from pyramid_tokenizer.tokenizer import PyramidTokenizer
 
 CONFIG = TokenizerConfig(
@@ -57,15 +58,28 @@ def other_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def head_model(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """`model` with a segmentation head that changes what look-up finds."""
+    tok = PyramidTokenizer.from_pretrained(model)
+    head = build_head(tok.config, embedding_dim=tok.backbone.embedding_dim)
+    for parameter in head.parameters():
+        parameter.data += torch.randn(parameter.shape, generator=torch.Generator().manual_seed(2)) * 0.2
+    return Segmenter(tok, head).save_pretrained(tmp_path_factory.mktemp("models") / "head")
+
+
+@pytest.fixture(scope="session")
 def tok(model: Path) -> PyramidTokenizer:
     return PyramidTokenizer.from_pretrained(model)
 
 
 @pytest.fixture
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty current directory."""
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
+    """An empty current directory; the user's cache folder is beside it."""
+    folder = tmp_path / "here"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    return folder
 
 
 @pytest.fixture
@@ -76,6 +90,15 @@ def photos(here: Path) -> Path:
     for seed, (name, height, width) in enumerate([("a.png", 32, 40), ("b.png", 48, 48), ("trip/a.png", 48, 48)]):
         picture(height, width, seed=seed).save(folder / name)
     return folder
+
+
+@pytest.fixture
+def tokens(tok: PyramidTokenizer, photos: Path, here: Path) -> Path:
+    """tokens/a.tokens and tokens/trip/a.tokens, as `encode photos` writes them."""
+    (here / "tokens" / "trip").mkdir(parents=True)
+    for name in ("a", "trip/a"):
+        tok.encode(photos / f"{name}.png").save(here / "tokens" / f"{name}.tokens")
+    return here / "tokens"
 
 
 def picture(height: int, width: int, *, seed: int) -> Image.Image:

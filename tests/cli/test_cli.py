@@ -14,7 +14,7 @@ from pyramid_tokenizer.cli import encode, files
 
 REPOSITORY = Path(__file__).parents[2]
 GOLDEN = REPOSITORY / "tests" / "golden"
-COMMANDS = ("encode", "decode", "reconstruct", "info", "train", "demo")
+COMMANDS = ("encode", "decode", "reconstruct", "segment", "classify", "info", "train", "finetune", "demo")
 
 
 def python(script: str) -> subprocess.CompletedProcess[str]:

@@ -3,20 +3,10 @@
 from __future__ import annotations
 
 import numpy as np
-import pytest
 from PIL import Image
 
 from pyramid_tokenizer.images import to_pil
 from pyramid_tokenizer.tokens import TokenPyramid
-
-
-@pytest.fixture
-def tokens(tok, photos, here):
-    """tokens/a.tokens and tokens/trip/a.tokens, as `encode photos` writes them."""
-    (here / "tokens" / "trip").mkdir(parents=True)
-    for name in ("a", "trip/a"):
-        tok.encode(photos / f"{name}.png").save(here / "tokens" / f"{name}.tokens")
-    return here / "tokens"
 
 
 def assert_same_picture(path, picture) -> None:

@@ -9,8 +9,10 @@ import sys
 import pytest
 from PIL import Image
 
-from pyramid_tokenizer.cli.demo import PHOTOS
+from pyramid_tokenizer.cli.demo import PHOTOS, WORDS
+from pyramid_tokenizer.segmenter import Segmenter
 from pyramid_tokenizer.tokens import TokenPyramid
+from pyramid_tokenizer.visualize import overlay
 
 
 @pytest.fixture
@@ -22,7 +24,7 @@ def test_the_photos_become_token_files_and_a_sheet(demo, tok, here):
     import skimage.data
 
     assert demo.exit_code == 0, demo.stderr
-    assert sorted(os.listdir(here / "out")) == ["demo.png", "tokens"]
+    assert sorted(os.listdir(here / "out")) == ["demo.png", *(f"overlay-{name}.png" for name in WORDS), "tokens"]
     assert sorted(os.listdir(here / "out" / "tokens")) == [f"{name}.tokens" for name in PHOTOS]
     for name in PHOTOS:
         expected = tok.encode(getattr(skimage.data, name)(), size=32)
@@ -44,7 +46,22 @@ def test_the_table_has_every_figure_of_every_photo_and_the_files_are_told(demo):
         assert decode_ms.isdigit()
     assert rows["pictures"] == ["out/demo.png"]
     assert rows["token"] == ["files", "out/tokens"]
+    assert [line for line in demo.stdout.splitlines() if line.startswith("words ")] == [
+        f"words        out/overlay-{name}.png: {', '.join(word.split('|')[0] for word in words)}"
+        for name, words in WORDS.items()
+    ]
     assert max(map(len, demo.stdout.splitlines())) <= 80
+
+
+def test_words_are_found_in_three_photos_from_the_tokens_alone(demo, model, here):
+    segmenter = Segmenter.from_pretrained(model)
+    assert len(WORDS) == 3
+    for name, words in WORDS.items():
+        tokens = TokenPyramid.load(here / "out" / "tokens" / f"{name}.tokens")
+        found = segmenter.segment(tokens, words)
+        expected = overlay(segmenter.tok.decode(tokens), found.labels[0], found.names)
+        with Image.open(here / "out" / f"overlay-{name}.png") as stored:
+            assert stored.tobytes() == expected.tobytes()
 
 
 def test_a_second_run_replaces_the_files_of_the_first(demo, run, model, here):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from pyramid_tokenizer.segmenter import Segmenter
 from pyramid_tokenizer.tokenizer import PyramidTokenizer
 
 
@@ -26,6 +27,13 @@ def test_a_model_shows_its_levels_sizes_and_fingerprint(run, model, tok):
         assert [*part.split(), f"{count:,}"] in shown
     for path in model.iterdir():
         assert [path.name, f"{path.stat().st_size:,}"] in shown
+
+
+def test_a_segmentation_head_is_shown_where_there_is_one(run, model, head_model):
+    head = Segmenter.from_pretrained(head_model).head
+    count = sum(tensor.numel() for tensor in head.state_dict().values())
+    assert ["segmentation", "head", f"{count:,}"] in rows(run("info", head_model).stdout)
+    assert "segmentation head" not in run("info", model).stdout
 
 
 @pytest.mark.parametrize("size", [1, 32, 33])

@@ -7,6 +7,7 @@ typer.
 from __future__ import annotations
 
 import textwrap
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +22,14 @@ WIDTH = 100
 def golden_help() -> str:
     """One block per command: its help, then its arguments and options."""
     group = typer.main.get_command(app)
-    blocks = [_block("pyramid-tokenizer", group)]
-    blocks += [_block(f"pyramid-tokenizer {name}", command) for name, command in group.commands.items()]
-    return "\n\n".join(blocks) + "\n"
+    return "\n\n".join(block.rstrip() for block in _blocks("pyramid-tokenizer", group)) + "\n"
+
+
+def _blocks(title: str, command: Any) -> Iterator[str]:
+    """Of a command, then of those in it."""
+    yield _block(title, command)
+    for name, inner in getattr(command, "commands", {}).items():
+        yield from _blocks(f"{title} {name}", inner)
 
 
 def _block(title: str, command: Any) -> str:

@@ -1,0 +1,91 @@
+"""`classify`: images or token files and names -> the names that suit each best."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from pyramid_tokenizer.cli.options import Device, Model, Size
+from pyramid_tokenizer.cli.terminal import Failures, load_tokenizer, make_console, make_table, show_progress
+from pyramid_tokenizer.cli.words import Images, TextCache, TokenFiles, cache_folder, find_inputs, read_names
+from pyramid_tokenizer.errors import ImageError, TokenError
+
+if TYPE_CHECKING:
+    from rich.table import Table
+    from torch import Tensor
+
+    from pyramid_tokenizer.text import VocabularyEmbeddings
+    from pyramid_tokenizer.tokenizer import PyramidTokenizer
+    from pyramid_tokenizer.tokens import TokenPyramid
+
+Names = Annotated[
+    str | None,
+    typer.Option(metavar="WORDS", help='To choose from, in a comma list; "car|automobile" are words for one class.'),
+]
+NamesFile = Annotated[
+    Path | None,
+    typer.Option(metavar="FILE", help="Instead of --names: one a line; lines that start with # are passed over."),
+]
+Top = Annotated[int, typer.Option(metavar="N", min=1, help="Names to show, at most.")]
+
+
+def classify(
+    images: Images = None,
+    *,
+    tokens: TokenFiles = None,
+    names: Names = None,
+    names_file: NamesFile = None,
+    top: Top = 5,
+    model: Model = "tiny",
+    size: Size = None,
+    device: Device = "cpu",
+    text_cache: TextCache = "auto",
+) -> None:
+    """Name images, or the images of stored tokens.
+
+    Shows the names that suit each image best, with the cosine of image and name in [-1, 1], from its tokens alone. Files that
+    cannot be used are passed over, named at the end, and make the exit code 1.
+    """
+    from pyramid_tokenizer.text import TextEncoder
+
+    words = read_names(names, names_file, option="--names")
+    inputs = find_inputs(images, tokens, size=size)
+    tok = load_tokenizer(model, device)
+    encoder = TextEncoder(tok.backbone, cache_dir=cache_folder(text_cache))
+    known = encoder.encode_names(words)  # once for all images
+    console = make_console()
+    table = make_table(None, "file", "name", "similarity")
+    table.columns[1].justify = "left"
+    with Failures(len(inputs.sources)) as failures:
+        with show_progress(console, "classify", len(inputs.sources)) as advance:
+            for source in inputs.sources:
+                try:
+                    scores = _similarity(tok, inputs.read(source), known)
+                except (ImageError, TokenError) as error:
+                    failures.add(source.path, error)
+                else:
+                    _add_rows(table, str(source.path), scores, known.names, top)
+                advance()
+        if table.row_count:
+            console.print(table, soft_wrap=False)
+
+
+def _similarity(tok: PyramidTokenizer, what: TokenPyramid | Tensor, words: VocabularyEmbeddings) -> Tensor:
+    """(B, N), of every image with every class, as `PyramidTokenizer.classify` has it."""
+    from pyramid_tokenizer.tokens import TokenPyramid
+
+    tokens = what if isinstance(what, TokenPyramid) else tok.encode(what)
+    return words.class_scores(tok.embedding(tokens) @ words.embeddings.to(tok.device).T)
+
+
+def _add_rows(table: Table, path: str, scores: Tensor, names: Sequence[str], top: int) -> None:
+    """The best names of each image, with the file's name at the first."""
+    for i, image_scores in enumerate(scores.tolist()):
+        title = path if len(scores) == 1 else f"{path}, image {i}"
+        best = sorted(zip(names, image_scores, strict=True), key=lambda pair: -pair[1])[:top]
+        for name, score in best:
+            table.add_row(title, name, f"{score:.3f}")
+            title = ""

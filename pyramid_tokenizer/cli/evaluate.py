@@ -1,0 +1,202 @@
+"""`evaluate`: how good a model is on labelled pictures. `evaluate segmentation`: its masks, and what its tokens mean."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from pyramid_tokenizer.cli.evaluation_report import (
+    check_json,
+    class_table,
+    score_table,
+    show_table,
+    token_table,
+    write_json,
+)
+from pyramid_tokenizer.cli.options import Device, Model, Size
+from pyramid_tokenizer.cli.segment import Background, Mode, ModeChoice, Threshold
+from pyramid_tokenizer.cli.terminal import load_segmenter, make_console, show_progress
+from pyramid_tokenizer.cli.words import TextCache, cache_folder, split_words
+from pyramid_tokenizer.errors import ConfigError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from torch import Tensor
+
+    from pyramid_tokenizer.evaluation import Sample, SegmentationScores, SegmentationSet, TokenFigures
+    from pyramid_tokenizer.tokenizer import PyramidTokenizer
+
+app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, context_settings={"help_option_names": ["-h", "--help"]})
+
+Data = Annotated[
+    Path,
+    typer.Option(metavar="FOLDER", help="The labelled set, laid out as its protocol says; see docs/segmentation.md."),
+]
+Protocol = Annotated[
+    str,
+    typer.Option(
+        metavar="NAME",
+        help='How it is measured, such as "voc-20" or "ade20k-150"; "folder" is a set of your own: images/, labels/*.png '
+        "and classes.txt.",
+    ),
+]
+Split = Annotated[
+    str | None, typer.Option(metavar="NAME", help="Part of the set; the one that papers report if not given.")
+]
+Classes = Annotated[
+    Path | None,
+    typer.Option(metavar="FILE", help="Class names in place of the set's own, one a line; their order is the labels'."),
+]
+Window = Annotated[
+    int | None,
+    typer.Option(metavar="PIXELS", min=1, help="Average the scores of overlapping windows of this side."),
+]
+WindowStride = Annotated[
+    int | None,
+    typer.Option(metavar="PIXELS", min=1, help="Step from window to window; half a window if not given."),
+]
+Limit = Annotated[
+    int | None, typer.Option(metavar="N", min=1, help="Only so many pictures, spread evenly over the set.")
+]
+PerClass = Annotated[bool, typer.Option("--per-class", help="Also show the IoU of every class.")]
+TokenMeaning = Annotated[
+    bool,
+    typer.Option(
+        "--token-meaning",
+        help="Also show, level by level, how pure codes are, and the mIoU of masks that give every code its commonest class: "
+        "named on the even pictures, measured on the odd ones.",
+    ),
+]
+Json = Annotated[Path | None, typer.Option(metavar="FILE", help="Also write all figures to this file.")]
+Replace = Annotated[bool, typer.Option("--force", help="Replace the file of --json; without it, that is an error.")]
+
+
+@app.callback()
+def evaluate() -> None:
+    """Measure a model on labelled pictures."""
+
+
+@app.command()
+def segmentation(
+    *,
+    data: Data,
+    protocol: Protocol,
+    model: Model = "tiny",
+    split: Split = None,
+    classes: Classes = None,
+    mode: ModeChoice = Mode.auto,
+    background: Background = None,
+    threshold: Threshold = None,
+    size: Size = None,
+    window: Window = None,
+    window_stride: WindowStride = None,
+    limit: Limit = None,
+    token_meaning: TokenMeaning = False,
+    per_class: PerClass = False,
+    json: Json = None,
+    device: Device = "cpu",
+    text_cache: TextCache = "auto",
+    force: Replace = False,
+) -> None:
+    """Measure masks on a labelled set.
+
+    Pictures are segmented by the words of the set's classes. Shown are mIoU, fwIoU, pixel accuracy and mean class accuracy,
+    each with the 95 % interval over pictures.
+    """
+    rule = _read_rule(background, threshold)
+    check_json(json, force=force)
+    from pyramid_tokenizer.evaluation import check_background, label_images, open_segmentation_set
+
+    labelled = open_segmentation_set(data.expanduser(), protocol, split=split, classes=classes and classes.expanduser())
+    check_background(labelled.protocol, rule)
+    seg = load_segmenter(model, device, text_cache=cache_folder(text_cache))
+    used = mode.value if mode is not Mode.auto else "lookup" if seg.head is None else "decoder"
+    if window is not None and window_stride is None:
+        window_stride = max(1, window // 2)
+    view = {"short_side_px": size, "window_px": window, "window_stride_px": window_stride}
+    predict = label_images(seg, labelled.protocol, background=rule, mode=used, **view)
+    console, places = make_console(), spread(len(labelled), limit)
+    result = _measure(predict, labelled, places, console)
+    present = int((result.confusion.counts.sum(1) > 0).sum())
+    console.print(f"{labelled.protocol.name}: {labelled.protocol.description}")
+    console.print(
+        f"{len(places):,} of {len(labelled):,} pictures, {present} of {labelled.num_classes} classes in their labels"
+    )
+    console.print(_describe(model, used, view, rule))
+    show_table(console, score_table(result))
+    if per_class:
+        show_table(console, class_table(result))
+    told: dict[str, Any] = {"model": model, "fingerprint": seg.tok.fingerprint, "data": str(data), "protocol": protocol}
+    told |= {"split": split or labelled.protocol.layout.default_split, "limit": limit}
+    told |= {"mode": used, **view, "background": rule, **result.to_dict()}
+    if token_meaning:
+        levels = _measure_tokens(seg.tok, labelled, places, size, console)
+        console.print("\nwhat codes mean; named on the even pictures, mIoU and accuracy on the odd ones")
+        show_table(console, token_table(levels))
+        told["token_meaning"] = [level.to_dict() for level in levels]
+    if json is not None:
+        write_json(json, told)
+        console.print(f"\nall figures -> {json}")
+
+
+def _measure(
+    predict: Callable[[Tensor], Tensor], labelled: SegmentationSet, places: Sequence[int], console: Console
+) -> SegmentationScores:
+    from pyramid_tokenizer.evaluation import evaluate_segmentation
+
+    with show_progress(console, "segment", len(places)) as advance:
+        return evaluate_segmentation(
+            predict,
+            _samples(labelled, places, advance),
+            num_classes=labelled.num_classes,
+            names=labelled.protocol.display_names,
+            none_class=labelled.protocol.background_class,
+        )
+
+
+def _measure_tokens(
+    tok: PyramidTokenizer, labelled: SegmentationSet, places: Sequence[int], size: int | None, console: Console
+) -> tuple[TokenFigures, ...]:
+    from pyramid_tokenizer.evaluation import token_figures
+
+    with show_progress(console, "tokens", len(places)) as advance:
+        samples = _samples(labelled, places, advance)
+        return token_figures(tok, samples, num_classes=labelled.num_classes, short_side_px=size)
+
+
+def spread(count: int, limit: int | None) -> list[int]:
+    """The places of `limit` pictures, spread evenly; all of them for None.
+
+    Example:
+        >>> spread(10, 4), spread(3, 4)
+        ([0, 2, 5, 7], [0, 1, 2])
+    """
+    if limit is None or limit >= count:
+        return list(range(count))
+    return [i * count // limit for i in range(limit)]
+
+
+def _read_rule(listed: str | None, threshold: float | None) -> list[str] | float | None:
+    if listed is not None and threshold is not None:
+        raise ConfigError(f"expected --background or --threshold, got both, {listed!r} and {threshold}: leave one out")
+    if threshold is not None and not -1 <= threshold <= 1:  # also catches NaN
+        raise ConfigError(f"expected --threshold in [-1, 1], got {threshold}: see --help for the scores of each mode")
+    return threshold if listed is None else split_words(listed)
+
+
+def _samples(labelled: SegmentationSet, places: Sequence[int], advance: Callable[[], None]) -> Iterator[Sample]:
+    for place in places:
+        yield labelled[place]
+        advance()
+
+
+def _describe(model: str, mode: str, view: dict[str, int | None], rule: list[str] | float | None) -> str:
+    size, window, stride = view.values()
+    seen = ["" if size is None else f"short side {size} px"]
+    seen += ["" if window is None else f"windows of {window} px every {stride}"]
+    if rule is not None:
+        seen.append(f"background: {', '.join(rule) if isinstance(rule, list) else f'scores below {rule}'}")
+    return ", ".join([f"model {model}", f"mode {mode}", *filter(None, seen)])

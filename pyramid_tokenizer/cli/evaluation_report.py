@@ -1,0 +1,99 @@
+"""What `evaluate` shows and writes: tables of scores, and a JSON file that is whole or not there."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pyramid_tokenizer.cli.terminal import make_table
+from pyramid_tokenizer.errors import PyramidTokenizerError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.table import Table
+
+    from pyramid_tokenizer.evaluation import SegmentationScores, TokenFigures
+
+TITLES = {
+    "miou_present": "mIoU of the classes in the labels",
+    "miou_union": "mIoU of these and those predicted",
+    "fwiou": "frequency-weighted IoU",
+    "pixel_accuracy": "pixel accuracy",
+    "mean_class_accuracy": "mean class accuracy",
+}
+"""Field of `ConfusionScores` -> how the table calls it."""
+
+
+def score_table(result: SegmentationScores) -> Table:
+    """Every score in per cent with its interval."""
+    table = make_table(None, "score", "%", "95 % interval")
+    for name, words in TITLES.items():
+        low, high = result.intervals[name]
+        table.add_row(words, percent(getattr(result.scores, name)), f"{percent(low)} to {percent(high)}")
+    return table
+
+
+def class_table(result: SegmentationScores) -> Table:
+    """A row a class, in the order of the labels; `result` has names."""
+    table = make_table(None, "class", "IoU %", "share of pixels %")
+    counts = result.confusion.counts.sum(1).tolist()
+    for name, iou, count in zip(result.names, result.scores.iou, counts, strict=True):
+        table.add_row(name, percent(iou), percent(count / result.confusion.num_pixels))
+    return table
+
+
+def token_table(levels: Sequence[TokenFigures]) -> Table:
+    """A row a level, coarse to fine."""
+    columns = "level", "stride", "entries", "seen", "purity %", "commonest class %", "mIoU %", "accuracy %"
+    table = make_table(None, *columns)
+    for number, level in enumerate(levels):
+        counts = str(number), str(level.stride), f"{level.codebook_size:,}", f"{level.num_seen:,}"
+        shares = level.purity, level.majority_share, level.oracle_miou, level.oracle_accuracy
+        table.add_row(*counts, *map(percent, shares))
+    return table
+
+
+def show_table(console: Console, table: Table) -> None:
+    """Below an empty line."""
+    console.print()
+    console.print(table, soft_wrap=False)
+
+
+def percent(share: float) -> str:
+    """Per cent with two decimals; a dash for nan.
+
+    Example:
+        >>> percent(0.12345), percent(float("nan"))
+        ('12.35', '-')
+    """
+    return "-" if math.isnan(share) else f"{100 * share:.2f}"
+
+
+def check_json(path: Path | None, *, force: bool) -> None:
+    """Raises PyramidTokenizerError where `write_json` would replace a file unasked, or has a folder in its way."""
+    if path is None:
+        return
+    path = path.expanduser()
+    if path.is_dir():
+        raise PyramidTokenizerError(f"expected a file as --json, got the folder {str(path)!r}: name a file in it")
+    if path.exists() and not force:
+        raise PyramidTokenizerError(
+            f"expected a new file as --json, got {str(path)!r} there already: choose another, or replace it with --force"
+        )
+
+
+def write_json(path: Path, data: dict[str, Any]) -> None:
+    """Writes it beside its name and renames it: a full disk or an interrupt leaves no half of a file."""
+    import json
+
+    path = path.expanduser()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".{path.name}.part")
+    try:
+        part.write_text(json.dumps(data, indent=2, allow_nan=False, ensure_ascii=False) + "\n", encoding="utf-8")
+        os.replace(part, path)
+    finally:
+        part.unlink(missing_ok=True)
