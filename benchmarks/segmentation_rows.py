@@ -1,0 +1,216 @@
+"""What `segmentation.py` counts: cells of every source, and the pixels that each list of names gets.
+
+A source is where a cell's place in the text space comes from (tokens, a head, the tower's dense map). Scores are made once
+per picture and source, over all names of a set; each list of names is a choice among them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from examples.train_tiny.texts import kept_out_name
+from pyramid_tokenizer import TokenPyramid
+from pyramid_tokenizer.blocks import enlarge
+from pyramid_tokenizer.evaluation import ConfusionMatrix, LevelMeaning, SegmentationSet, TokenMeaning
+from pyramid_tokenizer.evaluation.class_names import BACKGROUND
+from pyramid_tokenizer.evaluation.confusion import ClassCounts
+from pyramid_tokenizer.evaluation.segmentation_data import IGNORED
+from pyramid_tokenizer.images import pad_to_multiple, read_image
+from pyramid_tokenizer.segmenter import Segmenter
+from pyramid_tokenizer.text import VocabularyEmbeddings
+from pyramid_tokenizer.training.segmentation import cell_inputs
+
+DECODER = "decoder, from tokens"
+LOOKUP = "look-up, from tokens"
+DENSE = "dense map, no tokens"
+DECODER_ON_FEATURES = "decoder, from features before quantisation"
+TRAINED_ON_FEATURES = "decoder trained on features, from features"
+EVERY = 50
+"""Pictures between two lines of progress."""
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Names:
+    """The lists of names of a set, as (n,) int64 indices into `all`."""
+
+    all: tuple[str, ...]
+    """As classes.txt has them; a label is an index into these."""
+    named: Tensor
+    """All that can be asked for: without the background."""
+    learned: Tensor
+    """Those that training may show."""
+    kept_out: Tensor
+    """Those that it may not."""
+
+    @classmethod
+    def of(cls, names: Sequence[str]) -> Names:
+        """Sorts a set's names into the lists."""
+        named = [i for i, name in enumerate(names) if name.casefold() != BACKGROUND]
+        learned = [i for i in named if kept_out_name(names[i]) is None]
+        kept_out = [i for i in named if i not in learned]
+        lists = (torch.tensor(indices, dtype=torch.int64) for indices in (named, learned, kept_out))
+        return cls(all=tuple(names), **dict(zip(("named", "learned", "kept_out"), lists, strict=True)))
+
+    @property
+    def has_background(self) -> bool:
+        """Whether a class is none that can be asked for; its pixels are ignored."""
+        return len(self.named) < len(self.all)
+
+
+@dataclass(kw_only=True, slots=True)
+class Counts:
+    """All that the tables of a set are made of."""
+
+    meaning: TokenMeaning
+    """Classes under each code, on pixels of learned names."""
+    learned: dict[str, list[ClassCounts]] = field(default_factory=dict)
+    """By source, of each picture: among the learned names."""
+    pictures_of_kept_out: dict[str, list[Tensor]] = field(default_factory=dict)
+    """By source, (N, N + 1) of each picture that shows a kept-out class: among all names."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CellMap:
+    """Places in the text space."""
+
+    cells: Tensor
+    """(1, D, h, w) float32."""
+    stride: int
+    """Pixels per cell of the picture as the tokenizer saw it."""
+
+
+def cell_maps(
+    seg: Segmenter, image: Tensor, tokens: TokenPyramid, continuous: Segmenter | None = None
+) -> dict[str, CellMap]:
+    """The cells of a picture by source; sources that the model lacks are left out.
+
+    Args:
+        seg: The model.
+        image: (3, H, W) in [0, 1].
+        tokens: Of the image.
+        continuous: The same tokenizer with a head that was trained on features before quantisation.
+    """
+    stride = seg.tok.quantizer.strides[-1]
+    guidance = seg.guidance(tokens)
+    maps = {LOOKUP: CellMap(cells=guidance.lookup, stride=stride)}
+    if guidance.refined is not None:
+        maps = {DECODER: CellMap(cells=guidance.refined, stride=stride), **maps}
+    if seg.tok.backbone.has_dense:
+        features = seg.tok.features(image[None], aligned=True)
+        assert features.dense is not None
+        dense_stride = features.image_size[0] // features.dense.shape[-2]
+        maps[DENSE] = CellMap(cells=F.normalize(features.dense, dim=1), stride=dense_stride)
+    if seg.head is not None:
+        maps[DECODER_ON_FEATURES] = cells_of_features(seg, image, tokens)
+    if continuous is not None:
+        maps[TRAINED_ON_FEATURES] = cells_of_features(continuous, image, tokens)
+    return maps
+
+
+@torch.no_grad()
+def cells_of_features(seg: Segmenter, image: Tensor, tokens: TokenPyramid) -> CellMap:
+    """What the head makes of the features before quantisation, on the grids of the tokens."""
+    tok, head = seg.tok, seg.head
+    assert head is not None
+    batch = pad_to_multiple(image[None].to(tok.device), multiple=tok.multiple_px)
+    codes, lookup = cell_inputs(tok, batch, continuous=True)
+    codes = [level[..., :h, :w] for level, (h, w) in zip(codes, tokens.grids, strict=True)]
+    height, width = tokens.grids[-1]
+    trunk = tok.trunk if head.trunk is None else head.trunk
+    refined = head(lookup[..., :height, :width], trunk([level.to(tok.dtype) for level in codes]))
+    return CellMap(cells=refined, stride=tok.quantizer.strides[-1])
+
+
+def pixel_scores(
+    source: CellMap, words: VocabularyEmbeddings, *, seen: tuple[int, int], size: tuple[int, int]
+) -> Tensor:
+    """Scores of every class at the size of the labels: (N, H, W) float32.
+
+    Args:
+        source: Cells of one picture.
+        words: N classes.
+        seen: (h, w) of the picture as the tokenizer saw it; the cells may cover more.
+        size: (H, W) of the labels.
+    """
+    phrases = torch.einsum("bdhw,pd->bphw", source.cells, words.embeddings.to(source.cells.device))
+    scores = enlarge(words.class_scores(phrases, dim=1), source.stride)[..., : seen[0], : seen[1]]
+    if seen != size:
+        scores = F.interpolate(scores, size, mode="bilinear", align_corners=False)
+    return scores[0].float().cpu()
+
+
+def best_of(scores: Tensor, choice: Tensor) -> Tensor:
+    """(N, H, W) -> (H, W) int64: the best of the classes (n,) that may be chosen."""
+    return choice[scores[choice].argmax(0)]
+
+
+def only(labels: Tensor, choice: Tensor) -> Tensor:
+    """The labels with all other classes than those ignored."""
+    return torch.where(torch.isin(labels, choice), labels, IGNORED)
+
+
+def count(
+    seg: Segmenter, labelled: SegmentationSet, names: Names, *, px: int, limit: int | None, say: Say,
+    continuous: Segmenter | None = None,
+) -> Counts:  # fmt: skip
+    """Counts the pictures of a test split, one at a time; each is encoded once."""
+    counts = Counts(meaning=new_meaning(seg, names))
+    words = seg.text.encode_names(names.all)
+    for index in progress(labelled, limit, say):
+        sample = labelled[index]
+        image = read_image(sample.image, size=px)
+        tokens = seg.tok.encode(image)
+        counts.meaning.add(tokens.ids, at_size(only(sample.labels, names.learned), tokens.image_size))
+        for source, cells in cell_maps(seg, image, tokens, continuous).items():
+            scores = pixel_scores(cells, words, seen=tokens.image_size, size=tuple(sample.labels.shape))
+            add_picture(counts, source, scores, sample.labels, names)
+    return counts
+
+
+def add_picture(counts: Counts, source: str, scores: Tensor, labels: Tensor, names: Names) -> None:
+    """Counts a picture's scores (N, H, W) among the learned names and, where a kept-out class is shown, among all."""
+    matrix = ConfusionMatrix(len(names.all), ignore=IGNORED)
+    matrix.add(best_of(scores, names.learned), only(labels, names.learned))
+    counts.learned.setdefault(source, []).append(matrix.class_counts())
+    if torch.isin(labels, names.kept_out).any():
+        matrix = ConfusionMatrix(len(names.all), ignore=IGNORED)
+        matrix.add(best_of(scores, names.named), only(labels, names.named))
+        counts.pictures_of_kept_out.setdefault(source, []).append(matrix.counts)
+
+
+def name_codes(
+    seg: Segmenter, labelled: SegmentationSet, names: Names, *, px: int, limit: int | None, say: Say
+) -> tuple[LevelMeaning, ...]:
+    """The classes under each code on a train split, level by level."""
+    meaning = new_meaning(seg, names)
+    for index in progress(labelled, limit, say):
+        sample = labelled[index]
+        tokens = seg.tok.encode(sample.image, size=px)
+        meaning.add(tokens.ids, at_size(only(sample.labels, names.learned), tokens.image_size))
+    return meaning.levels
+
+
+def new_meaning(seg: Segmenter, names: Names) -> TokenMeaning:
+    quantizer = seg.tok.quantizer
+    return TokenMeaning(quantizer.codebook_sizes, strides=quantizer.strides, num_classes=len(names.all))
+
+
+def at_size(labels: Tensor, size: tuple[int, int]) -> Tensor:
+    """(H, W) int64 -> (1, h, w), the nearest label: codes are counted on the picture that the tokenizer saw."""
+    return F.interpolate(labels[None, None].float(), size, mode="nearest-exact")[0].long()
+
+
+def progress(labelled: SegmentationSet, limit: int | None, say: Say) -> Iterator[int]:
+    """Indices of the first pictures."""
+    total = len(labelled) if limit is None else min(limit, len(labelled))
+    for index in range(total):
+        if index % EVERY == 0:
+            say(f"picture {index} of {total}")
+        yield index

@@ -1,0 +1,153 @@
+"""Photos per second on this machine: encode, decode, and the tower alone for reference, with all threads and with one.
+
+    python benchmarks/speed.py [--model tiny] [--px 256] [--batch 8] [--rounds 9]
+
+float32. The cases run in turn, round by round, so that a busy moment hits all of them; shown are the median, the slowest and the
+fastest round. Run it alone: beside another busy process several threads are slower than one. Pictures are scikit-image's photos
+where that package is installed, else smooth random ones.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import platform
+import statistics
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # this checkout, from any current directory
+
+from benchmarks.reconstruction import say, table
+from pyramid_tokenizer import PyramidTokenizer, PyramidTokenizerError
+from pyramid_tokenizer.images import to_batch
+
+PHOTOS = ("astronaut", "chelsea", "coffee", "rocket")
+
+Case = Callable[[], object]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Spread:
+    """A figure of several rounds."""
+
+    median: float
+    low: float
+    high: float
+
+    @classmethod
+    def of(cls, values: Sequence[float]) -> Spread:
+        """Of one value or more."""
+        return cls(median=statistics.median(values), low=min(values), high=max(values))
+
+
+def take_turns(
+    cases: dict[str, Case], rounds: int, *, clock: Callable[[], float] = time.perf_counter
+) -> dict[str, list[float]]:
+    """Seconds of every case in every round; one case after the other, so that a busy moment hits all of them.
+
+    Args:
+        cases: What is timed, by name; each is called once more before the first round.
+        rounds: At least 1.
+        clock: In seconds.
+    """
+    for case in cases.values():
+        case()
+    seconds: dict[str, list[float]] = {name: [] for name in cases}
+    for _ in range(rounds):
+        for name, case in cases.items():
+            began = clock()
+            case()
+            seconds[name].append(clock() - began)
+    return seconds
+
+
+def pictures(count: int, px: int) -> tuple[Tensor, str]:
+    """(count, 3, px, px) in [0, 1], and what they are."""
+    try:
+        from skimage import data
+    except ImportError:
+        rng = torch.Generator().manual_seed(0)
+        noise = torch.rand(count, 3, 8, 8, generator=rng)
+        return F.interpolate(noise, (px, px), mode="bicubic", align_corners=False).clamp(0, 1), "smooth random pictures"
+    photos = [to_batch(getattr(data, name)(), size=px) for name in PHOTOS]
+    squares = torch.cat([_centre(photo, px) for photo in photos])
+    return squares[torch.arange(count) % len(squares)].contiguous(), "scikit-image's photos"
+
+
+def _centre(batch: Tensor, px: int) -> Tensor:
+    top, left = ((side - px) // 2 for side in batch.shape[-2:])
+    return batch[..., top : top + px, left : left + px]
+
+
+def measure(
+    tok: PyramidTokenizer, batch: Tensor, *, threads: Sequence[int], rounds: int
+) -> list[tuple[str, int, Spread]]:
+    """Photos per second, by what is done and by the number of threads."""
+    before = torch.get_num_threads()
+    tokens = tok.encode(batch)
+    cases: dict[str, Case] = {
+        "encode": lambda: tok.encode(batch),
+        "decode": lambda: tok.decode(tokens),
+        "tower alone": lambda: tok.features(batch),
+    }
+    found = []
+    for count in threads:
+        say(f"{rounds} rounds with {count} thread{'s' if count > 1 else ''}")
+        torch.set_num_threads(count)
+        try:
+            seconds = take_turns(cases, rounds)
+        finally:
+            torch.set_num_threads(before)
+        found += [(name, count, Spread.of([len(batch) / x for x in rows])) for name, rows in seconds.items()]
+    return found
+
+
+def to_markdown(found: Sequence[tuple[str, int, Spread]]) -> str:
+    lines = [(name, count, *(f"{x:.1f}" for x in (rate.median, rate.low, rate.high))) for name, count, rate in found]
+    return table(("photos per second", "threads", "median", "slowest round", "fastest round"), lines)
+
+
+def machine() -> str:
+    """Cores, the load before we began, and versions: what a figure cannot be read without."""
+    load = f", load {os.getloadavg()[0]:.1f}" if hasattr(os, "getloadavg") else ""
+    return f"{os.cpu_count()} cores ({platform.machine()}){load}, torch {torch.__version__}, {torch.get_num_threads()} threads"
+
+
+def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument(
+        "--model", default="tiny", help="bundled name, directory or Hub repository (default: %(default)s)"
+    )
+    parser.add_argument("--px", type=int, default=256, help="side of the pictures (default: %(default)s)")
+    parser.add_argument("--batch", type=int, default=8, help="pictures at a time (default: %(default)s)")
+    parser.add_argument("--rounds", type=int, default=9, help="default: %(default)s")
+    return parser.parse_args(argv)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    args = parse(argv)
+    here = machine()
+    try:
+        tok = PyramidTokenizer.from_pretrained(args.model)
+    except PyramidTokenizerError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    batch, what = pictures(args.batch, args.px)
+    found = measure(tok, batch, threads=sorted({torch.get_num_threads(), 1}, reverse=True), rounds=args.rounds)
+    print(
+        f"- model: {args.model}\n- machine: {here}\n- input: {what}, {args.px} px, batches of {args.batch}, float32\n"
+    )
+    print(to_markdown(found))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
