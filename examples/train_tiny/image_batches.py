@@ -15,7 +15,7 @@ from texts import imagenet_names, is_kept_out, training_captions
 from torch import Tensor
 
 # Image sizes of a step and how often each comes; the number of crops shrinks with the area.
-SIZES = ((96, 0.35), (128, 0.3), (192, 0.15), (256, 0.2))
+SIZES = ((96, 0.15), (128, 0.25), (192, 0.25), (256, 0.35))
 
 
 @dataclass

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-CAPACITY_BITS = (9.0, 10.0, 12.0)
+CAPACITY_BITS = (12.0, 12.0, 12.0)  # of the codebooks in train_tokenizer.py
 CODE_CHANNELS = (32, 32, 32)
 
 

@@ -3,8 +3,8 @@
     python examples/train_tiny/train_image.py --data ../shared/data --cache build/v1/cache --out build/v1/image
 
 Teachers (image_teachers.py, text_teachers.py) are run first and kept in --cache. Stop it at any time; the same command
-resumes to the same weights. `--start` takes the trunk and the painter of an earlier training. Without a GPU two hours on
-one CPU core; with one (`--device cuda`) minutes.
+resumes to the same weights. `--start` takes the trunk of an earlier model. Without a GPU two hours on one CPU core, while the
+next step's crops are cut on another; with one (`--device cuda`) minutes.
 """
 
 from __future__ import annotations
@@ -14,16 +14,19 @@ import math
 import re
 import shutil
 import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from common import build_clip, load_checkpoint, save_checkpoint, trapezoid
-from image_batches import ImageBatches, Vocabulary
+from image_batches import Batch, ImageBatches, Vocabulary
 from image_losses import WEIGHTS, Names, Student, student_losses
 from image_teachers import make_image_targets
 from pictures import read_crop, training_pictures
 from PIL import Image
+from safetensors.torch import load_file
 from text_teachers import make_text_targets
 from texts import is_test_row, read_rows
 from torch import Tensor, nn
@@ -32,16 +35,33 @@ DECAY = 0.3
 HEAD_RATE = 0.2
 
 
-def start_from(student: Student, file: Path) -> None:
-    """Copies the averaged trunk and painter of an earlier checkpoint; its head is left, being of another space."""
-    average = torch.load(file, map_location="cpu", weights_only=True)["average"]
-    renamed = {name.removeprefix("clip."): value for name, value in average.items()}
+def start_from(student: Student, source: Path) -> None:
+    """Copies the trunk (and the painter) of an earlier training's checkpoint, or of a model in open_clip's directory layout.
+
+    Its head is left, being of another space.
+    """
+    if source.is_dir():
+        found = load_file(source / "open_clip_model.safetensors")
+    else:
+        found = torch.load(source, map_location="cpu", weights_only=True)["average"]
+    renamed = {name.removeprefix("clip."): value.float() for name, value in found.items()}
     own = student.state_dict()
     fitting = {
         name: value for name, value in renamed.items() if name in own and not re.search(r"conv_head|classifier", name)
     }
     student.load_state_dict(fitting, strict=False)
-    print(f"started from {len(fitting)} of {len(own)} tensors of {file.name}", flush=True)
+    print(f"started from {len(fitting)} of {len(own)} tensors of {source.name}", flush=True)
+
+
+def read_ahead(batches: ImageBatches, first: int, steps: int) -> Iterator[tuple[int, Batch]]:
+    """Number and batch of every step; the next batch is made beside the step that runs."""
+    with ThreadPoolExecutor(1) as thread:
+        coming = thread.submit(batches, first)
+        for step in range(first, steps):
+            batch = coming.result()
+            if step + 1 < steps:
+                coming = thread.submit(batches, step + 1)
+            yield step, batch
 
 
 def make_optimizer(student: nn.Module) -> torch.optim.Optimizer:
@@ -98,7 +118,7 @@ def parse() -> argparse.Namespace:
     )
     parser.add_argument("--cache", type=Path, required=True, help="where teachers' outputs are kept")
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--start", type=Path, help="checkpoint.pt of an earlier training to take the trunk from")
+    parser.add_argument("--start", type=Path, help="checkpoint.pt of an earlier training, or an open_clip directory, to take the trunk from")
     parser.add_argument("--steps", type=int, default=12_000)
     parser.add_argument("--batch", type=int, default=40, help="crops of 128 px a step; more where they are smaller")
     parser.add_argument("--lr", type=float, default=1.5e-3)
@@ -137,11 +157,11 @@ def main() -> None:
 
     watched: dict[str, float] = {}
     began, seen = time.time(), 0
-    for step in range(first, args.steps):
+    for step, made in read_ahead(batches, first, args.steps):
         torch.manual_seed(step)  # a step's data and noise depend on its number alone: resuming changes nothing
         for group in optimizer.param_groups:
             group["lr"] = group["share"] * trapezoid(step, peak=args.lr, steps=args.steps, decay=DECAY)
-        batch = batches(step).to(device)
+        batch = made.to(device)
         student.train()
         with torch.autocast(device.type, torch.bfloat16):
             losses, figures = student_losses(student, batch, names)
