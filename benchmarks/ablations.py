@@ -36,8 +36,8 @@ from benchmarks.reconstruction import DECODE_BATCH, SIDE_PX, decode, encode, num
 from benchmarks.variants import VARIANTS
 from pyramid_tokenizer import PyramidTokenizer, TokenPyramid
 from pyramid_tokenizer.backbones import Backbone, load_backbone
-from pyramid_tokenizer.closed_form import meaning_at
 from pyramid_tokenizer.config import BackboneConfig, TokenizerConfig
+from pyramid_tokenizer.pyramid import meaning_at
 from pyramid_tokenizer.segmentation_head import gather_rows
 from pyramid_tokenizer.training import TrainConfig, train
 

@@ -27,6 +27,7 @@ Composition = Literal["residual", "bottom_up", "none"]
 Distance = Literal["euclidean", "cosine"]
 Address = Literal["linear", "table"]
 Meaning = Literal["whole", "residual"]
+Embedding = Literal["mean", "linear"]
 
 
 def _check(condition: bool, expected: str, got: object, fix: str) -> None:
@@ -95,6 +96,9 @@ class LevelConfig:
     address: Address = "linear"
     """How an entry gets its place in the text space. "linear": by one linear map of the codes, next to nothing to store.
     "table": a row of its own, K x D numbers, the mean of the cells that took it; for coarse levels, where meaning is."""
+    sees_dense: bool = False
+    """Whether the level also reads the tower's text-aligned map (its image embedding where it has none), so that codes can
+    follow meaning and not only what predicts it linearly; the tower's head then runs at every encode."""
 
     def __post_init__(self) -> None:
         _check(self.stride >= 1, "stride >= 1", self.stride, "use the pixels per cell")
@@ -143,6 +147,9 @@ class QuantizerConfig:
     """What a level's addresses say. "whole": each level the whole text-aligned map; a cell's place is their weighted mean.
     "residual": what the coarser levels' addresses leave unexplained, and levels see the coarser codes; a cell's place is
     the sum. It goes with `composition="residual"`."""
+    embedding: Embedding = "mean"
+    """How an image's embedding is read from its tokens. "mean": the mean place of its cells. "linear": through one linear
+    map of that mean, fitted to the tower's own image embedding."""
 
     def __post_init__(self) -> None:
         _check(len(self.levels) >= 1, "at least one level", self.levels, "add a LevelConfig")
@@ -153,7 +160,16 @@ class QuantizerConfig:
             "name one of them",
         )
         _check(
-            self.meaning in typing.get_args(Meaning), 'meaning "whole" or "residual"', self.meaning, "name one of the two"
+            self.embedding in typing.get_args(Embedding),
+            'embedding "mean" or "linear"',
+            self.embedding,
+            "name one of the two",
+        )
+        _check(
+            self.meaning in typing.get_args(Meaning),
+            'meaning "whole" or "residual"',
+            self.meaning,
+            "name one of the two",
         )
         _check(
             self.meaning == "whole" or self.composition == "residual",
@@ -251,7 +267,15 @@ class TokenizerConfig:
 
 Config = TypeVar("Config")
 
-_ADDED_LATER = {"fsq": (), "address": "linear", "meaning": "whole", "segmentation": None, "dense": ""}
+_ADDED_LATER = {
+    "fsq": (),
+    "address": "linear",
+    "sees_dense": False,
+    "meaning": "whole",
+    "embedding": "mean",
+    "segmentation": None,
+    "dense": "",
+}
 """Fields that format 1 did not have at first, with their defaults. `to_dict` leaves them out at that default: fingerprints
 hash its result, and those of older models, and with them all stored tokens, must stay what they were."""
 

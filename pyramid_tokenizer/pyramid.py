@@ -19,7 +19,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch.nn.functional as F
 from torch import Tensor
+
+from pyramid_tokenizer.errors import DataError
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -48,3 +51,27 @@ class FeaturePyramid:
         """(H, W) of the batch the maps were made from."""
         height, width = self.maps[0].shape[-2:]
         return height * self.strides[0], width * self.strides[0]
+
+
+def meaning_at(features: FeaturePyramid, like: Tensor) -> Tensor:
+    """The tower's text-aligned map on the grid of `like`: (B, D, h, w), unit vectors.
+
+    A tower without such a map gives its image embedding at every cell: codes then learn the embedding of the images that
+    they tend to appear in.
+
+    Args:
+        features: Of a batch, made with `aligned=True`.
+        like: (B, any, h, w), a map of the wanted grid.
+
+    Raises:
+        DataError: The features have neither a dense map nor an embedding.
+    """
+    if features.dense is not None:
+        return F.normalize(
+            F.interpolate(features.dense.float(), like.shape[-2:], mode="bilinear", align_corners=False), dim=1
+        )
+    if features.embedding is None:
+        raise DataError(
+            "expected features with a dense map or an embedding, got neither: call the backbone with aligned=True"
+        )
+    return F.normalize(features.embedding.float(), dim=1)[..., None, None].expand(-1, -1, *like.shape[-2:])

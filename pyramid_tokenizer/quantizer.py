@@ -1,9 +1,6 @@
-"""Features <-> ids: one `LevelQuantizer` per level, and the `PyramidQuantizer` that lets levels build on each other.
+"""Features <-> ids: `PyramidQuantizer` lets one `LevelQuantizer` per level build on the others.
 
-A level whitens the backbone maps it reads, projects them to a few dimensions (the adapter), takes the nearest codebook
-entry, and has two read-outs of an entry: `paint` (the pixels of the cell, at the level's scale) and its *address*, its
-place in the text space, by a linear map (`align`) or from a table. Painting every cell gives the *sketch*, the picture that
-the ids hold without any decoder.
+Painting every cell of every level gives the *sketch*, the picture that the ids hold without any decoder.
 
 Everything here stays in float32 whatever the tokenizer is cast to: ids must not depend on precision.
 """
@@ -18,112 +15,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pyramid_tokenizer.blocks import enlarge
-from pyramid_tokenizer.codebook import affine_rows, nearest
 from pyramid_tokenizer.config import LevelConfig, QuantizerConfig
 from pyramid_tokenizer.errors import ConfigError, ImageValueError, NotFittedError, TokenRangeError
-from pyramid_tokenizer.fsq import bound
-from pyramid_tokenizer.pyramid import FeaturePyramid
+from pyramid_tokenizer.level_quantizer import LevelQuantizer, float32_on
+from pyramid_tokenizer.pyramid import FeaturePyramid, meaning_at
 from pyramid_tokenizer.regrid import regrid, regridded_channels
-
-
-class LevelQuantizer(nn.Module):
-    """One level: whiten -> adapter -> nearest entry -> read-outs.
-
-    Args:
-        config: Stride, maps, codebook size and dimensions.
-        in_channels: C, channels of the level's input (maps and context).
-        patch_px: p, side of the picture that one cell paints.
-        embedding_dim: D, dimensions of the text space.
-        unit_addresses: Whether addresses are directions; else they are what is added to those of coarser levels.
-    """
-
-    mean: Tensor
-    std: Tensor
-    codebook: Tensor
-    share: Tensor
-    address_table: Tensor
-
-    def __init__(
-        self,
-        config: LevelConfig,
-        *,
-        in_channels: int,
-        patch_px: int,
-        embedding_dim: int,
-        unit_addresses: bool = True,
-    ):
-        super().__init__()
-        self.config = config
-        self.unit_addresses = unit_addresses
-        self.patch_px = patch_px
-        self.register_buffer("mean", torch.zeros(in_channels))
-        self.register_buffer("std", torch.ones(in_channels))
-        self.register_buffer("codebook", torch.zeros(config.codebook_size, config.dim))
-        self.register_buffer("share", torch.ones(()))
-        self.down = nn.Linear(in_channels, config.dim)
-        self.paint = nn.Linear(config.dim, 3 * patch_px**2)
-        self.align = nn.Linear(config.dim, embedding_dim)
-        if config.address == "table":
-            self.register_buffer("address_table", torch.zeros(config.codebook_size, embedding_dim))
-
-    @property
-    def is_fitted(self) -> bool:
-        """Whether the codebook was ever filled."""
-        return bool(self.codebook.any())
-
-    def project(self, x: Tensor) -> Tensor:
-        """The adapter: (B, C, h, w) float -> (B, d, h, w) float32, before quantisation; ends in `constrained`.
-
-        Without a gradient, a cell's result depends on its own input alone, bit for bit.
-        """
-        with _float32_on(x.device):
-            weight = self.down.weight / self.std  # whitening folded in
-            bias = self.down.bias - weight @ self.mean
-            rows = x.float().permute(0, 2, 3, 1).flatten(0, 2)  # (B h w, C)
-            projected = self.constrained(_affine(rows, weight, bias))
-        batch, _, height, width = x.shape
-        return projected.view(batch, height, width, -1).permute(0, 3, 1, 2)  # (B, d, h, w)
-
-    def constrained(self, rows: Tensor) -> Tensor:
-        """(N, d) -> (N, d): to where entries can lie, unit norm for cosine levels, the grid's range for scalar ones."""
-        if self.config.fsq:
-            return bound(rows)
-        return F.normalize(rows, dim=1) if self.config.distance == "cosine" else rows
-
-    def assign(self, projected: Tensor) -> Tensor:
-        """(B, d, h, w) -> ids (B, h, w) int64."""
-        rows = projected.permute(0, 2, 3, 1).flatten(0, 2)  # (B h w, d)
-        with _float32_on(rows.device):
-            return nearest(rows, self.codebook).view(projected.shape[0], *projected.shape[2:])
-
-    def look_up(self, ids: Tensor) -> Tensor:
-        """Ids (B, h, w) -> codes (B, d, h, w) float32."""
-        return F.embedding(ids, self.codebook).permute(0, 3, 1, 2)
-
-    def painted(self, codes: Tensor) -> Tensor:
-        """Codes (B, d, h, w) -> pixels (B, 3, p h, p w) at the level's scale, as differences from the coarser picture."""
-        batch, _, height, width = codes.shape
-        with _float32_on(codes.device):
-            rows = codes.float().permute(0, 2, 3, 1).flatten(0, 2)  # (B h w, d)
-            pixels = _affine(rows, self.paint.weight, self.paint.bias)
-        return F.pixel_shuffle(pixels.view(batch, height, width, -1).permute(0, 3, 1, 2), self.patch_px)
-
-    def addresses(self) -> Tensor:
-        """(K, D) float32: the place of every entry in the text space, of unit norm where levels say the whole."""
-        return self.address_table if self.config.address == "table" else self.linear_addresses()
-
-    def linear_addresses(self) -> Tensor:
-        """(K, D) float32: the same by `align`, also where there is a table."""
-        with _float32_on(self.codebook.device):
-            return self._address(self.align(self.codebook))
-
-    def aligned(self, codes: Tensor) -> Tensor:
-        """Codes (B, d, h, w), also such as no entry has -> their addresses (B, D, h, w), by `align`."""
-        with _float32_on(codes.device):
-            return self._address(self.align(codes.permute(0, 2, 3, 1))).permute(0, 3, 1, 2)
-
-    def _address(self, rows: Tensor) -> Tensor:
-        return F.normalize(rows, dim=-1) if self.unit_addresses else rows
 
 
 class PyramidQuantizer(nn.Module):
@@ -166,7 +62,7 @@ class PyramidQuantizer(nn.Module):
         self.levels = nn.ModuleList()
         for index, level in enumerate(config.levels):
             in_channels = sum(_channels_read(channels, strides, level, map_index) for map_index in level.maps)
-            in_channels += self._context_channels(index)
+            in_channels += self._context_channels(index) + (embedding_dim if level.sees_dense else 0)
             self.levels.append(
                 LevelQuantizer(
                     level,
@@ -176,6 +72,8 @@ class PyramidQuantizer(nn.Module):
                     unit_addresses=config.meaning == "whole",
                 )
             )
+        if config.embedding == "linear":
+            self.to_embedding = nn.Linear(embedding_dim, embedding_dim)
         self.requires_grad_(False)
 
     def _context_channels(self, index: int) -> int:
@@ -208,6 +106,11 @@ class PyramidQuantizer(nn.Module):
         return indices[::-1] if self.config.composition == "bottom_up" else indices
 
     @property
+    def sees_dense(self) -> bool:
+        """Whether features need their text-aligned outputs (`aligned=True`) to be encoded."""
+        return any(level.sees_dense for level in self.config.levels)
+
+    @property
     def is_fitted(self) -> bool:
         """Whether every codebook was filled."""
         return all(self.level(i).is_fitted for i in range(len(self.levels)))
@@ -221,7 +124,7 @@ class PyramidQuantizer(nn.Module):
             ImageValueError: The image size is no multiple of the coarsest stride.
         """
         self._require_fitted()
-        with _float32_on(features.maps[0].device):
+        with float32_on(features.maps[0].device):
             ids: dict[int, Tensor] = {}
             codes: dict[int, Tensor] = {}
             for index, x in self.inputs(features, codes):
@@ -241,7 +144,7 @@ class PyramidQuantizer(nn.Module):
             ImageValueError: The image size is no multiple of the coarsest stride.
         """
         self._require_fitted()
-        with _float32_on(features.maps[0].device):
+        with float32_on(features.maps[0].device):
             codes: dict[int, Tensor] = {}
             for index, x in self.inputs(features, codes):
                 codes[index] = self.level(index).project(x)
@@ -330,6 +233,8 @@ class PyramidQuantizer(nn.Module):
         for index in self.order:
             level = self.config.levels[index]
             parts = [regrid(features.maps[m].float(), features.strides[m], level.stride) for m in level.maps]
+            if level.sees_dense:
+                parts.append(meaning_at(features, parts[0]))
             if self.config.composition == "residual" and index > 0:
                 painted = self.level(index - 1).painted(codes[index - 1])
                 picture = painted if picture is None else picture + painted
@@ -351,7 +256,8 @@ class PyramidQuantizer(nn.Module):
     def embedding(self, ids: Sequence[Tensor]) -> Tensor:
         """Image embedding of ids: unit (B, D) float32, the mean over cells of the sum over levels of their addresses.
 
-        Where each level says the whole meaning, it counts by its `share` of what was explained when it was fitted.
+        Where each level says the whole meaning, it counts by its `share` of what was explained when it was fitted. With
+        `config.embedding` "linear" the mean goes through the map fitted to the tower's own image embedding.
 
         Args:
             ids: As `codes` takes them.
@@ -361,9 +267,14 @@ class PyramidQuantizer(nn.Module):
             TokenRangeError: As `codes`.
         """
         self._check_pyramid(ids)
-        with _float32_on(ids[0].device):
-            places = [_mean_row(rows, own) for rows, own in zip(self.weighted_addresses(), ids, strict=False)]
-        return F.normalize(torch.stack(places).sum(0), dim=1)
+        with float32_on(ids[0].device):
+            place = self.mean_place(ids)
+            return F.normalize(self.to_embedding(place) if self.config.embedding == "linear" else place, dim=1)
+
+    def mean_place(self, ids: Sequence[Tensor]) -> Tensor:
+        """(B, D) float32, the mean over cells of their places in the text space; ids as `embedding` takes them, unchecked."""
+        places = [_mean_row(rows, own) for rows, own in zip(self.weighted_addresses(), ids, strict=False)]
+        return torch.stack(places).sum(0)
 
     def weighted_addresses(self) -> tuple[Tensor, ...]:
         """Per level (K_l, D) float32: its entries' addresses times its share. A cell's place is the sum over levels.
@@ -374,7 +285,7 @@ class PyramidQuantizer(nn.Module):
         return tuple(level.share * level.addresses() for level in levels)
 
     def update_digest(self, digest: hashlib._Hash) -> None:
-        """Feeds all that determines ids, and nothing else: no address, and `paint` only where a finer level sees it."""
+        """Feeds its tensors that determine ids, and nothing else: no address, and `paint` only where a finer level sees it."""
         for index in range(len(self.levels)):
             level = self.level(index)
             tensors = [level.mean, level.std, level.down.weight, level.down.bias, level.codebook]
@@ -387,18 +298,6 @@ class PyramidQuantizer(nn.Module):
     def _require_fitted(self) -> None:
         if not self.is_fitted:
             raise NotFittedError("expected fitted codebooks, got empty ones: call fit(batches) or load a trained model")
-
-
-def _float32_on(device: torch.device) -> torch.autocast:
-    """Autocast off: a training loop's precision must change neither ids nor the sketch."""
-    return torch.autocast(device.type, enabled=False)
-
-
-def _affine(rows: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    """(N, C) -> (N, T), for ids by the slower product whose rows do not depend on their neighbours."""
-    if torch.is_grad_enabled() and weight.requires_grad:
-        return F.linear(rows, weight, bias)
-    return affine_rows(rows, weight.T, bias)
 
 
 def _mean_row(rows: Tensor, ids: Tensor) -> Tensor:

@@ -212,6 +212,8 @@ class PyramidTokenizer(nn.Module):
         """SHA-256 (hex) of all that determines ids: tower, adapters, codebooks and their config; not the decoder."""
         digest = hashlib.sha256(self.backbone.fingerprint.encode())
         digest.update(json.dumps(to_dict(self.config.quantizer), sort_keys=True).encode())
+        if self.quantizer.sees_dense:
+            digest.update(repr(self.backbone.dense_variants[:1]).encode())
         self.quantizer.update_digest(digest)
         return digest.hexdigest()
 
@@ -304,8 +306,12 @@ class PyramidTokenizer(nn.Module):
 
     @torch.no_grad()
     def features(self, batch: Tensor, *, aligned: bool = False) -> FeaturePyramid:
-        """What the frozen tower gives for a (B, 3, H, W) batch in [0, 1], padded by edge replication."""
-        return self.backbone(pad_to_multiple(batch.to(self.device), multiple=self.multiple_px), aligned=aligned)
+        """What the frozen tower gives for a (B, 3, H, W) batch in [0, 1], padded by edge replication.
+
+        With `aligned`, or where a level sees the dense map, also the text-aligned outputs.
+        """
+        padded = pad_to_multiple(batch.to(self.device), multiple=self.multiple_px)
+        return self.backbone(padded, aligned=aligned or self.quantizer.sees_dense)
 
     def ids(self, tokens: TokenPyramid) -> list[Tensor]:
         """The tokens' ids on the tokenizer's device, (B, h_l, w_l) int64 per level, checked to be its own.

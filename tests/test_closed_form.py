@@ -12,14 +12,13 @@ from pyramid_tokenizer.closed_form import (
     fit_address_table,
     fit_quantizer,
     fit_read_outs,
-    meaning_at,
 )
 from pyramid_tokenizer.codebook import kmeans, nearest
 from pyramid_tokenizer.config import LevelConfig, QuantizerConfig
 from pyramid_tokenizer.errors import DataError
-from pyramid_tokenizer.pyramid import FeaturePyramid
+from pyramid_tokenizer.pyramid import FeaturePyramid, meaning_at
 from pyramid_tokenizer.quantizer import PyramidQuantizer
-from pyramid_tokenizer.regression import reduced_rank, whitening
+from pyramid_tokenizer.regression import reduced_rank, ridge, whitening
 from pyramid_tokenizer.segmentation_head import gather_rows
 
 
@@ -203,6 +202,37 @@ def test_residual_meaning_comes_nearer_to_the_text_aligned_map_with_every_level(
         assert [float(quantizer.level(i).share) == 1 for i in range(3)] == [meaning == "residual"] * 3
     assert errors["residual"] == sorted(errors["residual"], reverse=True)
     assert errors["residual"][2] < 0.9 * min(errors["residual"][0], errors["whole"][2])
+
+
+def test_an_image_embedding_from_tokens_is_the_best_linear_guess_of_the_towers_own(smooth):
+    images, tower = smooth(48), ToyBackbone()
+    level = LevelConfig(stride=16, maps=(1,), codebook_size=12, dim=4, semantic_weight=0.5)
+    quantizer = PyramidQuantizer(
+        QuantizerConfig(levels=(level,), embedding="linear"),
+        channels=tower.channels,
+        strides=tower.strides,
+        embedding_dim=tower.embedding_dim,
+    )
+    fit(quantizer, images)
+    features = tower(images, aligned=True)
+    ids, wanted = quantizer.encode(features), F.normalize(features.embedding, dim=1)
+    places = quantizer.weighted_addresses()[0][ids[0]].mean((1, 2))
+    mapped = places @ quantizer.to_embedding.weight.T + quantizer.to_embedding.bias
+    slow = ridge(places, wanted, share=closed_form.EMBEDDING_RIDGE)
+    torch.testing.assert_close(mapped, places @ slow.weight + slow.bias, rtol=1e-3, atol=1e-4)
+    torch.testing.assert_close(quantizer.embedding(ids), F.normalize(mapped, dim=1), rtol=1e-3, atol=1e-4)
+    errors = [float((guess - wanted).square().sum(1).mean()) for guess in (mapped, places)]
+    assert errors[0] < 0.8 * errors[1]
+
+
+def test_a_level_that_sees_the_dense_map_follows_meaning_that_its_maps_do_not_give(smooth):
+    shares = []
+    for sees_dense in (False, True):
+        level = LevelConfig(
+            stride=32, maps=(3,), codebook_size=24, dim=8, semantic_weight=1.0, address="table", sees_dense=sees_dense
+        )
+        shares.append(fit(quantizer_of([level]), smooth(48))[0].meaning_explained)
+    assert shares[1] > shares[0] + 0.02
 
 
 def test_read_outs_give_the_mean_of_what_each_code_stands_for():

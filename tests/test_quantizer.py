@@ -42,7 +42,8 @@ class PatchTower(nn.Module):
 
     def forward(self, images, *, aligned=False):
         maps = [F.conv2d(images - 0.5, kernel, stride=16) for kernel in self.kernels]
-        return FeaturePyramid(maps=tuple(m + m * m.abs() for m in maps[:3]), strides=self.strides, dense=maps[3])
+        bent = tuple(m + m * m.abs() for m in maps[:3])
+        return FeaturePyramid(maps=bent, strides=self.strides, dense=maps[3], embedding=maps[3].mean((2, 3)))
 
 
 def tower_of(layout):
@@ -57,7 +58,8 @@ def pictures(count=6, height=96, width=96, seed=0):
 def codebook_of(kind, index):
     if kind == "fsq":
         return {"fsq": ((3, 3), (7, 2), (11, 3))[index], "dim": 2}
-    return {"distance": kind, "dim": 5 + index, "address": "linear" if index else "table"}
+    sees_dense = kind == "cosine" and index < 2
+    return {"distance": kind, "dim": 5 + index, "address": "linear" if index else "table", "sees_dense": sees_dense}
 
 
 def build(composition, kind, layout):
@@ -68,7 +70,12 @@ def build(composition, kind, layout):
     )
     meaning = "residual" if (composition, kind) == ("residual", "cosine") else "whole"
     return PyramidQuantizer(
-        QuantizerConfig(levels=levels, composition=composition, meaning=meaning),
+        QuantizerConfig(
+            levels=levels,
+            composition=composition,
+            meaning=meaning,
+            embedding="linear" if kind == "cosine" else "mean",
+        ),
         channels=tower.channels,
         strides=tower.strides,
         embedding_dim=tower.embedding_dim,
@@ -87,6 +94,13 @@ def fitted(composition="residual", kind="euclidean", layout="halving"):
 @functools.cache
 def features_of(layout="halving", count=3, seed=7):
     return tower_of(layout)(pictures(count, seed=seed), aligned=True)
+
+
+def one_image(features, index):
+    rows = slice(index, index + 1)
+    return FeaturePyramid(
+        maps=tuple(m[rows] for m in features.maps), strides=features.strides, dense=features.dense[rows]
+    )
 
 
 @pytest.fixture(params=itertools.product(COMPOSITIONS, KINDS, LAYOUTS), ids="-".join)
@@ -124,7 +138,7 @@ def test_ids_do_not_depend_on_the_batch(case):
     together = quantizer.encode(features)
     assert all(torch.equal(a, b) for a, b in zip(together, quantizer.encode(features), strict=True))
     for image in range(3):
-        alone = FeaturePyramid(maps=tuple(m[image : image + 1] for m in features.maps), strides=features.strides)
+        alone = one_image(features, image)
         for one, all_of_them in zip(quantizer.encode(alone), together, strict=True):
             assert torch.equal(one[0], all_of_them[image])
 
@@ -132,7 +146,7 @@ def test_ids_do_not_depend_on_the_batch(case):
 def test_the_input_of_a_level_is_projected_the_same_bit_for_bit_in_any_batch(case):
     quantizer, features = case
     together = quantizer.encode_continuous(features)
-    alone = FeaturePyramid(maps=tuple(m[1:2] for m in features.maps), strides=features.strides)
+    alone = one_image(features, 1)
     for one, all_of_them in zip(quantizer.encode_continuous(alone), together, strict=True):
         assert torch.equal(one[0], all_of_them[1])
 
@@ -204,7 +218,10 @@ def test_tensors_that_determine_ids_change_the_digest_and_no_others_do(case):
     quantizer, _ = case
     base = digest(quantizer)
     for name in quantizer.state_dict():
-        index, part = int(name.split(".")[1]), name.split(".", 2)[2]
+        if name.startswith("to_embedding"):
+            index, part = len(quantizer.levels), name
+        else:
+            index, part = int(name.split(".")[1]), name.split(".", 2)[2]
         changed = copy.deepcopy(quantizer)
         changed.state_dict()[name].flatten()[0].add_(1)
         seen_by_a_finer_level = quantizer.config.composition == "residual" and index + 1 < len(quantizer.levels)
@@ -224,7 +241,9 @@ def test_what_is_outside_the_digest_does_not_change_ids(composition):
     quantizer, features = fitted(composition), features_of()
     changed = copy.deepcopy(quantizer)
     for name, tensor in changed.state_dict().items():
-        if "align" in name or "address" in name or "share" in name or ("paint" in name and composition != "residual"):
+        if any(part in name for part in ("align", "address", "share", "to_embedding")) or (
+            "paint" in name and composition != "residual"
+        ):
             tensor.add_(1)
     assert digest(changed) == digest(quantizer)
     assert all(torch.equal(a, b) for a, b in zip(changed.encode(features), quantizer.encode(features), strict=True))
@@ -337,7 +356,8 @@ def test_of_residual_meaning_a_level_reads_the_coarser_codes_and_a_cells_place_i
         ids[index] = quantizer.level(index).assign(quantizer.level(index).project(x))
         codes[index] = quantizer.level(index).look_up(ids[index])
     total = sum(quantizer.level(i).addresses()[ids[i]].mean((1, 2)) for i in range(3))
-    torch.testing.assert_close(quantizer.embedding([ids[i] for i in range(3)]), F.normalize(total, dim=1))
+    mapped = total @ quantizer.to_embedding.weight.T + quantizer.to_embedding.bias
+    torch.testing.assert_close(quantizer.embedding([ids[i] for i in range(3)]), F.normalize(mapped, dim=1))
 
 
 @pytest.mark.parametrize(

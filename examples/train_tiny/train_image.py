@@ -118,7 +118,9 @@ def parse() -> argparse.Namespace:
     )
     parser.add_argument("--cache", type=Path, required=True, help="where teachers' outputs are kept")
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--start", type=Path, help="checkpoint.pt of an earlier training, or an open_clip directory, to take the trunk from")
+    parser.add_argument(
+        "--start", type=Path, help="take the trunk from here: a checkpoint.pt or an open_clip directory"
+    )
     parser.add_argument("--steps", type=int, default=12_000)
     parser.add_argument("--batch", type=int, default=40, help="crops of 128 px a step; more where they are smaller")
     parser.add_argument("--lr", type=float, default=1.5e-3)

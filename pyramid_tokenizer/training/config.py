@@ -101,8 +101,8 @@ class TrainConfig:
         for name in ("weight_decay", "commit_weight", "align_weight", "perceptual_weight"):
             if not 0 <= getattr(self, name) < math.inf:
                 raise ConfigError(f"expected {name} >= 0, got {getattr(self, name)}: 0 switches it off")
-        counts = ("batch_size", "head_steps", "accumulate", "crop_px", "fit_images", "vectors_per_code", "log_every", "save_every")
-        for name in counts:
+        sizes = ("batch_size", "accumulate", "crop_px", "fit_images", "vectors_per_code")
+        for name in (*sizes, "head_steps", "log_every", "save_every"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"expected {name} >= 1, got {getattr(self, name)}: give a positive number")
         for name in ("codebook_steps", "decoder_steps", "warmup_steps", "workers", "seed", "sheet_every"):

@@ -7,8 +7,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pyramid_tokenizer.blocks import enlarge
-from pyramid_tokenizer.closed_form import meaning_at
 from pyramid_tokenizer.ema_codebook import EmaCodebook
+from pyramid_tokenizer.pyramid import meaning_at
 from pyramid_tokenizer.tokenizer import PyramidTokenizer
 from pyramid_tokenizer.training.config import TrainConfig
 from pyramid_tokenizer.training.losses import (
