@@ -1,39 +1,47 @@
-"""Trains the bundled `tiny` tokenizer on the small CLIP of join_towers.py: closed-form codebooks, refinement, decoder.
+"""Trains the bundled `tiny` tokenizer on the small CLIP of join_towers.py: closed-form codebooks, then the decoder.
 
-    python examples/train_tiny/train_tokenizer.py --data ../shared/data --clip build/v1/clip --out build/tiny-v1
+    python examples/train_tiny/train_tokenizer.py --data ../shared/data --clip build/v1/clip --out build/tiny-v1 --bf16
 
-Stop it at any time; the same command resumes. Copy the result to pyramid_tokenizer/assets/ to bundle it.
+Stop it at any time; the same command resumes.
 """
 
 from __future__ import annotations
 
 import argparse
 import csv
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
 from texts import is_kept_out, is_test_row
+from torch import Tensor
 
 from pyramid_tokenizer import PyramidTokenizer
 from pyramid_tokenizer.backbones import load_backbone
 from pyramid_tokenizer.config import BackboneConfig, DecoderConfig, LevelConfig, QuantizerConfig, TokenizerConfig
+from pyramid_tokenizer.data import RandomCrops
 from pyramid_tokenizer.training import TrainConfig, train
 
-# At 256 x 256: 64 x 8 + 256 x 10 + 1024 x 13 = 16,384 bits, exactly a quarter bit per pixel. Few dimensions at the fine
-# level: 13 bits describe 8 of them well. benchmarks/closed_form.py: 24, 16 and 12 dimensions give 0.2 dB more from ids, but
-# lose 2.3 dB instead of 1.1 to their own unquantised values, and use the codebook less evenly.
+# At 256 x 256: (64 + 256 + 1024) x 12 = 16,128 bits, .246 bit per pixel. The two coarse levels carry the meaning: they see the
+# dense map, and the second says what the first leaves of it; the finest carries pixels alone.
 CONFIG = TokenizerConfig(
     backbone=BackboneConfig(kind="open_clip", blocks=(0, 1, 2, 3)),
     quantizer=QuantizerConfig(
         composition="residual",
+        meaning="residual",
+        embedding="linear",
         levels=(
-            LevelConfig(stride=32, maps=(0, 1), codebook_size=256, dim=16, semantic_weight=0.5),
-            LevelConfig(stride=16, maps=(1, 2), codebook_size=1024, dim=12, semantic_weight=0.25),
-            LevelConfig(stride=8, maps=(2, 3), codebook_size=8192, dim=8, semantic_weight=0.05),
+            LevelConfig(stride=32, maps=(0, 1), codebook_size=4096, dim=64, semantic_weight=0.8, sees_dense=True),
+            LevelConfig(stride=16, maps=(1, 2), codebook_size=4096, dim=32, semantic_weight=0.7, sees_dense=True),
+            LevelConfig(stride=8, maps=(2, 3), codebook_size=4096, dim=12),
         ),
     ),
-    decoder=DecoderConfig(widths=(160, 128, 128), depths=(2, 2, 4), pixel_widths=(64,), pixel_depth=2),
+    decoder=DecoderConfig(widths=(96, 128, 128), depths=(2, 2, 4), pixel_widths=(64,), pixel_depth=2),
 )
+FIT_BATCH = 16
+FIT_CROPS = (("all", 128, 0.45), ("all", 192, 0.25), ("large", 256, 0.3))
+"""Pictures, side of the crops and share of the batches that the codebooks are fitted on. Pictures of recon/train have a short
+side of 160 px: enlarged to 256 they would teach the finest level to expect blur, so those crops come from seg/* alone."""
 
 
 def training_files(data: Path) -> list[Path]:
@@ -44,12 +52,43 @@ def training_files(data: Path) -> list[Path]:
     return [data / "recon" / row["file"] for row in kept]
 
 
+def large_files(data: Path) -> list[Path]:
+    """The train splits of seg/*, whose pictures are larger."""
+    files = []
+    for folder in sorted((data / "seg").iterdir()):
+        images = {path.stem: path for path in (folder / "images").iterdir()}
+        files += [images[Path(name).stem] for name in (folder / "splits" / "train.txt").read_text().split()]
+    return files
+
+
+def fit_batches(data: Path, crops: int) -> Iterator[Tensor]:
+    """The same batches at each call."""
+    large = large_files(data)
+    files = {"large": large, "all": training_files(data) + large}
+    for name, px, share in FIT_CROPS:
+        source = RandomCrops(files[name], batch_size=FIT_BATCH, crop_px=px, zoom=1.25, seed=5)
+        for index in range(round(crops * share / FIT_BATCH)):
+            yield source[index]
+
+
+def fitted(args: argparse.Namespace) -> PyramidTokenizer:
+    """With codebooks; fitted once and kept beside `--out`."""
+    kept = args.out.with_name(f"{args.out.name}-fitted")
+    if (kept / "config.json").exists():
+        return PyramidTokenizer.from_pretrained(kept)
+    tok = PyramidTokenizer.from_config(CONFIG, backbone=load_backbone(CONFIG.backbone, directory=args.clip))
+    for report in tok.fit(lambda: fit_batches(args.data, args.fit_crops)):
+        print(report, flush=True)
+    tok.save_pretrained(kept)
+    return PyramidTokenizer.from_pretrained(kept)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, required=True, help="the data pack: holds recon/train.csv")
+    parser.add_argument("--data", type=Path, required=True, help="the data pack: holds recon/train.csv and seg/")
     parser.add_argument("--clip", type=Path, required=True, help="directory that join_towers.py wrote")
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--codebook-steps", type=int, default=0)
+    parser.add_argument("--fit-crops", type=int, default=4800)
     parser.add_argument("--decoder-steps", type=int, default=4500)
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument(
@@ -60,15 +99,15 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     torch.manual_seed(0)
-    tok = PyramidTokenizer.from_config(CONFIG, backbone=load_backbone(CONFIG.backbone, directory=args.clip))
     config = TrainConfig(
-        codebook_steps=args.codebook_steps,
+        codebooks="frozen",
         decoder_steps=args.decoder_steps,
         batch_size=args.batch,
         mixed_precision="bf16" if args.bf16 else "no",
         workers=args.workers,
+        save_every=250,
     )
-    train(tok, training_files(args.data), out=args.out, config=config, half=True)
+    train(fitted(args), training_files(args.data) + large_files(args.data), out=args.out, config=config, half=True)
 
 
 if __name__ == "__main__":

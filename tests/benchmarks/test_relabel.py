@@ -41,7 +41,7 @@ def test_every_way_to_the_scores_gives_the_same(seg, ids, monkeypatch):
 
 
 def test_scores_that_differ_stop_the_measurement():
-    cases = {relabel.INDEXING[0]: lambda: torch.zeros(1, 2, 1, 1), "product, whole batch": lambda: torch.ones(1, 2)}
+    cases = {relabel.INDEXING: lambda: torch.zeros(1, 2, 1, 1), "product, whole batch": lambda: torch.ones(1, 2)}
     with pytest.raises(RuntimeError, match="expected indexed scores equal"):
         relabel.check_equal(cases)
 
@@ -55,7 +55,7 @@ def test_the_spaces_are_the_models_own_and_the_larger_ones(seg):
 def test_ratios_are_those_within_a_round(seg, ids, monkeypatch):
     times = {
         "indexing, whole batch": [3.0, 4.0],
-        "indexing, in parts": [1.0, 2.0],
+        relabel.BEFORE_UPSAMPLING: [1.0, 2.0],
         "product, whole batch": [10.0, 10.0],
     }
     monkeypatch.setattr(relabel, "take_turns", lambda cases, rounds: times)
