@@ -130,13 +130,14 @@ def finetune(
     from pyramid_tokenizer.training import TrainConfig
 
     common = {"accumulate": accumulate, "mixed_precision": "bf16" if bf16 else "no", "seed": seed, "workers": workers}
+    usual = TrainConfig()
     if segmentation is not None:
-        steps = 1500 if steps is None else steps
+        steps = usual.head_steps if steps is None else steps
         config = TrainConfig(
             head_steps=steps,
             batch_size=batch_size or 8,
             crop_px=crop or 192,
-            head_lr=1e-3 if lr is None else lr,
+            head_lr=usual.head_lr if lr is None else lr,
             decoupled=not joint,
             log_every=log_every(steps),
             **common,
@@ -144,13 +145,13 @@ def finetune(
         chosen = {"split": split, "classes": classes, "own_trunk": own_trunk}
         train_on_masks(model, segmentation, config=config, out=out, half=half, **chosen)
         return
-    steps = 2000 if steps is None else steps
+    steps = usual.decoder_steps if steps is None else steps
     config = TrainConfig(
         fit_images=fit_images,
         codebook_steps=codebook_steps,
-        batch_size=batch_size or 32,
-        crop_px=crop or 128,
-        decoder_lr=7e-4 if lr is None else lr,
+        batch_size=batch_size or usual.batch_size,
+        crop_px=crop or usual.crop_px,
+        decoder_lr=usual.decoder_lr if lr is None else lr,
         codebook_lr=codebook_lr,
         perceptual=perceptual.value,
         log_every=log_every(steps),

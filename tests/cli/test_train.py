@@ -28,7 +28,7 @@ def config(here, toy_config):
 def test_defaults_are_those_of_the_library(command):
     defaults = {parameter.name: parameter.default for parameter in get_command(app).commands[command].params}
     library = TrainConfig()
-    if command == "train":  # those of finetune depend on what it trains: test_finetune_segmentation.py
+    if command == "train":  # finetune asks the library for those that depend on what it trains
         assert defaults["steps"] == library.decoder_steps
         assert defaults["batch_size"] == library.batch_size
         assert defaults["crop"] == library.crop_px
