@@ -1,7 +1,9 @@
-"""Puts a trained model into the package as a bundled one: float16 decoder, measured figures, the card.
+"""Puts a trained model into the package as a bundled one: float16 decoder and head, measured figures, the card.
 
-python benchmarks/reconstruction.py --data ../shared/data --model build/tiny-v0 --json build/evaluation.json
-python examples/train_tiny/bundle.py --model build/tiny-v0 --name tiny-v0 --evaluation build/evaluation.json
+python benchmarks/reconstruction.py --data ../shared/data --model build/tiny-v1-head --json build/evaluation.json
+python benchmarks/zero_shot.py --data ../shared/data --model build/tiny-v1-head --json build/zero_shot.json
+python examples/train_tiny/bundle.py --model build/tiny-v1-head --name tiny-v1 --evaluation build/evaluation.json \
+    --zero-shot build/zero_shot.json
 """
 
 from __future__ import annotations
@@ -10,27 +12,35 @@ import argparse
 import json
 from pathlib import Path
 
-from pyramid_tokenizer import PyramidTokenizer
+from pyramid_tokenizer.segmenter import Segmenter
 
 HERE = Path(__file__).resolve().parent
 ASSETS = HERE.parents[1] / "pyramid_tokenizer" / "assets"
-LIMIT_BYTES = 32_000_000
+LIMIT_BYTES = 28_000_000
+
+
+def zero_shot_table(rows: list[list[str]]) -> str:
+    """What benchmarks/zero_shot.py --json wrote, as Markdown."""
+    lines = ["| what | from | figure |", "|---|---|---|", *(f"| {' | '.join(row)} |" for row in rows)]
+    return "\n".join(lines)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", type=Path, required=True, help="directory that train_tokenizer.py wrote")
+    parser.add_argument("--model", type=Path, required=True, help="directory that train_head.py wrote")
     parser.add_argument("--name", required=True, help="tiny-vN")
     parser.add_argument("--evaluation", type=Path, required=True, help="what benchmarks/reconstruction.py --json wrote")
+    parser.add_argument("--zero-shot", type=Path, required=True, help="what benchmarks/zero_shot.py --json wrote")
     args = parser.parse_args()
     evaluation = json.loads(args.evaluation.read_text(encoding="utf-8"))
-    tok = PyramidTokenizer.from_pretrained(args.model)
-    if evaluation.get("fingerprint") != tok.fingerprint:
+    seg = Segmenter.from_pretrained(args.model)
+    if evaluation.get("fingerprint") != seg.tok.fingerprint:
         parser.error(f"{args.evaluation} measured another model: run the benchmark on {args.model}")
-    folder = tok.save_pretrained(ASSETS / args.name, half=True, evaluation=evaluation)
+    folder = seg.save_pretrained(ASSETS / args.name, half=True, evaluation=evaluation)
     header, body = (folder / "README.md").read_text(encoding="utf-8").split("# A pyramid-tokenizer model\n", 1)
     card = (HERE / "card.md").read_text(encoding="utf-8")
-    (folder / "README.md").write_text(f"{header}{card}\n## Use\n{body}", encoding="utf-8")
+    words = zero_shot_table(json.loads(args.zero_shot.read_text(encoding="utf-8")))
+    (folder / "README.md").write_text(f"{header}{card}\n## Words\n\n{words}\n\n## Use\n{body}", encoding="utf-8")
     size = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
     print(f"{folder}: {size:,} bytes")
     if size > LIMIT_BYTES:

@@ -23,7 +23,8 @@ from pyramid_tokenizer.data import RandomCrops
 from pyramid_tokenizer.training import TrainConfig, train
 
 # At 256 x 256: (64 + 256 + 1024) x 12 = 16,128 bits, .246 bit per pixel. The two coarse levels carry the meaning: they see the
-# dense map, and the second says what the first leaves of it; the finest carries pixels alone.
+# dense map, and the second says what the first leaves of it; the finest carries pixels alone. The weights were chosen on an
+# unfinished tower: more meaning (.8, .7) gains 1 point of zero-shot accuracy from tokens and costs .4 dB, .9 dB at level 0.
 CONFIG = TokenizerConfig(
     backbone=BackboneConfig(kind="open_clip", blocks=(0, 1, 2, 3)),
     quantizer=QuantizerConfig(
@@ -31,9 +32,9 @@ CONFIG = TokenizerConfig(
         meaning="residual",
         embedding="linear",
         levels=(
-            LevelConfig(stride=32, maps=(0, 1), codebook_size=4096, dim=64, semantic_weight=0.8, sees_dense=True),
-            LevelConfig(stride=16, maps=(1, 2), codebook_size=4096, dim=32, semantic_weight=0.7, sees_dense=True),
-            LevelConfig(stride=8, maps=(2, 3), codebook_size=4096, dim=12),
+            LevelConfig(stride=32, maps=(0, 1), codebook_size=4096, dim=64, semantic_weight=0.68, sees_dense=True),
+            LevelConfig(stride=16, maps=(1, 2), codebook_size=4096, dim=32, semantic_weight=0.55, sees_dense=True),
+            LevelConfig(stride=8, maps=(2, 3), codebook_size=4096, dim=16),
         ),
     ),
     decoder=DecoderConfig(widths=(96, 128, 128), depths=(2, 2, 4), pixel_widths=(64,), pixel_depth=2),
