@@ -47,8 +47,8 @@ class SegmentationMap:
     labels: Tensor
     """(B, H, W) int64: an index into `names`, -1 for background; on the tokenizer's device."""
     scores: Tensor
-    """(B, H, W) float32: the winner's score. "decoder": its sigmoid, in [0, 1]. "lookup" and "dense": its similarity, in
-    [-1, 1]."""
+    """(B, H, W) float32: the winner's score. "decoder": its sigmoid, in [0, 1]. "dense": its cosine. "lookup": the product
+    of the summed addresses with the word, a cosine shrunk by how sure the codes are; in [-1, 1] but for a little."""
     names: tuple[str, ...]
     """A class's name is its first synonym."""
 
