@@ -1,13 +1,15 @@
 """The paper's ablations as switches: trains each variant small and prints one table.
 
     python benchmarks/ablations.py --data ../shared/data [--variants base,last-layer] [--steps N] [--images N] [--quick] [--list]
+    python benchmarks/ablations.py --data ../shared/data --segmentation [--head-steps N]
 
 Every row is the bundled model with one thing changed (`variants.py`), trained anew: codebooks in closed form on the same crops,
 then a decoder for `--steps` steps with the same crops and seed, level dropout on; measured on recon/val (tuning data). Two rows
 stand on small towers of their own (`towers.py`), which differ in their norm alone: compare them with each other. A row's figures
 are kept in `--out`, so that the same command goes on where it was stopped. Needs the extras `train` and `eval`.
 
-Shared or separate decoders and coupled or decoupled learning, the paper's other two switches, join with the semantic branch.
+`--segmentation` makes the other table, that of the semantic branch: shared or separate decoder, decoupled or joint learning
+(`ablations_segmentation.py`).
 """
 
 from __future__ import annotations
@@ -15,9 +17,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import dataclasses
-import hashlib
-import json
-import os
 import sys
 import time
 from collections.abc import Sequence
@@ -31,7 +30,9 @@ from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # this checkout, from any current directory
 
+from benchmarks import ablations_segmentation as heads
 from benchmarks import baselines, towers
+from benchmarks.ablations_kept import kept
 from benchmarks.reconstruction import DECODE_BATCH, SIDE_PX, decode, encode, number, say, score, table
 from benchmarks.variants import VARIANTS
 from pyramid_tokenizer import PyramidTokenizer, TokenPyramid
@@ -154,30 +155,21 @@ def row_of(
     """A variant's figures: those kept in `out`, or new ones, which are kept there."""
     variant = VARIANTS[name]
     config = variant.change(base.config)
+
+    def make() -> dict[str, Any]:
+        say(f"{name}: {variant.what}")
+        tower = tower_on(variant.norm, data, out, settings) if variant.norm else base.backbone
+        began = time.perf_counter()
+        tok = trained(config, tower, data / "recon" / "train", settings, refine=variant.refine)
+        return {"minutes": (time.perf_counter() - began) / 60, **measure(tok, pictures)}
+
     made_from = {
         "settings": dataclasses.asdict(settings),
         "config": dataclasses.asdict(config),
         "norm": variant.norm,
         "refine": variant.refine,
     }
-    digest = hashlib.sha256(json.dumps(made_from, sort_keys=True).encode()).hexdigest()[:8]
-    path = out / f"{name}-{digest}.json"
-    if not path.exists():
-        say(f"{name}: {variant.what}")
-        tower = tower_on(variant.norm, data, out, settings) if variant.norm else base.backbone
-        began = time.perf_counter()
-        tok = trained(config, tower, data / "recon" / "train", settings, refine=variant.refine)
-        minutes = (time.perf_counter() - began) / 60
-        write(path, {"variant": name, "minutes": minutes, **measure(tok, pictures), **made_from})
-    return json.loads(path.read_text(encoding="utf-8"))
-
-
-def write(path: Path, row: dict[str, Any]) -> None:
-    """Writes the file whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_suffix(".part")
-    part.write_text(json.dumps(row, indent=2) + "\n", encoding="utf-8")
-    os.replace(part, path)
+    return kept(out, name, made_from, make)
 
 
 def to_markdown(rows: Sequence[dict[str, Any]]) -> str:
@@ -203,47 +195,83 @@ def cells(row: dict[str, Any], strides: Sequence[int]) -> list[str]:
     ]
 
 
-def variant_names(text: str) -> list[str]:
-    names = text.split(",")
-    unknown = [name for name in names if name not in VARIANTS]
-    if unknown:
-        raise argparse.ArgumentTypeError(f"expected some of {', '.join(VARIANTS)}, got {', '.join(unknown)}")
-    return names
+OPTIONS = {
+    "--images": "images",
+    "--steps": "steps",
+    "--tower-steps": "tower_steps",
+    "--head-steps": "head_steps",
+    "--batch": "batch_size",
+    "--crop": "crop_px",
+    "--pictures": "pictures",
+}
+"""Numbers of `Settings` and `HeadSettings` that the command line can change."""
 
 
 def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, default=Path("../shared/data"), help="holds recon/train and recon/val")
+    parser.add_argument(
+        "--data", type=Path, default=Path("../shared/data"), help="holds recon/train, recon/val and seg/"
+    )
     parser.add_argument("--out", type=Path, default=Path("build/ablations"), help="where figures are kept")
     parser.add_argument("--model", default="tiny", help="whose tower and levels (default: %(default)s)")
-    parser.add_argument("--variants", type=variant_names, default=list(VARIANTS), metavar="A,B", help="only these rows")
-    parser.add_argument("--list", action="store_true", help="say what the variants are, and end")
+    parser.add_argument("--segmentation", action="store_true", help="the table of the semantic branch")
+    parser.add_argument("--variants", metavar="A,B", help="only these rows")
+    parser.add_argument("--list", action="store_true", help="say what the variants of both tables are, and end")
     parser.add_argument("--quick", action="store_true", help="few steps, to see that it runs: the figures mean nothing")
-    for field in ("images", "steps", "tower_steps", "pictures"):
-        option = f"--{field.replace('_', '-')}"
-        parser.add_argument(option, type=int, metavar="N", help=f"default: {getattr(Settings(), field)}")
-    parser.add_argument("--bf16", action="store_true", default=None, help="for decoders: faster where the CPU has it")
+    for option, field in OPTIONS.items():
+        parser.add_argument(option, dest=field, type=int, metavar="N", help=defaults_of(field))
+    parser.add_argument("--bf16", action="store_true", default=None, help="to train in: faster where the CPU has it")
     parser.add_argument("--threads", type=int, default=1, help="of torch (default: %(default)s)")
-    return parser.parse_args(argv)
+    args = parser.parse_args(argv)
+    known = heads.VARIANTS if args.segmentation else VARIANTS
+    args.variants = args.variants.split(",") if args.variants else list(known)
+    if unknown := [name for name in args.variants if name not in known]:
+        parser.error(f"expected some of {', '.join(known)}, got {', '.join(unknown)}: --list says what they are")
+    wrong = given(args).keys() - dataclasses.asdict(quick(args)).keys()
+    if other := [option for option, field in OPTIONS.items() if field in wrong]:
+        parser.error(f"expected options of this table, got {', '.join(other)}: see --segmentation")
+    return args
 
 
-def settings_of(args: argparse.Namespace) -> Settings:
-    given = {name: getattr(args, name) for name in ("images", "steps", "tower_steps", "pictures", "bf16")}
-    changes = {name: value for name, value in given.items() if value is not None}
-    return dataclasses.replace(QUICK if args.quick else Settings(), **changes)
+def defaults_of(field: str) -> str:
+    """An option's help."""
+    tables = {"default": Settings(), "with --segmentation": heads.HeadSettings()}
+    return ", ".join(f"{title}: {getattr(table, field)}" for title, table in tables.items() if hasattr(table, field))
+
+
+def quick(args: argparse.Namespace) -> Settings | heads.HeadSettings:
+    """The settings of `--quick` of the table that is asked for."""
+    return heads.QUICK if args.segmentation else QUICK
+
+
+def given(args: argparse.Namespace) -> dict[str, Any]:
+    """What the command line changes in the settings."""
+    values = {field: getattr(args, field) for field in (*OPTIONS.values(), "bf16")}
+    return {field: value for field, value in values.items() if value is not None}
+
+
+def settings_of(args: argparse.Namespace) -> Settings | heads.HeadSettings:
+    start = quick(args) if args.quick else type(quick(args))()
+    return dataclasses.replace(start, **given(args))
+
+
+def list_variants() -> str:
+    levels, semantic = ([f"{name:16} {row.what}" for name, row in rows.items()] for rows in (VARIANTS, heads.VARIANTS))
+    return "\n".join([*levels, "", "with --segmentation:", *semantic])
 
 
 def main() -> None:
     args = parse()
     if args.list:
-        print("\n".join(f"{name:16} {variant.what}" for name, variant in VARIANTS.items()))
+        print(list_variants())
         return
     torch.set_num_threads(args.threads)
     settings = settings_of(args)
     base = PyramidTokenizer.from_pretrained(args.model)
     pictures = baselines.load_pictures(args.data / "recon" / "val", side=settings.side_px, limit=settings.pictures)
     where = {"data": args.data, "out": args.out, "settings": settings}
-    print(to_markdown([row_of(name, base, pictures, **where) for name in args.variants]))
+    row, show = (heads.row_of, heads.to_markdown) if args.segmentation else (row_of, to_markdown)
+    print(show([row(name, base, pictures, **where) for name in args.variants]))
 
 
 if __name__ == "__main__":

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 import math
+import re
 
 import pytest
 import torch
 import torch.nn.functional as F
 from PIL import Image
 
-from benchmarks import ablations, towers
+from benchmarks import ablations, ablations_kept, towers
+from benchmarks import ablations_segmentation as heads
 from benchmarks.variants import VARIANTS, nearest_grid
 from pyramid_tokenizer import PyramidTokenizer
 from pyramid_tokenizer.config import BackboneConfig, LevelConfig, QuantizerConfig, TokenizerConfig
@@ -168,7 +169,7 @@ def test_a_row_is_made_once_for_its_settings_and_survives_an_interruption(data, 
 
     monkeypatch.setattr(ablations, "trained", train)
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(ablations.os, "replace", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt()))
+        patch.setattr(ablations_kept.os, "replace", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt()))
         row()
     assert not list((tmp_path / "out").glob("*.json"))
     first = row()
@@ -223,13 +224,35 @@ def test_the_table_puts_psnr_under_the_grid_that_it_ends():
     }
 
 
-def test_options_replace_settings_and_unknown_variants_are_refused(capsys):
+def test_options_replace_settings_of_the_table_that_is_asked_for():
     given = ablations.parse(["--quick", "--steps", "7", "--bf16", "--variants", "base,fsq"])
     assert given.variants == ["base", "fsq"]
     assert ablations.settings_of(given) == dataclasses.replace(ablations.QUICK, steps=7, bf16=True)
     assert ablations.settings_of(ablations.parse([])) == ablations.Settings()
-    with pytest.raises(argparse.ArgumentTypeError, match=r"expected some of base, .*, got bas"):
-        ablations.variant_names("base,bas")
+    given = ablations.parse(["--segmentation", "--quick", "--head-steps", "7", "--batch", "2", "--crop", "64"])
+    assert given.variants == list(heads.VARIANTS)
+    assert ablations.settings_of(given) == dataclasses.replace(heads.QUICK, head_steps=7, batch_size=2, crop_px=64)
+    assert ablations.settings_of(ablations.parse(["--segmentation"])) == heads.HeadSettings()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--variants", "base,bas"], "expected some of base, .*, got bas: "),
+        (["--segmentation", "--variants", "base"], "expected some of look-up, .*, got base: "),
+        (["--head-steps", "5"], "expected options of this table, got --head-steps: "),
+        (["--segmentation", "--steps", "5"], "expected options of this table, got --steps: "),
+    ],
+)
+def test_rows_and_options_of_the_other_table_are_refused(options, message, capsys):
+    with pytest.raises(SystemExit):
+        ablations.parse(options)
+    assert re.search(message, capsys.readouterr().err)
+
+
+def test_the_list_has_the_rows_of_both_tables():
+    lines = [line.split(" ")[0] for line in ablations.list_variants().split("\n")]
+    assert set(lines) == {*VARIANTS, "", "with", *heads.VARIANTS}
 
 
 def test_layer_norm_hides_contrast_and_batch_norm_keeps_it(smooth):
