@@ -9,7 +9,6 @@ decoder. Measured on recon/val (tuning data); about a minute a row on two cores.
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,6 +20,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # this checkout, f
 
 from benchmarks import baselines, twins
 from benchmarks.reconstruction import DECODE_BATCH, SIDE_PX, decode, encode, score, table
+from benchmarks.variants import with_composition
 from pyramid_tokenizer import PyramidTokenizer
 from pyramid_tokenizer.config import TokenizerConfig
 from pyramid_tokenizer.images import to_uint8
@@ -33,8 +33,7 @@ def variants(config: TokenizerConfig) -> Iterator[tuple[str, TokenizerConfig]]:
     for dims in DIMENSIONS:
         yield f"dimensions {', '.join(map(str, dims))}", twins.with_levels(config, [{"dim": dim} for dim in dims])
     for composition in COMPOSITIONS:
-        quantizer = dataclasses.replace(config.quantizer, composition=composition)
-        yield f"composition {composition}", dataclasses.replace(config, quantizer=quantizer, fingerprint="")
+        yield f"composition {composition}", with_composition(config, composition)
 
 
 def measure(what: str, twin: PyramidTokenizer, pictures: Tensor) -> tuple[str, ...]:

@@ -36,8 +36,9 @@ def with_level(config: TokenizerConfig, index: int, **changes: Any) -> Tokenizer
 
 
 def with_composition(config: TokenizerConfig, composition: Composition) -> TokenizerConfig:
-    """The config with levels that see each other in another way."""
-    quantizer = dataclasses.replace(config.quantizer, composition=composition)
+    """The config with levels that see each other in another way; residual meaning goes with residual levels alone."""
+    meaning = config.quantizer.meaning if composition == "residual" else "whole"
+    quantizer = dataclasses.replace(config.quantizer, composition=composition, meaning=meaning)
     return dataclasses.replace(config, quantizer=quantizer, fingerprint="")
 
 

@@ -20,7 +20,7 @@ from pyramid_tokenizer import PyramidTokenizer
 from pyramid_tokenizer.backbones import load_backbone
 from pyramid_tokenizer.config import BackboneConfig, DecoderConfig, LevelConfig, QuantizerConfig, TokenizerConfig
 from pyramid_tokenizer.data import RandomCrops
-from pyramid_tokenizer.training import TrainConfig, train
+from pyramid_tokenizer.training import TrainConfig, finetune, train
 
 # At 256 x 256: (64 + 256 + 1024) x 12 = 16,128 bits, .246 bit per pixel. The two coarse levels carry the meaning: they see the
 # dense map, and the second says what the first leaves of it; the finest carries pixels alone. The weights were chosen on an
@@ -74,7 +74,7 @@ def fit_batches(data: Path, crops: int) -> Iterator[Tensor]:
 
 def fitted(args: argparse.Namespace) -> PyramidTokenizer:
     """With codebooks; fitted once and kept beside `--out`."""
-    kept = args.out.with_name(f"{args.out.name}-fitted")
+    kept = args.out.with_name(f"{args.out.name}-base-fitted")
     if (kept / "config.json").exists():
         return PyramidTokenizer.from_pretrained(kept)
     tok = PyramidTokenizer.from_config(CONFIG, backbone=load_backbone(CONFIG.backbone, directory=args.clip))
@@ -91,6 +91,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--fit-crops", type=int, default=4800)
     parser.add_argument("--decoder-steps", type=int, default=4500)
+    parser.add_argument("--prefix-steps", type=int, default=1600, help="of these, most decode the coarse levels alone")
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument(
         "--bf16", action="store_true", help="train the decoder in bfloat16: twice as fast where the CPU has it"
@@ -100,15 +101,14 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     torch.manual_seed(0)
-    config = TrainConfig(
-        codebooks="frozen",
-        decoder_steps=args.decoder_steps,
-        batch_size=args.batch,
-        mixed_precision="bf16" if args.bf16 else "no",
-        workers=args.workers,
-        save_every=250,
-    )
-    train(fitted(args), training_files(args.data) + large_files(args.data), out=args.out, config=config, half=True)
+    files = training_files(args.data) + large_files(args.data)
+    common = {"mixed_precision": "bf16" if args.bf16 else "no", "workers": args.workers, "save_every": 250}
+    config = TrainConfig(codebooks="frozen", decoder_steps=args.decoder_steps, batch_size=args.batch, **common)
+    base = args.out.with_name(f"{args.out.name}-base")
+    tok = train(fitted(args), files, out=base, config=config)
+    # level 0 alone showed a faint plaid: larger crops hold more of its cells, and most steps are of a prefix
+    prefixes = TrainConfig(batch_size=max(1, args.batch // 2), crop_px=192, level_dropout=0.65, **common)
+    finetune(tok, files, steps=args.prefix_steps, codebooks="frozen", config=prefixes, out=args.out, half=True)
 
 
 if __name__ == "__main__":
