@@ -232,9 +232,9 @@ class PyramidTokenizer(nn.Module):
     def encode(self, images: ImageLike | Sequence[ImageLike], *, size: int | None = None) -> TokenPyramid:
         """Tokens of one image or of a batch of one size.
 
-        Ids do not depend on the batch size but for rounding in the tower's convolutions. Measured with the bundled model:
-        0 of 268,800 ids differ between batches of 1, 2, 7, 8 and 32, and between processes with one and two threads
-        (benchmarks/reconstruction.py, 2-core CPU).
+        Ids do not depend on the batch size but for rounding in the tower. Measured with the bundled model: of 268,800 ids at
+        most 1 differs between batches of 1, 2, 7, 8 and 32, and none between processes (benchmarks/reconstruction.py, 2-core
+        CPU).
 
         Args:
             images: PIL, path, numpy HWC uint8, tensor (3, H, W) or (B, 3, H, W) in [0, 1], or a list of same-sized ones.
@@ -478,7 +478,7 @@ class PyramidTokenizer(nn.Module):
         Args:
             directory: Made where missing; a model already there is replaced file by file, config.json last, and its
                 evaluation.json goes.
-            half: Store trunk and pixel decoder as float16 (half the size; decoded pixels change in the last bit or two).
+            half: Store trunk, pixel decoder and head as float16 (half the size; decoded pixels change in the last bit or two).
             evaluation: Measured figures for evaluation.json and the model card.
             head: Tensors of the segmentation head that `config.segmentation` describes; `Segmenter.save_pretrained` gives
                 them. None saves the tokenizer alone.

@@ -53,6 +53,9 @@ class TrainConfig:
     """Peak learning rate of stage 3."""
     decoupled: bool = True
     """Stage 3 leaves trunk and pixel decoder as they are; False trains them jointly with the head, for masks and pixels."""
+    class_balance: float = 0.5
+    """Stage 3: a pixel counts by the share of its class among the labelled pixels of its set, to minus this power; 0 counts all
+    alike, and rare classes are then hardly ever predicted."""
     warmup_steps: int = 200
     """Linear rise to the peak; a cosine to zero follows."""
     weight_decay: float = 0.01
@@ -98,7 +101,7 @@ class TrainConfig:
         for name in ("codebook_lr", "decoder_lr", "head_lr", "clip_norm"):
             if not 0 < getattr(self, name) < math.inf:
                 raise ConfigError(f"expected {name} > 0, got {getattr(self, name)}: give a positive number")
-        for name in ("weight_decay", "commit_weight", "align_weight", "perceptual_weight"):
+        for name in ("weight_decay", "commit_weight", "align_weight", "perceptual_weight", "class_balance"):
             if not 0 <= getattr(self, name) < math.inf:
                 raise ConfigError(f"expected {name} >= 0, got {getattr(self, name)}: 0 switches it off")
         sizes = ("batch_size", "accumulate", "crop_px", "fit_images", "vectors_per_code")

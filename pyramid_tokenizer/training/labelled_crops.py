@@ -82,6 +82,16 @@ class LabelledCrops(Dataset[LabelledBatch]):
         _check_known(left_out, self.sets)
         self.names, self._tables = zip(*(_learned(labelled, left_out) for labelled in self.sets), strict=True)
 
+    def pixel_shares(self) -> list[Tensor]:
+        """Per set (N + 1,) float64: the share of each class, none of them last, among its labelled pixels; reads all labels."""
+        shares = []
+        for labelled, table, names in zip(self.sets, self._tables, self.names, strict=True):
+            counts = torch.zeros(len(names) + 2, dtype=torch.float64)  # ignored pixels first
+            for sample in labelled:
+                counts += torch.bincount(table[sample.labels.flatten() + 1] + 1, minlength=len(counts))
+            shares.append(counts[1:] / counts[1:].sum().clamp(min=1))
+        return shares
+
     def __getitem__(self, item: int) -> LabelledBatch:
         """That micro-batch.
 

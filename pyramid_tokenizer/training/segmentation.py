@@ -39,14 +39,21 @@ class SegmentationStage(nn.Module):
         seg: With a head; its parameters learn. With `config.decoupled` false trunk and pixel decoder learn too, for masks
             and pixels at once.
         vocabularies: (N_s, D) float per set, unit rows: the names' embeddings.
-        config: Steps, rate, `decoupled`.
+        config: Steps, rate, `decoupled`, `class_balance`.
+        shares: (N_s + 1,) float per set, as `LabelledCrops.pixel_shares` gives them; without them all pixels count alike.
         continuous: Read the features before quantisation in place of codes: what a head could do without codebooks.
     """
 
     name = "segmentation"
 
     def __init__(
-        self, seg: Segmenter, vocabularies: Sequence[Tensor], config: TrainConfig, *, continuous: bool = False
+        self,
+        seg: Segmenter,
+        vocabularies: Sequence[Tensor],
+        config: TrainConfig,
+        *,
+        shares: Sequence[Tensor] = (),
+        continuous: bool = False,
     ):
         super().__init__()
         assert seg.head is not None
@@ -57,6 +64,7 @@ class SegmentationStage(nn.Module):
         # behind functions, so that this module holds what trains and nothing else
         self._tok = lambda: seg.tok
         self._vocabularies = [rows.to(seg.tok.device) for rows in vocabularies]
+        self._weights = [class_weights(own, config.class_balance).to(seg.tok.device) for own in shares]
 
     def forward(self, batch: LabelledBatch, step: int) -> tuple[Tensor, dict[str, float]]:
         """The loss, and the share of pixels whose best class is theirs."""
@@ -88,7 +96,8 @@ class SegmentationStage(nn.Module):
                 continue
             logits = enlarge(self.head.logits(cells[rows], words), ratio)  # (b, N, h, w)
             labels = _at_size(batch.labels[rows], logits.shape[-2:])
-            loss = loss + sigmoid_loss(logits, labels) * rows.float().mean()
+            weights = self._weights[index] if self._weights else None
+            loss = loss + sigmoid_loss(logits, labels, weights) * rows.float().mean()
             counted = (labels >= 0) & (labels < len(words))
             right += float((logits.argmax(1) == labels)[counted].sum())
             known += float(counted.sum())
@@ -122,12 +131,13 @@ class SegmentationStage(nn.Module):
         return list(self.parameters())
 
 
-def sigmoid_loss(logits: Tensor, labels: Tensor) -> Tensor:
+def sigmoid_loss(logits: Tensor, labels: Tensor, weights: Tensor | None = None) -> Tensor:
     """Binary cross-entropy summed over classes, averaged over the pixels that count; 0 where none does.
 
     Args:
         logits: (B, N, h, w) float.
         labels: (B, h, w) int64: the one class that is there, N for none, -1 for pixels that do not count.
+        weights: (N + 1,) float, how much a pixel of each class and of none counts; None counts all alike.
 
     Example:
         >>> logits = torch.zeros(1, 3, 1, 2)
@@ -138,7 +148,26 @@ def sigmoid_loss(logits: Tensor, labels: Tensor) -> Tensor:
     counted = labels >= 0
     absent = F.softplus(logits).sum(1)  # (B, h, w), the loss where no class is there
     present = F.pad(logits, (0, 0, 0, 0, 0, 1)).gather(1, labels.clamp(0, classes)[:, None])[:, 0]  # 0 for none
-    return ((absent - present) * counted).sum() / counted.sum().clamp(min=1)
+    each = counted.float() if weights is None else counted * weights[labels.clamp(0, classes)]
+    return ((absent - present) * each).sum() / counted.sum().clamp(min=1)
+
+
+def class_weights(shares: Tensor, power: float) -> Tensor:
+    """How much a pixel of each class counts: its class's share to minus `power`, 1 on average over pixels.
+
+    Args:
+        shares: (K,) float, of the pixels of each class; of no pixel, a class gets the weight of the rarest.
+        power: 0 counts all alike, 1 gives every class the same say.
+
+    Source: V. Badrinarayanan et al., "SegNet" (2015), balances by the median frequency, which is power 1.
+
+    Example:
+        >>> class_weights(torch.tensor([0.9, 0.1, 0.0]), 0.5)
+        tensor([0.8333, 2.5000, 2.5000])
+    """
+    rarest = shares[shares > 0].min() if bool((shares > 0).any()) else torch.ones(())
+    weights = shares.clamp(min=float(rarest)) ** -power
+    return (weights / (weights * shares).sum().clamp(min=1e-12)).float()
 
 
 def cell_inputs(tok: PyramidTokenizer, images: Tensor, *, continuous: bool = False) -> tuple[list[Tensor], Tensor]:
@@ -229,7 +258,9 @@ def train_segmentation(  # noqa: PLR0913
         left_out=left_out,
     )
     seg = new_segmenter(tok, segmentation or tok.config.segmentation or SegmentationConfig(), seed=config.seed)
-    stage = SegmentationStage(seg, [_words(seg, names) for names in crops.names], config, continuous=continuous)
+    words = [_words(seg, names) for names in crops.names]
+    shares = crops.pixel_shares() if config.class_balance else ()
+    stage = SegmentationStage(seg, words, config, shares=shares, continuous=continuous)
     with training_folder(out) as folder:
         check_settings(folder / "segmentation.json", seg.tok, len(crops.places), config)
         state = folder / f"{stage.name}{STATE_SUFFIX}"

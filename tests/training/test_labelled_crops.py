@@ -207,3 +207,13 @@ class TestErrors:
     def test_a_class_to_leave_out_that_no_set_has_is_an_error(self, five, left_out, message):
         with pytest.raises(ConfigError, match=f"expected classes of the sets to leave out, {message}"):
             crops_of(five, left_out=left_out)
+
+
+def test_pixel_shares_are_those_of_all_labelled_pixels(five):
+    crops = crops_of(five, left_out=["blue"])
+    counts = torch.zeros(len(FIVE))
+    for sample in five:
+        for index in range(len(FIVE)):
+            counts[index] += int((sample.labels == index).sum())
+    counts = torch.cat([counts[:2], counts[3:], torch.zeros(1)])  # "blue" is ignored, and nothing is of no class
+    torch.testing.assert_close(crops.pixel_shares(), [(counts / counts.sum()).double()], rtol=1e-5, atol=1e-6)

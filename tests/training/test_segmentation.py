@@ -14,7 +14,13 @@ from pyramid_tokenizer.images import read_image
 from pyramid_tokenizer.segmentation_head import gather_rows
 from pyramid_tokenizer.training import train_segmentation
 from pyramid_tokenizer.training.labelled_crops import LabelledBatch, LabelledCrops
-from pyramid_tokenizer.training.segmentation import SegmentationStage, cell_inputs, new_segmenter, sigmoid_loss
+from pyramid_tokenizer.training.segmentation import (
+    SegmentationStage,
+    cell_inputs,
+    class_weights,
+    new_segmenter,
+    sigmoid_loss,
+)
 from tests.training.test_train import Interruption, assert_same, state_of, stop_at
 
 FIVE = ["red", "green|lime", "blue", "yellow", "black"]
@@ -83,6 +89,26 @@ class TestLoss:
         assert float(loss.detach()) == 0
         assert torch.equal(logits.grad, torch.zeros_like(logits))
 
+    def test_with_weights_a_pixel_counts_as_its_class_does(self):
+        logits, labels = torch.randn(1, 3, 2, 2), torch.tensor([[[0, 3], [2, -1]]])
+        weights = torch.tensor([2.0, 5.0, 0.5, 0.25])  # of the classes, and of none
+        alone = []
+        for row, column in ((0, 0), (0, 1), (1, 0)):
+            kept = torch.full_like(labels, -1)
+            kept[0, row, column] = labels[0, row, column]
+            alone.append(sigmoid_loss(logits, kept))
+        wanted = (2.0 * alone[0] + 0.25 * alone[1] + 0.5 * alone[2]) / 3
+        torch.testing.assert_close(sigmoid_loss(logits, labels, weights), wanted)
+
+    @pytest.mark.parametrize("power", [0.0, 0.5, 1.0])
+    def test_class_weights_are_one_on_average_and_favour_the_rare(self, power):
+        shares = torch.tensor([0.7, 0.25, 0.05, 0.0])
+        weights = class_weights(shares, power)
+        assert float((weights * shares).sum()) == pytest.approx(1)
+        assert weights.tolist() == sorted(weights.tolist())
+        torch.testing.assert_close(weights[2] / weights[0], torch.tensor(14.0) ** power)
+        assert weights[3] == weights[2]  # of no pixel: as the rarest
+
 
 class TestStage:
     def words_and_stage(self, tok, config, *names, **options):
@@ -103,6 +129,15 @@ class TestStage:
         labels = batch.labels[:, 2::4, 2::4]
         torch.testing.assert_close(loss, sigmoid_loss(logits, labels))
         assert figures["accuracy"] == pytest.approx(float((logits.argmax(1) == labels).float().mean()))
+
+    def test_with_the_shares_of_its_classes_rare_ones_count_more(self, tok, config, five):
+        crops = LabelledCrops([five], batch_size=3, crop_px=32)
+        seg, words, plain = self.words_and_stage(tok, config(), [f"thing {i}" for i in range(5)])
+        balanced = SegmentationStage(seg, words, config(class_balance=1.0), shares=crops.pixel_shares())
+        alike = SegmentationStage(seg, words, config(class_balance=0.0), shares=crops.pixel_shares())
+        losses = [float(stage(crops[0], 0)[0]) for stage in (plain, alike, balanced)]
+        assert losses[0] == pytest.approx(losses[1])
+        assert losses[2] != pytest.approx(losses[0], rel=1e-3)
 
     def test_pictures_of_several_sets_count_alike_each_among_its_own_names(self, tok, config, five):
         crops = LabelledCrops([five], batch_size=3, crop_px=32)[0]
