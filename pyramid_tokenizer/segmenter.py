@@ -6,6 +6,7 @@ tokens -> addresses of their codes -> embedding per cell [-> refined on the shar
 from __future__ import annotations
 
 import math
+import tempfile
 import typing
 import warnings
 from bisect import bisect_right
@@ -210,6 +211,20 @@ class Segmenter(nn.Module):
         if head is not None:
             _check_described(head, self.tok)
         return self.tok.save_pretrained(directory, half=half, evaluation=evaluation, head=head)
+
+    def push_to_hub(self, repo_id: str, **options: Any) -> str:
+        """Uploads tokenizer and head to a Hub repository, made where missing; its commit's address.
+
+        Args:
+            repo_id: "user/repo".
+            options: `private`, `token` and `commit_message`, as `PyramidTokenizer.push_to_hub` takes them.
+
+        Raises:
+            NotFittedError, CheckpointError: As `save_pretrained`.
+            HubError: The Hub cannot be reached or refuses.
+        """
+        with tempfile.TemporaryDirectory() as folder:
+            return hub.push(self.save_pretrained(folder), repo_id, **options)
 
     def _resolve(self, mode: Mode, resolution: Resolution) -> Mode:
         for value, kind, what in ((mode, Mode, "mode"), (resolution, Resolution, "resolution")):

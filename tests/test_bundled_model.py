@@ -99,7 +99,9 @@ def test_every_version_stays_readable_under_its_own_name() -> None:
 
 def test_it_is_small_and_says_what_it_saw() -> None:
     folder = bundled_models()["tiny"]
-    assert sum(file.stat().st_size for file in folder.rglob("*") if file.is_file()) <= 29e6  # 28 MB, and the segmentation head
+    assert (
+        sum(file.stat().st_size for file in folder.rglob("*") if file.is_file()) <= 29e6
+    )  # 28 MB, and the segmentation head
     card = (resources.files("pyramid_tokenizer") / "assets" / folder.name / "README.md").read_text(encoding="utf-8")
     assert "research" in card
     assert "recon/train" in card

@@ -415,6 +415,19 @@ class TestErrors:
 
 
 class TestFiles:
+    def test_pushing_sends_the_head_too(self, headed, images, monkeypatch):
+        sent = {}
+
+        def push(directory, repo_id, **options):
+            sent["model"], sent["options"] = Segmenter.from_pretrained(directory), options
+            return f"https://example.test/{repo_id}"
+
+        monkeypatch.setattr(hub, "push", push)
+        assert headed.push_to_hub("user/repo", private=True) == "https://example.test/user/repo"
+        found, wanted = sent["model"].segment(images, NAMES), headed.segment(images, NAMES)
+        assert torch.equal(found.labels, wanted.labels)
+        assert sent["options"] == {"private": True}
+
     def test_a_model_with_a_head_comes_back_the_same_bit_for_bit(self, headed, images, tmp_path):
         folder = headed.save_pretrained(tmp_path / "model")
         assert "segmentation_head.safetensors" in os.listdir(folder)

@@ -29,9 +29,9 @@ if TYPE_CHECKING:
 PHOTOS = ("astronaut", "chelsea", "coffee", "rocket")
 """Public domain or CC0, inside the scikit-image package: nothing is downloaded."""
 WORDS = {
-    "astronaut": ("person", "american flag", "space shuttle|rocket"),
-    "coffee": ("cup", "table", "spoon"),
-    "rocket": ("rocket", "sky", "tower"),
+    "chelsea": ("cat", "wall", "blanket"),
+    "coffee": ("cup", "table"),
+    "rocket": ("sky", "tower", "grass"),
 }
 """Photo -> what is looked for in its tokens."""
 TIMED_RUNS = 3
