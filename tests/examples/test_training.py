@@ -154,3 +154,46 @@ def test_kept_out_pictures_and_dense_labels_never_reach_a_batch(data: Path, cach
     batch = batches(0)
     assert batch.kinds[:, vocabulary.kinds.index("zebra")].max() == 0
     assert set(batch.caption_ids.tolist()) <= {vocabulary.captions.index("A person.")}
+
+
+def test_the_tokenizer_sees_what_the_tower_may_see_and_the_same_crops_at_each_call(
+    data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import train_tokenizer
+
+    assert [path.name for path in train_tokenizer.training_files(data)] == ["1.png", "2.png", "3.png"]  # 0 is kept out
+    assert [path.name for path in train_tokenizer.large_files(data)] == ["7.png"]
+    monkeypatch.setattr(train_tokenizer, "FIT_BATCH", 2)
+    monkeypatch.setattr(train_tokenizer, "FIT_CROPS", (("all", 32, 0.5), ("large", 64, 0.5)))
+    first, second = (list(train_tokenizer.fit_batches(data, 8)) for _ in range(2))
+    assert [tuple(batch.shape) for batch in first] == [(2, 3, 32, 32)] * 2 + [(2, 3, 64, 64)] * 2
+    assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
+
+
+def test_the_bundled_models_levels_cost_less_than_a_quarter_bit_per_pixel() -> None:
+    import math
+
+    import train_tokenizer
+
+    levels = train_tokenizer.CONFIG.quantizer.levels
+    assert sum(math.log2(level.codebook_size) / level.stride**2 for level in levels) == 0.24609375
+
+
+@pytest.mark.slow
+def test_a_tower_starts_from_an_earlier_models_trunk_and_leaves_its_head(tmp_path: Path) -> None:
+    from common import build_clip, export_clip
+    from image_losses import Student
+    from train_image import start_from
+
+    torch.manual_seed(1)
+    earlier = build_clip()
+    export_clip(earlier, tmp_path)
+    torch.manual_seed(2)
+    student = Student(build_clip())
+    head = student.visual.trunk.conv_head.weight.clone()
+    start_from(student, tmp_path)
+    stored = earlier.visual.trunk.state_dict()
+    for name, value in student.visual.trunk.state_dict().items():
+        if not name.startswith(("conv_head", "classifier")) and value.is_floating_point():
+            assert torch.equal(value, stored[name].half().float()), name
+    assert torch.equal(student.visual.trunk.conv_head.weight, head)
