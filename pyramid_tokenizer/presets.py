@@ -1,7 +1,8 @@
 """Layouts for any tower: from the channels and strides of its maps to levels, codebooks and decoder.
 
-The reference is the bundled model, whose tower gives maps at strides 32, 16, 8 and 4: levels of strides 32, 16 and 8 with
-256, 1024 and 8192 entries, .25 bit per pixel. `docs/backbones.md` lists what the rules here make of open_clip's towers.
+The reference is tiny-v0, whose tower gives maps at strides 32, 16, 8 and 4: levels of strides 32, 16 and 8 with 256, 1024 and
+8192 entries, .25 bit per pixel. (tiny-v1 spends more on meaning; which of the two suits a large CLIP is not measured yet.)
+`docs/backbones.md` lists what the rules here make of open_clip's towers.
 """
 
 from __future__ import annotations

@@ -72,8 +72,8 @@ def test_levels_of_a_tower(channels, strides, expected) -> None:
     assert layout(channels, strides) == expected
 
 
-def test_the_bundled_models_tower_gets_the_bundled_models_own_layout() -> None:
-    bundled = hub.read_config(hub.resolve("tiny"))
+def test_the_tower_of_tiny_v0_gets_the_layout_of_tiny_v0() -> None:
+    bundled = hub.read_config(hub.resolve("tiny-v0"))
     config = preset_config(bundled.backbone, channels=(320, 160, 80, 40), strides=(32, 16, 8, 4))
     assert (config.quantizer, config.decoder) == (bundled.quantizer, bundled.decoder)
     assert config.backbone == bundled.backbone

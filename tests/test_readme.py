@@ -13,6 +13,8 @@ def test_the_readmes_python_lines_give_what_it_shows() -> None:
     code = "\n".join(block.split("```")[0] for block in text.split("```python\n")[1:])  # one session
     test = doctest.DocTestParser().get_doctest(code, {}, "README.md", str(README), 0)
     output: list[str] = []
-    result = doctest.DocTestRunner(optionflags=doctest.NORMALIZE_WHITESPACE | doctest.ELLIPSIS).run(test, out=output.append)
+    result = doctest.DocTestRunner(optionflags=doctest.NORMALIZE_WHITESPACE | doctest.ELLIPSIS).run(
+        test, out=output.append
+    )
     assert result.attempted >= 20
     assert not result.failed, "".join(output)
