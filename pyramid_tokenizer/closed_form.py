@@ -37,8 +37,8 @@ _SLICE = 1024
 PRIOR_CELLS = 2.0
 """Weight of the linear address beside the mean of an entry's own cells."""
 EMBEDDING_RIDGE = 1e-3
-"""Of the map to image embeddings, whose samples are images and not cells. Measured with the bundled tower: between 1e-4 and
-1e-2 the zero-shot accuracy from tokens changes by less than 2 points."""
+"""Of the map to image embeddings, whose samples are images and not cells. Measured on an unfinished tower of tiny-v1
+(98 names, 160 px): 35.2, 35.6 and 33.7 % from tokens at 1e-4, 1e-3 and 1e-2, 32.2 % at 1e-1, 34.1 % without the map."""
 READ_OUT_RIDGE = 1e-4
 """Codes are few and well conditioned: their read-outs need next to no ridge."""
 

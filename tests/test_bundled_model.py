@@ -40,14 +40,10 @@ def test_a_photo_costs_a_quarter_bit_per_pixel_at_most(tok: PyramidTokenizer) ->
     assert tok.encode(photo("astronaut")).bits_per_pixel == (64 + 256 + 1024) * 12 / 256**2 < 0.25
 
 
-def test_quantisation_costs_less_than_the_finest_level_is_worth(tok: PyramidTokenizer) -> None:
-    image = photo("astronaut")
-    tokens = tok.encode(image)
-    coarse, whole, free = (
-        float(psnr(picture, image))
-        for picture in (tok.decode(tokens[:2]), tok.decode(tokens), tok.reconstruct_continuous(image))
-    )
-    assert 0 < free - whole < 0.75 * (whole - coarse), (coarse, whole, free)
+@pytest.mark.parametrize(("name", "limit"), [("tiny-v0", 2.0), ("tiny-v1", 2.6)])
+def test_tokens_lose_little_to_the_features_before_quantisation(name: str, limit: float) -> None:
+    model, image = PyramidTokenizer.from_pretrained(name), photo("astronaut")
+    assert float(psnr(model.reconstruct_continuous(image), image) - psnr(model.reconstruct(image), image)) < limit
 
 
 def test_ids_do_not_depend_on_the_batch(tok: PyramidTokenizer) -> None:

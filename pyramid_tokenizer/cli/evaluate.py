@@ -19,8 +19,7 @@ from pyramid_tokenizer.cli.evaluation_report import (
 from pyramid_tokenizer.cli.options import Device, Model, Size
 from pyramid_tokenizer.cli.segment import Background, Mode, ModeChoice, Threshold
 from pyramid_tokenizer.cli.terminal import load_segmenter, make_console, show_progress
-from pyramid_tokenizer.cli.words import TextCache, cache_folder, split_words
-from pyramid_tokenizer.errors import ConfigError
+from pyramid_tokenizer.cli.words import TextCache, cache_folder, read_background
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -106,7 +105,7 @@ def segmentation(
     Pictures are segmented by the words of the set's classes. Shown are mIoU, fwIoU, pixel accuracy and mean class accuracy,
     each with the 95 % interval over pictures.
     """
-    rule = _read_rule(background, threshold)
+    rule = read_background(background, threshold)
     check_json(json, force=force)
     from pyramid_tokenizer.evaluation import check_background, label_images, open_segmentation_set
 
@@ -177,14 +176,6 @@ def spread(count: int, limit: int | None) -> list[int]:
     if limit is None or limit >= count:
         return list(range(count))
     return [i * count // limit for i in range(limit)]
-
-
-def _read_rule(listed: str | None, threshold: float | None) -> list[str] | float | None:
-    if listed is not None and threshold is not None:
-        raise ConfigError(f"expected --background or --threshold, got both, {listed!r} and {threshold}: leave one out")
-    if threshold is not None and not -1 <= threshold <= 1:  # also catches NaN
-        raise ConfigError(f"expected --threshold in [-1, 1], got {threshold}: see --help for the scores of each mode")
-    return threshold if listed is None else split_words(listed)
 
 
 def _samples(labelled: SegmentationSet, places: Sequence[int], advance: Callable[[], None]) -> Iterator[Sample]:

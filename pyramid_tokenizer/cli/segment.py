@@ -24,8 +24,8 @@ from pyramid_tokenizer.cli.words import (
     TokenFiles,
     cache_folder,
     find_inputs,
+    read_background,
     read_names,
-    split_words,
 )
 from pyramid_tokenizer.errors import ConfigError, ImageError, PyramidTokenizerError, TokenError
 
@@ -116,7 +116,7 @@ def segment(
     picture is decoded from the tokens, the photo is not needed; a file with several images becomes photo-0.png, photo-1.png,
     ... Files that cannot be used are passed over, named at the end, and make the exit code 1.
     """
-    rest = _read_background(background, threshold)
+    rest = read_background(background, threshold)
     words = rest if isinstance(rest, list) else None
     names = read_names(classes, classes_file, option="--classes", background=words)
     inputs = find_inputs(images, tokens, size=size)
@@ -135,15 +135,6 @@ def segment(
                 for summary in _write(pictures, found, output, labels=labels, force=force):
                     console.print(f"{source.path}: {summary}")
             advance()
-
-
-def _read_background(listed: str | None, threshold: float | None) -> list[str] | float | None:
-    if listed is not None and threshold is not None:
-        got = f"both, {listed!r} and {threshold}"
-        raise ConfigError(f"expected --background or --threshold, got {got}: leave one out")
-    if threshold is not None and not -1 <= threshold <= 1:  # also catches NaN
-        raise ConfigError(f"expected --threshold in [-1, 1], got {threshold}: see --help for the scores of each mode")
-    return threshold if listed is None else split_words(listed)
 
 
 def _plan(sources: Sequence[Source], *, out: Path, labels_of: int | None, force: bool) -> list[Path]:

@@ -119,6 +119,20 @@ def read_names(
     return names
 
 
+def read_background(listed: str | None, threshold: float | None) -> list[str] | float | None:
+    """`--background` or `--threshold` as `Segmenter.segment` takes them; None without either.
+
+    Raises:
+        ConfigError: Both, or a threshold outside [-1, 1].
+    """
+    if listed is not None and threshold is not None:
+        got = f"both, {listed!r} and {threshold}"
+        raise ConfigError(f"expected --background or --threshold, got {got}: leave one out")
+    if threshold is not None and not -1 <= threshold <= 1:  # also catches NaN
+        raise ConfigError(f"expected --threshold in [-1, 1], got {threshold}: see --help for the scores of each mode")
+    return threshold if listed is None else split_words(listed)
+
+
 def _read_lines(file: Path | None, option: str) -> list[str]:
     assert file is not None
     try:

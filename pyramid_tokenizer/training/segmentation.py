@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import dataclasses
 import warnings
 from collections.abc import Collection, Sequence
@@ -15,7 +14,7 @@ from torch import Tensor, nn
 
 from pyramid_tokenizer.blocks import enlarge
 from pyramid_tokenizer.config import SegmentationConfig
-from pyramid_tokenizer.errors import CheckpointError, ConfigError, NotFittedError
+from pyramid_tokenizer.errors import CheckpointError, NotFittedError
 from pyramid_tokenizer.evaluation import SegmentationSet, distinct_names
 from pyramid_tokenizer.segmentation_head import gather_rows
 from pyramid_tokenizer.segmenter import Segmenter, build_head
@@ -26,7 +25,7 @@ from pyramid_tokenizer.training.loop import run_stage
 from pyramid_tokenizer.training.losses import pixel_loss
 from pyramid_tokenizer.training.reports import Log
 from pyramid_tokenizer.training.resume import STATE_SUFFIX, check_settings
-from pyramid_tokenizer.training.train import make_accelerator, print_log, training_folder
+from pyramid_tokenizer.training.train import check_trainable, make_accelerator, print_log, training_folder
 
 LOGIT_STRIDE = 4
 """Pixels per logit in the loss, where cells are a multiple of it: finer than a cell, coarse enough for a CPU."""
@@ -236,13 +235,7 @@ def train_segmentation(  # noqa: PLR0913
     """
     if not tok.quantizer.is_fitted:
         raise NotFittedError("expected a trained tokenizer, got empty codebooks: train it first")
-    if config.crop_px % tok.multiple_px:
-        raise ConfigError(
-            f"expected crop_px in multiples of {tok.multiple_px}, got {config.crop_px}: "
-            "choose a multiple of the coarsest stride"
-        )
-    if tok.dtype != torch.float32:
-        raise ConfigError(f"expected a float32 tokenizer, got {tok.dtype}: set mixed_precision instead of casting it")
+    check_trainable(tok, config)
     if config.sheet_every or config.tensorboard:
         warnings.warn("sheet_every and tensorboard are ignored: stage 3 has neither", stacklevel=2)
     accelerator = make_accelerator(config)
@@ -289,7 +282,7 @@ def new_segmenter(tok: PyramidTokenizer, segmentation: SegmentationConfig, *, se
         torch.manual_seed(seed)
         head = build_head(tok.config, embedding_dim=tok.backbone.embedding_dim)
     if head.trunk is not None:
-        head.trunk.load_state_dict(copy.deepcopy(tok.trunk.state_dict()))
+        head.trunk.load_state_dict(tok.trunk.state_dict())
     return Segmenter(tok, head)
 
 

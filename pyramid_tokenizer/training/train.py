@@ -155,6 +155,15 @@ def finetune(
 
 
 def _check(tok: PyramidTokenizer, config: TrainConfig, out: str | Path | None) -> None:
+    check_trainable(tok, config)
+    if out is None and (config.sheet_every or config.tensorboard):
+        raise ConfigError("expected out= for sheets or TensorBoard, got None: say where the model goes")
+    if config.codebooks != "fit" and not tok.quantizer.is_fitted:
+        raise NotFittedError(f'expected fitted codebooks to {config.codebooks}, got empty ones: use codebooks="fit"')
+
+
+def check_trainable(tok: PyramidTokenizer, config: TrainConfig) -> None:
+    """Raises ConfigError for crops that do not fit the tokenizer's strides, or a tokenizer cast to another dtype."""
     if config.crop_px % tok.multiple_px:
         raise ConfigError(
             f"expected crop_px in multiples of {tok.multiple_px}, got {config.crop_px}: "
@@ -162,10 +171,6 @@ def _check(tok: PyramidTokenizer, config: TrainConfig, out: str | Path | None) -
         )
     if tok.dtype != torch.float32:
         raise ConfigError(f"expected a float32 tokenizer, got {tok.dtype}: set mixed_precision instead of casting it")
-    if out is None and (config.sheet_every or config.tensorboard):
-        raise ConfigError("expected out= for sheets or TensorBoard, got None: say where the model goes")
-    if config.codebooks != "fit" and not tok.quantizer.is_fitted:
-        raise NotFittedError(f'expected fitted codebooks to {config.codebooks}, got empty ones: use codebooks="fit"')
 
 
 def make_accelerator(config: TrainConfig) -> Accelerator:

@@ -28,7 +28,13 @@ def config(here, toy_config):
 def test_defaults_are_those_of_the_library(command):
     defaults = {parameter.name: parameter.default for parameter in get_command(app).commands[command].params}
     library = TrainConfig()
-    if command == "train":  # finetune asks the library for those that depend on what it trains
+    if command == "finetune":  # asks the library for those that depend on what it trains, and tells them in its help
+        told = {parameter.name: parameter.help for parameter in get_command(app).commands[command].params}
+        assert told["steps"].endswith("[default: 2000; head 1500]")
+        assert told["lr"].endswith("[default: 7e-4; head 1e-3]")
+        assert (library.decoder_steps, library.head_steps) == (2000, 1500)
+        assert (library.decoder_lr, library.head_lr) == (7e-4, 1e-3)
+    else:
         assert defaults["steps"] == library.decoder_steps
         assert defaults["batch_size"] == library.batch_size
         assert defaults["crop"] == library.crop_px
