@@ -3,9 +3,9 @@
     python benchmarks/ablations.py --data ../shared/data [--variants base,last-layer] [--steps N] [--images N] [--quick] [--list]
     python benchmarks/ablations.py --data ../shared/data --segmentation [--head-steps N]
 
-Every row is the bundled model with one thing changed (`variants.py`), trained anew: codebooks in closed form on the same crops,
+Every row is the bundled model with one thing changed (`variants.py`), trained anew: codebooks without gradients on the same crops,
 then a decoder for `--steps` steps with the same crops and seed, level dropout on; measured on recon/val (tuning data). Two rows
-stand on small towers of their own (`towers.py`), which differ in their norm alone: compare them with each other. A row's figures
+stand on small backbones of their own (`backbones.py`), which differ in their norm alone: compare them with each other. A row's figures
 are kept in `--out`, so that the same command goes on where it was stopped. Needs the extras `train` and `eval`.
 
 `--segmentation` makes the other table, that of the semantic branch: shared or separate decoder, decoupled or joint learning
@@ -31,15 +31,15 @@ from torch import Tensor
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # this checkout, from any current directory
 
 from benchmarks import ablations_segmentation as heads
-from benchmarks import baselines, towers
+from benchmarks import backbones, baselines
 from benchmarks.ablations_kept import kept
 from benchmarks.reconstruction import DECODE_BATCH, SIDE_PX, decode, encode, number, say, score, table
 from benchmarks.variants import VARIANTS
 from pyramid_tokenizer import PyramidTokenizer, TokenPyramid
 from pyramid_tokenizer.backbones import Backbone, load_backbone
-from pyramid_tokenizer.config import BackboneConfig, TokenizerConfig
-from pyramid_tokenizer.pyramid import meaning_at
-from pyramid_tokenizer.segmentation_head import gather_rows
+from pyramid_tokenizer.backbones.features import semantic_target
+from pyramid_tokenizer.config.models import BackboneConfig, TokenizerConfig
+from pyramid_tokenizer.quantizer.nearest import gather_rows
 from pyramid_tokenizer.training import TrainConfig, train
 
 VECTORS_PER_CODE = 16
@@ -50,33 +50,33 @@ class Settings:
     """What all rows of a table share. Rows of other settings are kept beside them, never mixed."""
 
     images: int = 1000
-    """Crops of the closed-form fit."""
+    """Crops of the gradient-free fit."""
     steps: int = 200
     """Of the decoder; 0 shows what the codes paint without one."""
-    tower_steps: int = 300
-    """Of the small towers."""
+    backbone_steps: int = 300
+    """Of the small backbones."""
     batch_size: int = 32
     """Crops per step."""
     crop_px: int = 128
     """Side of a crop."""
-    pictures: int = 100
-    """Measured pictures of recon/val."""
+    val_images: int = 100
+    """Measured images of recon/val."""
     side_px: int = SIDE_PX
-    """Side of a measured picture."""
+    """Side of a measured image."""
     bf16: bool = False
     """Whether decoders train in bfloat16."""
 
 
-QUICK = Settings(images=64, steps=5, tower_steps=5, pictures=2)
+QUICK = Settings(images=64, steps=5, backbone_steps=5, val_images=2)
 
 
 def trained(
-    config: TokenizerConfig, tower: Backbone, images: Path, settings: Settings, *, refine: bool
+    config: TokenizerConfig, backbone: Backbone, images: Path, settings: Settings, *, refine: bool
 ) -> PyramidTokenizer:
-    """A tokenizer of that config on that tower: codebooks in closed form, then the decoder."""
+    """A tokenizer of that config on that backbone: codebooks without gradients, then the decoder."""
     torch.manual_seed(0)  # of the decoder's first weights
-    config = dataclasses.replace(config, backbone=tower.config, fingerprint="")
-    tok = PyramidTokenizer.from_config(config, backbone=tower)
+    config = dataclasses.replace(config, backbone=backbone.config, fingerprint="")
+    tok = PyramidTokenizer.from_config(config, backbone=backbone)
     plan = TrainConfig(
         fit_images=settings.images,
         vectors_per_code=VECTORS_PER_CODE,
@@ -92,22 +92,22 @@ def trained(
         return train(tok, images, config=plan)
 
 
-def tower_on(norm: str, data: Path, out: Path, settings: Settings) -> Backbone:
-    """A small tower with that norm, trained first where that was not done before."""
-    folder = out / "towers" / f"{norm}-{settings.tower_steps}x{settings.batch_size}x{settings.crop_px}px"
+def backbone_on(norm: str, data: Path, out: Path, settings: Settings) -> Backbone:
+    """A small backbone with that norm, trained first where that was not done before."""
+    folder = out / "towers" / f"{norm}-{settings.backbone_steps}x{settings.batch_size}x{settings.crop_px}px"
     shape = {"batch_size": settings.batch_size, "crop_px": settings.crop_px}
-    towers.train_tower(norm, data, folder, steps=settings.tower_steps, **shape)
-    towers.register_layer_norm_trunk()
+    backbones.train_backbone(norm, data, folder, steps=settings.backbone_steps, **shape)
+    backbones.register_layer_norm_trunk()
     return load_backbone(BackboneConfig(name=f"local-dir:{folder}", blocks=(0, 1, 2, 3)))
 
 
-def measure(tok: PyramidTokenizer, pictures: Tensor) -> dict[str, Any]:
-    """A row's figures on (N, 3, H, W) uint8 pictures; lists are per level, `psnr` at the end of each."""
-    tokens = encode(tok, pictures, DECODE_BATCH)
+def measure(tok: PyramidTokenizer, images: Tensor) -> dict[str, Any]:
+    """A row's figures on (N, 3, H, W) uint8 images; lists are per level, `psnr` at the end of each."""
+    tokens = encode(tok, images, DECODE_BATCH)
     prefixes = [tokens[:count] for count in range(1, len(tokens) + 1)]
-    scores = [score(f"{len(prefix)} levels", pictures, decode(tok, prefix).pictures, None) for prefix in prefixes]
+    scores = [score(f"{len(prefix)} levels", images, decode(tok, prefix).images, None) for prefix in prefixes]
     health = tok.health(tokens).levels
-    cosines, constant = alignment(tok, pictures, tokens)
+    cosines, constant = alignment(tok, images, tokens)
     return {
         "bits_per_pixel": tokens.bits_per_pixel,
         "strides": list(tok.quantizer.strides),
@@ -121,36 +121,38 @@ def measure(tok: PyramidTokenizer, pictures: Tensor) -> dict[str, Any]:
 
 
 @torch.no_grad()
-def alignment(tok: PyramidTokenizer, pictures: Tensor, tokens: TokenPyramid) -> tuple[list[float], float]:
+def alignment(tok: PyramidTokenizer, images: Tensor, tokens: TokenPyramid) -> tuple[list[float], float]:
     """How well codes know what their cells mean.
 
     Args:
         tok: Made the tokens.
-        pictures: (N, 3, H, W) uint8.
-        tokens: Of the pictures.
+        images: (N, 3, H, W) uint8.
+        tokens: Of the images.
 
     Returns:
-        Per level, the mean cosine of a code's text address with the tower's text-aligned map in its cell; and what the best
+        Per level, the mean cosine of a code's text address with the backbone's text-aligned map in its cell; and what the best
         one address for all cells would reach on the grid of level 0.
     """
     cosines: list[list[Tensor]] = [[] for _ in range(len(tokens))]
     centres = []
-    for picture, single in zip(pictures, tokens.unbind(), strict=True):
-        features = tok.features(picture[None] / 255, aligned=True)
+    for image, single in zip(images, tokens.unbind(), strict=True):
+        features = tok.features(image[None] / 255, with_dense=True)
         for level, ids in enumerate(single.ids):
-            meaning = meaning_at(features, ids[:, None])  # (1, D, h, w)
-            residual = tok.config.quantizer.meaning == "residual"  # an address then adds to those of the coarser levels
+            semantics = semantic_target(features, ids[:, None])  # (1, D, h, w)
+            residual = (
+                tok.config.quantizer.semantics == "residual"
+            )  # an address then adds to those of the coarser levels
             first = 0 if residual else level
-            rows = [tok.quantizer.level(i).addresses() for i in range(first, level + 1)]
+            rows = [tok.quantizer.level(i).text_embeddings() for i in range(first, level + 1)]
             places = gather_rows(rows, single.ids[first : level + 1])  # (1, D, h, w)
-            cosines[level].append((F.normalize(places, dim=1) * meaning).sum(1).mean())
-        centres.append(meaning_at(features, single.ids[0][:, None]).mean((0, 2, 3)))
+            cosines[level].append((F.normalize(places, dim=1) * semantics).sum(1).mean())
+        centres.append(semantic_target(features, single.ids[0][:, None]).mean((0, 2, 3)))
     # the mean cosine of unit vectors with the direction of their mean is the length of that mean
     return [float(torch.stack(level).mean()) for level in cosines], float(torch.stack(centres).mean(0).norm())
 
 
 def row_of(
-    name: str, base: PyramidTokenizer, pictures: Tensor, *, data: Path, out: Path, settings: Settings
+    name: str, base: PyramidTokenizer, images: Tensor, *, data: Path, out: Path, settings: Settings
 ) -> dict[str, Any]:
     """A variant's figures: those kept in `out`, or new ones, which are kept there."""
     variant = VARIANTS[name]
@@ -158,10 +160,10 @@ def row_of(
 
     def make() -> dict[str, Any]:
         say(f"{name}: {variant.what}")
-        tower = tower_on(variant.norm, data, out, settings) if variant.norm else base.backbone
+        backbone = backbone_on(variant.norm, data, out, settings) if variant.norm else base.backbone
         began = time.perf_counter()
-        tok = trained(config, tower, data / "recon" / "train", settings, refine=variant.refine)
-        return {"minutes": (time.perf_counter() - began) / 60, **measure(tok, pictures)}
+        tok = trained(config, backbone, data / "recon" / "train", settings, refine=variant.refine)
+        return {"minutes": (time.perf_counter() - began) / 60, **measure(tok, images)}
 
     made_from = {
         "settings": dataclasses.asdict(settings),
@@ -198,11 +200,11 @@ def cells(row: dict[str, Any], strides: Sequence[int]) -> list[str]:
 OPTIONS = {
     "--images": "images",
     "--steps": "steps",
-    "--tower-steps": "tower_steps",
+    "--backbone-steps": "backbone_steps",
     "--head-steps": "head_steps",
     "--batch": "batch_size",
     "--crop": "crop_px",
-    "--pictures": "pictures",
+    "--val-images": "val_images",
 }
 """Numbers of `Settings` and `HeadSettings` that the command line can change."""
 
@@ -213,7 +215,7 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
         "--data", type=Path, default=Path("../shared/data"), help="holds recon/train, recon/val and seg/"
     )
     parser.add_argument("--out", type=Path, default=Path("build/ablations"), help="where figures are kept")
-    parser.add_argument("--model", default="tiny", help="whose tower and levels (default: %(default)s)")
+    parser.add_argument("--model", default="tiny", help="whose backbone and levels (default: %(default)s)")
     parser.add_argument("--segmentation", action="store_true", help="the table of the semantic branch")
     parser.add_argument("--variants", metavar="A,B", help="only these rows")
     parser.add_argument("--list", action="store_true", help="say what the variants of both tables are, and end")
@@ -268,10 +270,10 @@ def main() -> None:
     torch.set_num_threads(args.threads)
     settings = settings_of(args)
     base = PyramidTokenizer.from_pretrained(args.model)
-    pictures = baselines.load_pictures(args.data / "recon" / "val", side=settings.side_px, limit=settings.pictures)
+    images = baselines.load_images(args.data / "recon" / "val", side=settings.side_px, limit=settings.val_images)
     where = {"data": args.data, "out": args.out, "settings": settings}
     row, show = (heads.row_of, heads.to_markdown) if args.segmentation else (row_of, to_markdown)
-    print(show([row(name, base, pictures, **where) for name in args.variants]))
+    print(show([row(name, base, images, **where) for name in args.variants]))
 
 
 if __name__ == "__main__":

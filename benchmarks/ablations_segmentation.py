@@ -25,10 +25,11 @@ from benchmarks.segmentation import learned_row
 from benchmarks.segmentation_rows import CellMap, Names, best_of, only, pixel_scores, progress
 from benchmarks.segmentation_tables import bounds, percent
 from pyramid_tokenizer import PyramidTokenizer, Segmenter
-from pyramid_tokenizer.config import SegmentationConfig
-from pyramid_tokenizer.evaluation import ConfusionMatrix, SegmentationSet, open_segmentation_set
+from pyramid_tokenizer.config.models import SegmentationConfig
+from pyramid_tokenizer.evaluation import ConfusionMatrix
 from pyramid_tokenizer.evaluation.confusion import ClassCounts
-from pyramid_tokenizer.evaluation.segmentation_data import IGNORED
+from pyramid_tokenizer.images.labelled import SegmentationSet, open_segmentation_set
+from pyramid_tokenizer.images.labelled.sets import IGNORED
 from pyramid_tokenizer.training import TrainConfig, train_segmentation
 
 SETS = ("camvid", "msrc")
@@ -77,16 +78,16 @@ class HeadSettings:
     bf16: bool = False
     """Whether heads train in bfloat16."""
     short_side_px: int = 256
-    """Of a labelled picture, as it is seen."""
+    """Of a labelled image, as it is seen."""
     labelled: int | None = None
-    """Measured pictures of each val split; None takes all."""
-    pictures: int = 100
-    """Measured pictures of recon/val."""
+    """Measured images of each val split; None takes all."""
+    val_images: int = 100
+    """Measured images of recon/val."""
     side_px: int = SIDE_PX
     """Side of these."""
 
 
-QUICK = HeadSettings(head_steps=5, labelled=2, pictures=2)
+QUICK = HeadSettings(head_steps=5, labelled=2, val_images=2)
 
 
 def open_sets(data: Path, split: str) -> dict[str, SegmentationSet]:
@@ -129,7 +130,7 @@ def num_trained(variant: HeadVariant, seg: Segmenter) -> int:
 
 def masks(seg: Segmenter, name: str, labelled: SegmentationSet, settings: HeadSettings) -> dict[str, Any]:
     """Scores of a set's masks among the learned names, from tokens alone: by the head or, without one, by look-up."""
-    names, pictures = Names.of(labelled.names), list[ClassCounts]()
+    names, images = Names.of(labelled.names), list[ClassCounts]()
     words = seg.text.encode_names(names.all)
     for index in progress(labelled, settings.labelled, lambda text: say(f"{name} val: {text}")):
         sample = labelled[index]
@@ -140,17 +141,15 @@ def masks(seg: Segmenter, name: str, labelled: SegmentationSet, settings: HeadSe
         scores = pixel_scores(where, words, seen=tokens.image_size, size=tuple(sample.labels.shape))
         matrix = ConfusionMatrix(len(names.all), ignore=IGNORED)
         matrix.add(best_of(scores, names.learned), only(sample.labels, names.learned))
-        pictures.append(matrix.class_counts())
-    return learned_row("look-up" if seg.head is None else "decoder", pictures)
+        images.append(matrix.class_counts())
+    return learned_row("look-up" if seg.head is None else "decoder", images)
 
 
-def measure(
-    seg: Segmenter, sets: dict[str, SegmentationSet], pictures: Tensor, settings: HeadSettings
-) -> dict[str, Any]:
-    """A row's figures: masks of every set, and the PSNR of each prefix of levels on pictures (N, 3, H, W) uint8."""
-    tokens = encode(seg.tok, pictures, DECODE_BATCH)
+def measure(seg: Segmenter, sets: dict[str, SegmentationSet], images: Tensor, settings: HeadSettings) -> dict[str, Any]:
+    """A row's figures: masks of every set, and the PSNR of each prefix of levels on images (N, 3, H, W) uint8."""
+    tokens = encode(seg.tok, images, DECODE_BATCH)
     prefixes = [tokens[:count] for count in range(1, len(tokens) + 1)]
-    scores = [score(f"{len(prefix)} levels", pictures, decode(seg.tok, prefix).pictures, None) for prefix in prefixes]
+    scores = [score(f"{len(prefix)} levels", images, decode(seg.tok, prefix).images, None) for prefix in prefixes]
     return {
         "masks": {name: masks(seg, name, labelled, settings) for name, labelled in sets.items()},
         "psnr": [row.psnr for row in scores],
@@ -158,7 +157,7 @@ def measure(
 
 
 def row_of(
-    name: str, base: PyramidTokenizer, pictures: Tensor, *, data: Path, out: Path, settings: HeadSettings
+    name: str, base: PyramidTokenizer, images: Tensor, *, data: Path, out: Path, settings: HeadSettings
 ) -> dict[str, Any]:
     """A variant's figures: those kept in `out`, or new ones, which are kept there."""
     variant = VARIANTS[name]
@@ -173,7 +172,7 @@ def row_of(
             "title": variant.title,
             "trained_parameters": num_trained(variant, seg),
             "minutes": minutes,
-            **measure(seg, open_sets(data, "val"), pictures, settings),
+            **measure(seg, open_sets(data, "val"), images, settings),
         }
 
     made_from = {

@@ -1,6 +1,6 @@
 """What any image tokenizer is compared with at its rate: thumbnails, k-means on raw patches, and image codecs.
 
-Pictures are (N, 3, H, W) uint8 RGB everywhere. Every baseline gives `Coded` pictures: as they come back, and the bits they
+Images are (N, 3, H, W) uint8 RGB everywhere. Every baseline gives `Coded` images: as they come back, and the bits they
 cost. A codebook of patches costs none, as a tokenizer's weights cost none.
 """
 
@@ -16,7 +16,8 @@ import torch
 from PIL import Image, ImageOps, features
 from torch import Tensor
 
-from pyramid_tokenizer.codebook import kmeans, nearest
+from pyramid_tokenizer.quantizer.fit.kmeans import kmeans
+from pyramid_tokenizer.quantizer.nearest import nearest
 
 CODECS = {
     "JPEG": ("jpg", range(1, 96), {"optimize": True}),
@@ -28,16 +29,16 @@ CODECS = {
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Coded:
-    """Pictures as they come back, and what they cost."""
+    """Images as they come back, and what they cost."""
 
-    pictures: Tensor
+    images: Tensor
     """(N, 3, H, W) uint8."""
     bits_per_pixel: float
-    """Mean over the pictures."""
+    """Mean over the images."""
 
 
-def load_pictures(folder: Path, *, side: int = 256, limit: int | None = None) -> Tensor:
-    """Centre crops of the pictures in a folder, in the order of their names.
+def load_images(folder: Path, *, side: int = 256, limit: int | None = None) -> Tensor:
+    """Centre crops of the images in a folder, in the order of their names.
 
     Args:
         folder: Holds .jpg or .png files.
@@ -48,15 +49,15 @@ def load_pictures(folder: Path, *, side: int = 256, limit: int | None = None) ->
         (N, 3, side, side) uint8.
 
     Raises:
-        FileNotFoundError: The folder has no pictures.
+        FileNotFoundError: The folder has no images.
     """
-    return torch.stack([_centre_crop(_open(path), side) for path in _picture_files(folder)[:limit]])
+    return torch.stack([_centre_crop(_open(path), side) for path in _image_files(folder)[:limit]])
 
 
-def _picture_files(folder: Path) -> list[Path]:
+def _image_files(folder: Path) -> list[Path]:
     files = sorted(path for path in folder.glob("*") if path.suffix.lower() in (".jpg", ".jpeg", ".png"))
     if not files:
-        raise FileNotFoundError(f"expected pictures in {folder}, got none: give the data folder with --data")
+        raise FileNotFoundError(f"expected images in {folder}, got none: give the data folder with --data")
     return files
 
 
@@ -78,25 +79,25 @@ def _to_tensor(image: Image.Image) -> Tensor:
     return torch.from_numpy(np.array(image)).permute(2, 0, 1).contiguous()  # (3, H, W)
 
 
-def _to_image(picture: Tensor) -> Image.Image:
-    return Image.fromarray(picture.permute(1, 2, 0).numpy())
+def _to_image(image: Tensor) -> Image.Image:
+    return Image.fromarray(image.permute(1, 2, 0).numpy())
 
 
-def thumbnails(pictures: Tensor, side: int) -> Coded:
-    """Pictures shrunk to side x side pixels of 24 bit and enlarged again, both bicubic."""
+def thumbnails(images: Tensor, side: int) -> Coded:
+    """Images shrunk to side x side pixels of 24 bit and enlarged again, both bicubic."""
 
-    def shrink_and_enlarge(picture: Tensor) -> Tensor:
-        height, width = picture.shape[-2:]
-        small = _to_image(picture).resize((side, side), Image.Resampling.BICUBIC)
+    def shrink_and_enlarge(image: Tensor) -> Tensor:
+        height, width = image.shape[-2:]
+        small = _to_image(image).resize((side, side), Image.Resampling.BICUBIC)
         return _to_tensor(small.resize((width, height), Image.Resampling.BICUBIC))
 
-    coded = torch.stack([shrink_and_enlarge(picture) for picture in pictures])
-    return Coded(pictures=coded, bits_per_pixel=24 * side**2 / (pictures.shape[-2] * pictures.shape[-1]))
+    coded = torch.stack([shrink_and_enlarge(image) for image in images])
+    return Coded(images=coded, bits_per_pixel=24 * side**2 / (images.shape[-2] * images.shape[-1]))
 
 
 def random_patches(folder: Path, count: int, *, size: int = 8, seed: int = 0) -> Tensor:
-    """(count, 3 * size^2) float in [0, 1]: patches from random places of all pictures of a folder, as many of each."""
-    files = _picture_files(folder)
+    """(count, 3 * size^2) float in [0, 1]: patches from random places of all images of a folder, as many of each."""
+    files = _image_files(folder)
     generator = torch.Generator().manual_seed(seed)
     per_file = -(-count // len(files))
     patches = [_patches_of(_to_tensor(_open(path)), per_file, size, generator) for path in files]
@@ -104,11 +105,11 @@ def random_patches(folder: Path, count: int, *, size: int = 8, seed: int = 0) ->
     return rows[torch.randperm(len(rows), generator=generator)[:count]].float() / 255
 
 
-def _patches_of(picture: Tensor, count: int, size: int, generator: torch.Generator) -> Tensor:
-    height, width = picture.shape[-2:]
+def _patches_of(image: Tensor, count: int, size: int, generator: torch.Generator) -> Tensor:
+    height, width = image.shape[-2:]
     tops = torch.randint(height - size + 1, (count,), generator=generator).tolist()
     lefts = torch.randint(width - size + 1, (count,), generator=generator).tolist()
-    return torch.stack([picture[:, y : y + size, x : x + size].flatten() for y, x in zip(tops, lefts, strict=True)])
+    return torch.stack([image[:, y : y + size, x : x + size].flatten() for y, x in zip(tops, lefts, strict=True)])
 
 
 def patch_codebook(patches: Tensor, num_codes: int, *, iterations: int = 10, seed: int = 0) -> Tensor:
@@ -116,16 +117,16 @@ def patch_codebook(patches: Tensor, num_codes: int, *, iterations: int = 10, see
     return kmeans(patches, num_codes, iterations=iterations, generator=torch.Generator().manual_seed(seed))
 
 
-def paint_with_patches(pictures: Tensor, codebook: Tensor, *, size: int = 8) -> Coded:
-    """Pictures whose every size x size patch is replaced by the nearest entry; log2(K) bits a patch."""
-    count, channels, height, width = pictures.shape
+def reconstruct_with_patches(images: Tensor, codebook: Tensor, *, size: int = 8) -> Coded:
+    """Images whose every size x size patch is replaced by the nearest entry; log2(K) bits a patch."""
+    count, channels, height, width = images.shape
     rows, columns = height // size, width // size
-    cells = pictures.view(count, channels, rows, size, columns, size).permute(0, 2, 4, 1, 3, 5)
+    cells = images.view(count, channels, rows, size, columns, size).permute(0, 2, 4, 1, 3, 5)
     ids = nearest(cells.reshape(-1, channels * size**2).float() / 255, codebook)  # (N * rows * columns,)
-    painted = (codebook * 255).round().clamp(0, 255).to(torch.uint8)[ids]
-    painted = painted.view(count, rows, columns, channels, size, size).permute(0, 3, 1, 4, 2, 5)
+    pixels_of = (codebook * 255).round().clamp(0, 255).to(torch.uint8)[ids]
+    pixels_of = pixels_of.view(count, rows, columns, channels, size, size).permute(0, 3, 1, 4, 2, 5)
     return Coded(
-        pictures=painted.reshape(count, channels, height, width), bits_per_pixel=float(np.log2(len(codebook))) / size**2
+        images=pixels_of.reshape(count, channels, height, width), bits_per_pixel=float(np.log2(len(codebook))) / size**2
     )
 
 
@@ -134,47 +135,47 @@ def has_codec(codec: str) -> bool:
     return bool(features.check(CODECS[codec][0]))
 
 
-def encode_files(pictures: Tensor, codec: str, quality: int) -> list[bytes]:
-    """Each picture as a whole file, headers included, without metadata."""
+def encode_files(images: Tensor, codec: str, quality: int) -> list[bytes]:
+    """Each image as a whole file, headers included, without metadata."""
     files = []
-    for picture in pictures:
+    for image in images:
         buffer = io.BytesIO()
-        _to_image(picture).save(buffer, format=codec, quality=quality, **CODECS[codec][2])
+        _to_image(image).save(buffer, format=codec, quality=quality, **CODECS[codec][2])
         files.append(buffer.getvalue())
     return files
 
 
 def decode_files(files: list[bytes]) -> Tensor:
     """(N, 3, H, W) uint8 of files of one size."""
-    pictures = []
+    images = []
     for file in files:
         with Image.open(io.BytesIO(file)) as image:
-            pictures.append(_to_tensor(image.convert("RGB")))
-    return torch.stack(pictures)
+            images.append(_to_tensor(image.convert("RGB")))
+    return torch.stack(images)
 
 
 def nearest_rate(
-    pictures: Tensor, codec: str, target: float, *, report: Callable[[int, float], None] | None = None
+    images: Tensor, codec: str, target: float, *, report: Callable[[int, float], None] | None = None
 ) -> tuple[int, Coded]:
-    """The one quality for all pictures whose mean rate comes nearest to a target, found by bisection.
+    """The one quality for all images whose mean rate comes nearest to a target, found by bisection.
 
     Args:
-        pictures: (N, 3, H, W) uint8.
+        images: (N, 3, H, W) uint8.
         codec: One of `CODECS`.
         target: Bits per pixel. A codec may not reach so low: then its lowest quality is returned.
         report: Called with each tried quality and its rate.
 
     Returns:
-        The quality, and the pictures coded with it.
+        The quality, and the images coded with it.
     """
     tried: dict[int, list[bytes]] = {}
 
     def rate(quality: int) -> float:
         if quality not in tried:
-            tried[quality] = encode_files(pictures, codec, quality)
+            tried[quality] = encode_files(images, codec, quality)
             if report is not None:
-                report(quality, _mean_rate(tried[quality], pictures))
-        return _mean_rate(tried[quality], pictures)
+                report(quality, _mean_rate(tried[quality], images))
+        return _mean_rate(tried[quality], images)
 
     qualities = CODECS[codec][1]
     low, high = qualities[0], qualities[-1]
@@ -186,8 +187,8 @@ def nearest_rate(
     quality = min(
         tried, key=lambda q: abs(rate(q) - target)
     )  # of all tried: rates can dip by a few bytes as quality rises
-    return quality, Coded(pictures=decode_files(tried[quality]), bits_per_pixel=rate(quality))
+    return quality, Coded(images=decode_files(tried[quality]), bits_per_pixel=rate(quality))
 
 
-def _mean_rate(files: list[bytes], pictures: Tensor) -> float:
-    return 8 * sum(map(len, files)) / (len(files) * pictures.shape[-2] * pictures.shape[-1])
+def _mean_rate(files: list[bytes], images: Tensor) -> float:
+    return 8 * sum(map(len, files)) / (len(files) * images.shape[-2] * images.shape[-1])

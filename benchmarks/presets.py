@@ -1,6 +1,6 @@
-"""Prints the layout of open_clip towers as a Markdown table. It needs no weights.
+"""Prints the layout of open_clip backbones as a Markdown table. It needs no weights.
 
-python benchmarks/presets.py             one or two towers of every family: the table of docs/backbones.md
+python benchmarks/presets.py             one or two backbones of every family: the table of docs/backbones.md
 python benchmarks/presets.py RN50x4      of these names
 python benchmarks/presets.py --all       of every name that open_clip knows (a minute), and why some cannot be used
 """
@@ -12,9 +12,9 @@ import math
 import sys
 from collections.abc import Sequence
 
-from pyramid_tokenizer.backbones import describe_tower
+from pyramid_tokenizer.backbones import describe_backbone
 from pyramid_tokenizer.errors import BackboneError
-from pyramid_tokenizer.presets import preset_levels
+from pyramid_tokenizer.quantizer.recipe import preset_levels
 
 NAMES = (
     "ViT-B-16",
@@ -41,22 +41,22 @@ HEAD = ("name", "family", "strides of the maps", "levels: stride, blocks, entrie
 
 
 def row_of(name: str) -> tuple[str, ...]:
-    """Cells of one tower's row; tokens and bits per pixel of a picture of 256x256 px, padding included."""
-    tower = describe_tower(name)
-    levels = preset_levels(channels=tower.channels, strides=tower.strides)
-    deep_first = tower.config.blocks[::-1]
+    """Cells of one backbone's row; tokens and bits per pixel of an image of 256x256 px, padding included."""
+    backbone = describe_backbone(name)
+    levels = preset_levels(channels=backbone.channels, strides=backbone.strides)
+    deep_first = backbone.config.blocks[::-1]
     told, tokens, bits = [], 0, 0.0
     for level in levels:
         blocks = " ".join(str(deep_first[index]) for index in level.maps)
         told.append(f"{level.stride} ({blocks}) {level.codebook_size}")
         count = (math.ceil(SIDE_PX / levels[0].stride) * levels[0].stride // level.stride) ** 2
         tokens, bits = tokens + count, bits + count * math.log2(level.codebook_size)
-    strides = " ".join(str(stride) for stride in tower.strides)
-    return name, tower.family, strides, " · ".join(told), str(tokens), f"{bits / SIDE_PX**2:.3f}"
+    strides = " ".join(str(stride) for stride in backbone.strides)
+    return name, backbone.family, strides, " · ".join(told), str(tokens), f"{bits / SIDE_PX**2:.3f}"
 
 
 def table_of(names: Sequence[str]) -> str:
-    """Markdown; towers that cannot be used are told on stderr."""
+    """Markdown; backbones that cannot be used are told on stderr."""
     lines = [_line(HEAD), _line(["---"] * len(HEAD))]
     for name in names:
         try:
@@ -71,7 +71,7 @@ def _line(cells: Sequence[str]) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Layouts of open_clip towers.")
+    parser = argparse.ArgumentParser(description="Layouts of open_clip backbones.")
     parser.add_argument(
         "names", nargs="*", metavar="NAME", help="open_clip model names; one or two of a family if not given"
     )

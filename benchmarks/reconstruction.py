@@ -1,4 +1,4 @@
-"""How well tokens keep pictures, beside thumbnails, raw patches and image codecs at equal bits, in one table.
+"""How well tokens keep images, beside thumbnails, raw patches and image codecs at equal bits, in one table.
 
     python benchmarks/reconstruction.py --data ../shared/data [--model tiny] [--split heldout]
 
@@ -34,7 +34,7 @@ from benchmarks import baselines, twins
 from benchmarks.baselines import Coded
 from pyramid_tokenizer import PyramidTokenizer, PyramidTokenizerError, TokenPyramid
 from pyramid_tokenizer.evaluation import psnr, ssim
-from pyramid_tokenizer.images import to_uint8
+from pyramid_tokenizer.images.pixels import to_uint8
 
 SIDE_PX = 256
 TARGET_RATE = 0.25
@@ -65,34 +65,34 @@ def say(text: str, start: float = time.perf_counter()) -> None:
     print(f"[{time.perf_counter() - start:5.0f} s] {text}", file=sys.stderr, flush=True)
 
 
-def score(what: str, pictures: Tensor, coded: Tensor, bits_per_pixel: float | None) -> Row:
+def score(what: str, images: Tensor, coded: Tensor, bits_per_pixel: float | None) -> Row:
     """Both (N, 3, H, W) uint8."""
-    parts = list(zip((pictures / 255).split(DECODE_BATCH), (coded / 255).split(DECODE_BATCH), strict=True))
+    parts = list(zip((images / 255).split(DECODE_BATCH), (coded / 255).split(DECODE_BATCH), strict=True))
     mean_psnr = torch.cat([psnr(a, b) for a, b in parts]).mean().item()
     mean_ssim = torch.cat([ssim(a, b) for a, b in parts]).mean().item()
     say(f"{what}: {mean_psnr:.2f} dB")
     return Row(what=what, bits_per_pixel=bits_per_pixel, psnr=mean_psnr, ssim=mean_ssim)
 
 
-def baseline_rows(pictures: Tensor, train: Path) -> Iterator[Row]:
+def baseline_rows(images: Tensor, train: Path) -> Iterator[Row]:
     for side in THUMBNAIL_SIDES:
-        coded = baselines.thumbnails(pictures, side)
-        yield score(f"bicubic thumbnail {side}x{side}, 24 bit", pictures, coded.pictures, coded.bits_per_pixel)
+        coded = baselines.thumbnails(images, side)
+        yield score(f"bicubic thumbnail {side}x{side}, 24 bit", images, coded.images, coded.bits_per_pixel)
     for num_codes in PATCH_CODES:
-        yield patches_row(pictures, train, num_codes)
+        yield patches_row(images, train, num_codes)
     for codec in baselines.CODECS:
-        yield codec_row(pictures, codec)
+        yield codec_row(images, codec)
 
 
-def patches_row(pictures: Tensor, train: Path, num_codes: int) -> Row:
+def patches_row(images: Tensor, train: Path, num_codes: int) -> Row:
     what = f"k-means on raw 8x8 patches, K = {num_codes}"
     say(f"{what}: fitting on {num_codes * PATCHES_PER_CODE:,} patches; a minute or more")
     codebook = baselines.patch_codebook(baselines.random_patches(train, num_codes * PATCHES_PER_CODE), num_codes)
-    coded = baselines.paint_with_patches(pictures, codebook)
-    return score(what, pictures, coded.pictures, coded.bits_per_pixel)
+    coded = baselines.reconstruct_with_patches(images, codebook)
+    return score(what, images, coded.images, coded.bits_per_pixel)
 
 
-def codec_row(pictures: Tensor, codec: str) -> Row:
+def codec_row(images: Tensor, codec: str) -> Row:
     if not baselines.has_codec(codec):
         say(f"{codec}: this Pillow cannot write it")
         return Row(what=f"{codec} (this Pillow cannot write it)")
@@ -100,49 +100,49 @@ def codec_row(pictures: Tensor, codec: str) -> Row:
     def report(quality: int, rate: float) -> None:
         say(f"{codec}, quality {quality}: {rate:.3f} bits per pixel")
 
-    quality, coded = baselines.nearest_rate(pictures, codec, TARGET_RATE, report=report)
+    quality, coded = baselines.nearest_rate(images, codec, TARGET_RATE, report=report)
     lowest = ", its lowest" if quality == baselines.CODECS[codec][1][0] else ""
-    return score(f"{codec}, quality {quality}{lowest}", pictures, coded.pictures, coded.bits_per_pixel)
+    return score(f"{codec}, quality {quality}{lowest}", images, coded.images, coded.bits_per_pixel)
 
 
-def encode(tok: PyramidTokenizer, pictures: Tensor, batch_size: int) -> TokenPyramid:
-    """Tokens of all pictures, encoded so many at a time."""
-    return TokenPyramid.stack([tok.encode(batch / 255) for batch in pictures.split(batch_size)])
+def encode(tok: PyramidTokenizer, images: Tensor, batch_size: int) -> TokenPyramid:
+    """Tokens of all images, encoded so many at a time."""
+    return TokenPyramid.stack([tok.encode(batch / 255) for batch in images.split(batch_size)])
 
 
 def decode(tok: PyramidTokenizer, tokens: TokenPyramid) -> Coded:
     single = tokens.unbind()
     batches = [TokenPyramid.stack(single[i : i + DECODE_BATCH]) for i in range(0, len(single), DECODE_BATCH)]
-    pictures = torch.cat([to_uint8(tok.decode(batch)) for batch in batches])
-    return Coded(pictures=pictures, bits_per_pixel=tokens.bits_per_pixel)
+    images = torch.cat([to_uint8(tok.decode(batch)) for batch in batches])
+    return Coded(images=images, bits_per_pixel=tokens.bits_per_pixel)
 
 
-def tokenizer_rows(tok: PyramidTokenizer, pictures: Tensor, tokens: TokenPyramid) -> Iterator[Row]:
+def tokenizer_rows(tok: PyramidTokenizer, images: Tensor, tokens: TokenPyramid) -> Iterator[Row]:
     for levels in range(1, len(tokens) + 1):
         coded = decode(tok, tokens[:levels])
         what = "pyramid, level 0" if levels == 1 else f"pyramid, levels 0-{levels - 1}"
-        yield score(what, pictures, coded.pictures, coded.bits_per_pixel)
-    continuous = [to_uint8(tok.reconstruct_continuous(batch / 255)) for batch in pictures.split(DECODE_BATCH)]
-    yield score("pyramid, features not quantised", pictures, torch.cat(continuous), None)
+        yield score(what, images, coded.images, coded.bits_per_pixel)
+    continuous = [to_uint8(tok.reconstruct_continuous(batch / 255)) for batch in images.split(DECODE_BATCH)]
+    yield score("pyramid, features not quantised", images, torch.cat(continuous), None)
 
 
-def depth_rows(tok: PyramidTokenizer, pictures: Tensor, train: Path) -> Iterator[Row]:
-    """What several depths are worth: both without a trained decoder, codebooks fitted in closed form on the same crops."""
+def depth_rows(tok: PyramidTokenizer, images: Tensor, train: Path) -> Iterator[Row]:
+    """What several depths are worth: both without a trained decoder, codebooks fitted without gradients on the same crops."""
     for what, config in (
-        ("closed form, no decoder", tok.config),
-        ("closed form, no decoder, tower's last layer only", twins.last_layer(tok.config)),
+        ("gradient-free fit, no decoder", tok.config),
+        ("gradient-free fit, no decoder, backbone's last layer only", twins.last_layer(tok.config)),
     ):
         say(f"{what}: fitting on {twins.FIT_IMAGES:,} crops; minutes")
         twin = twins.fitted(tok, config, train)
-        coded = decode(twin, encode(twin, pictures, DECODE_BATCH))
-        yield score(what, pictures, coded.pictures, coded.bits_per_pixel)
+        coded = decode(twin, encode(twin, images, DECODE_BATCH))
+        yield score(what, images, coded.images, coded.bits_per_pixel)
 
 
 def encode_to_bytes(model: str, folder: Path, limit: int | None, batch_size: int, threads: int) -> bytes:
-    """What another process makes of the same picture files; runs there."""
+    """What another process makes of the same image files; runs there."""
     torch.set_num_threads(threads)
-    pictures = baselines.load_pictures(folder, side=SIDE_PX, limit=limit)
-    return encode(PyramidTokenizer.from_pretrained(model), pictures, batch_size).to_bytes()
+    images = baselines.load_images(folder, side=SIDE_PX, limit=limit)
+    return encode(PyramidTokenizer.from_pretrained(model), images, batch_size).to_bytes()
 
 
 def encode_elsewhere(model: str, folder: Path, limit: int | None, batch_size: int, threads: int) -> TokenPyramid:
@@ -150,11 +150,9 @@ def encode_elsewhere(model: str, folder: Path, limit: int | None, batch_size: in
         return TokenPyramid.from_bytes(pool.submit(encode_to_bytes, model, folder, limit, batch_size, threads).result())
 
 
-def encode_after_saving(tok: PyramidTokenizer, pictures: Tensor, batch_size: int) -> TokenPyramid:
+def encode_after_saving(tok: PyramidTokenizer, images: Tensor, batch_size: int) -> TokenPyramid:
     with tempfile.TemporaryDirectory() as folder:
-        return encode(
-            PyramidTokenizer.from_pretrained(tok.save_pretrained(Path(folder) / "model")), pictures, batch_size
-        )
+        return encode(PyramidTokenizer.from_pretrained(tok.save_pretrained(Path(folder) / "model")), images, batch_size)
 
 
 def differing(left: TokenPyramid, right: TokenPyramid) -> int:
@@ -163,17 +161,17 @@ def differing(left: TokenPyramid, right: TokenPyramid) -> int:
 
 
 def id_agreement(
-    tok: PyramidTokenizer, pictures: Tensor, tokens: TokenPyramid, args: argparse.Namespace
+    tok: PyramidTokenizer, images: Tensor, tokens: TokenPyramid, args: argparse.Namespace
 ) -> list[dict[str, Any]]:
     """Ids that differ from those of batches of `DECODE_BATCH` in this process."""
     threads = torch.get_num_threads()
     cases: dict[str, Callable[[], TokenPyramid]] = {}
     for size in BATCH_SIZES:
-        cases[f"batches of {size}"] = partial(encode, tok, pictures, size)
+        cases[f"batches of {size}"] = partial(encode, tok, images, size)
     for count in sorted({threads, 1}):
         name = f"another process, {count} thread{'s' if count > 1 else ''}"
         cases[name] = partial(encode_elsewhere, args.model, folder_of(args), args.limit, DECODE_BATCH, count)
-    cases["model saved and loaded"] = partial(encode_after_saving, tok, pictures, DECODE_BATCH)
+    cases["model saved and loaded"] = partial(encode_after_saving, tok, images, DECODE_BATCH)
     total = sum(ids.numel() for ids in tokens.ids)
     results = []
     for what, encode_again in cases.items():
@@ -189,11 +187,11 @@ def folder_of(args: argparse.Namespace) -> Path:
 
 def evaluate(args: argparse.Namespace) -> dict[str, Any]:
     """All figures, as `--json` writes them and as a model card reads them."""
-    pictures = baselines.load_pictures(folder_of(args), side=SIDE_PX, limit=args.limit)
-    say(f"{len(pictures)} pictures of recon/{args.split}")
+    images = baselines.load_images(folder_of(args), side=SIDE_PX, limit=args.limit)
+    say(f"{len(images)} images of recon/{args.split}")
     result: dict[str, Any] = {
         "model": Path(args.model).name if Path(args.model).is_dir() else args.model,
-        "data": f"recon/{args.split}, {len(pictures)} pictures",
+        "data": f"recon/{args.split}, {len(images)} images",
         "protocol": PROTOCOL,
         "machine": f"{os.cpu_count()} cores ({platform.machine()}), torch {torch.__version__}, {torch.get_num_threads()} threads",
         "date": datetime.date.today().isoformat(),
@@ -203,14 +201,14 @@ def evaluate(args: argparse.Namespace) -> dict[str, Any]:
         tok = PyramidTokenizer.from_pretrained(args.model)
         result["fingerprint"] = tok.fingerprint
         say(f"model {args.model}: encoding")
-        tokens = encode(tok, pictures, DECODE_BATCH)
-        rows += tokenizer_rows(tok, pictures, tokens)
+        tokens = encode(tok, images, DECODE_BATCH)
+        rows += tokenizer_rows(tok, images, tokens)
         if not args.skip_baselines:
-            rows += depth_rows(tok, pictures, args.data / "recon" / "train")
+            rows += depth_rows(tok, images, args.data / "recon" / "train")
         result["levels"] = level_rows(tok, tokens)
-        result["ids"] = id_agreement(tok, pictures, tokens, args)
+        result["ids"] = id_agreement(tok, images, tokens, args)
     if not args.skip_baselines:
-        rows += baseline_rows(pictures, args.data / "recon" / "train")
+        rows += baseline_rows(images, args.data / "recon" / "train")
     result["rows"] = [asdict(row) for row in rows]
     return result
 
@@ -280,7 +278,7 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--split", choices=("heldout", "val"), default="heldout", help="val to tune on (default: %(default)s)"
     )
-    parser.add_argument("--limit", type=int, help="only the first so many pictures")
+    parser.add_argument("--limit", type=int, help="only the first so many images")
     parser.add_argument("--baselines-only", action="store_true", help="no tokenizer")
     parser.add_argument("--skip-baselines", action="store_true", help="the tokenizer only: minutes less")
     parser.add_argument("--markdown", type=Path, metavar="FILE", help="write the tables there, too")

@@ -2,7 +2,7 @@
 
     python benchmarks/relabel.py --data ../shared/data [--model tiny] [--images 1000] [--words 150]
 
-Stored are the 256-px pictures of recon/heldout and recon/val and their tokens, both in memory, repeated up to `--images`. The
+Stored are the 256-px images of recon/heldout and recon/val and their tokens, both in memory, repeated up to `--images`. The
 core is measured by itself: indexing tables of scores, level by level before anything is enlarged, beside multiplying every
 cell's embedding with every word on the finest grid; and with the enlargement of the coarse levels, too. Cases run in turn, so
 that ratios within a round hold on a busy machine too. Read the ratios: the milliseconds are this machine's. Progress goes to
@@ -31,8 +31,8 @@ from benchmarks.reconstruction import encode, say, table
 from benchmarks.speed import Case, Spread, machine, take_turns
 from examples.train_tiny.texts import all_names
 from pyramid_tokenizer import PyramidTokenizerError, TokenPyramid
-from pyramid_tokenizer.segmentation_head import gather_rows
-from pyramid_tokenizer.segmenter import Segmenter
+from pyramid_tokenizer.quantizer.nearest import gather_rows
+from pyramid_tokenizer.segmentation.segmenter import Segmenter
 
 BATCH = 16
 SIDE_PX = 256
@@ -64,10 +64,10 @@ class Line:
 class Stored:
     """Images as they lie in a store, in batches."""
 
-    pictures: tuple[Tensor, ...]
+    images: tuple[Tensor, ...]
     """(B, 3, H, W) uint8 each."""
     tokens: tuple[TokenPyramid, ...]
-    """Of the same pictures."""
+    """Of the same images."""
 
 
 def class_names(data: Path, count: int) -> list[str]:
@@ -79,14 +79,14 @@ def class_names(data: Path, count: int) -> list[str]:
 
 
 def store(seg: Segmenter, folders: Sequence[Path], images: int) -> Stored:
-    """The pictures of the folders and their tokens, repeated up to `images` and in batches of up to `BATCH`."""
-    found = torch.cat([baselines.load_pictures(folder, side=SIDE_PX, limit=images) for folder in folders])
-    say(f"{len(found)} pictures: encoding")
+    """The images of the folders and their tokens, repeated up to `images` and in batches of up to `BATCH`."""
+    found = torch.cat([baselines.load_images(folder, side=SIDE_PX, limit=images) for folder in folders])
+    say(f"{len(found)} images: encoding")
     single = encode(seg.tok, found, BATCH).unbind()
     order = list(islice(cycle(range(len(found))), images))
     batches = [order[i : i + BATCH] for i in range(0, images, BATCH)]
     return Stored(
-        pictures=tuple(found[batch] for batch in batches),
+        images=tuple(found[batch] for batch in batches),
         tokens=tuple(TokenPyramid.stack([single[i] for i in batch]) for batch in batches),
     )
 
@@ -99,18 +99,18 @@ def segmenting(seg: Segmenter, stored: Stored, names: Sequence[str]) -> tuple[li
     """
     seconds: dict[str, list[float]] = {FROM_TOKENS: [], FROM_PIXELS: [], TOKENS_TO_PIXELS: []}
     count = 0
-    for index, (pictures, tokens) in enumerate(zip(stored.pictures, stored.tokens, strict=True)):
+    for index, (images, tokens) in enumerate(zip(stored.images, stored.tokens, strict=True)):
         cases: dict[str, Case] = {
             FROM_TOKENS: lambda t=tokens: seg.segment(t, names, mode="lookup", resolution="cells"),
-            FROM_PIXELS: lambda p=pictures: seg.segment(p / 255, names, mode="lookup", resolution="cells"),
+            FROM_PIXELS: lambda p=images: seg.segment(p / 255, names, mode="lookup", resolution="cells"),
         }
         if index % PIXEL_SHARE == 0:
             cases[TOKENS_TO_PIXELS] = lambda t=tokens: seg.segment(t, names, mode="lookup")
         for what, case in cases.items():
             began = time.perf_counter()
             case()
-            seconds[what].append((time.perf_counter() - began) / len(pictures))
-        count += len(pictures)
+            seconds[what].append((time.perf_counter() - began) / len(images))
+        count += len(images)
         if index % 10 == 0:
             say(f"segmented {count} images")
     times = [slow / fast for slow, fast in zip(seconds[FROM_PIXELS], seconds[FROM_TOKENS], strict=True)]
@@ -127,7 +127,7 @@ class Space:
     """Addresses of codes and embeddings of words in one space."""
 
     title: str
-    addresses: tuple[Tensor, ...]
+    text_embeddings: tuple[Tensor, ...]
     """(K_l, D) per level."""
     words: Tensor
     """(N, D)."""
@@ -135,18 +135,18 @@ class Space:
     @property
     def tables(self) -> list[Tensor]:
         """(K_l, N) per level: scores of every code with every word."""
-        return [rows @ self.words.T for rows in self.addresses]
+        return [rows @ self.words.T for rows in self.text_embeddings]
 
 
 def spaces(seg: Segmenter, names: Sequence[str]) -> Iterator[Space]:
     """The model's own, and larger ones with random directions: what indexing costs does not depend on them."""
-    own = seg.tok.quantizer.weighted_addresses()
+    own = seg.tok.quantizer.weighted_text_embeddings()
     words = seg.text.encode_names(names).embeddings
-    yield Space(title=f"D = {words.shape[1]}, the model's", addresses=own, words=words)
+    yield Space(title=f"D = {words.shape[1]}, the model's", text_embeddings=own, words=words)
     rng = torch.Generator().manual_seed(0)
     for dim in SPACES:
         random = [F.normalize(torch.randn(len(rows), dim, generator=rng), dim=1) for rows in (*own, words)]
-        yield Space(title=f"D = {dim}, random addresses", addresses=tuple(random[:-1]), words=random[-1])
+        yield Space(title=f"D = {dim}, random addresses", text_embeddings=tuple(random[:-1]), words=random[-1])
 
 
 def core_cases(space: Space, ids: Sequence[Tensor]) -> dict[str, Case]:
@@ -157,7 +157,7 @@ def core_cases(space: Space, ids: Sequence[Tensor]) -> dict[str, Case]:
         ids: (B, h_l, w_l) int64 per level.
     """
     tables, words = space.tables, space.words.T.contiguous()  # (D, N)
-    rows = cells_of(space.addresses, ids)  # (cells, D)
+    rows = cells_of(space.text_embeddings, ids)  # (cells, D)
     cells = ids[-1][0].numel()
     step = max(1, PART_FLOATS // (cells * words.shape[1]))
     return {
@@ -165,7 +165,7 @@ def core_cases(space: Space, ids: Sequence[Tensor]) -> dict[str, Case]:
         "indexing, in parts": lambda: use(gather_rows(tables, part) for part in parts_of(ids, step)),
         "product, whole batch": lambda: rows @ words,
         "product, in parts": lambda: use(part @ words for part in rows.split(cells * step)),
-        "indexing embeddings, then product": lambda: cells_of(space.addresses, ids) @ words,
+        "indexing embeddings, then product": lambda: cells_of(space.text_embeddings, ids) @ words,
         BEFORE_UPSAMPLING: lambda: [F.embedding(level, rows) for level, rows in zip(ids, tables, strict=True)],
     }
 
@@ -175,9 +175,9 @@ def use(parts: Iterable[Tensor]) -> None:
     deque(parts, maxlen=0)
 
 
-def cells_of(addresses: Sequence[Tensor], ids: Sequence[Tensor]) -> Tensor:
+def cells_of(text_embeddings: Sequence[Tensor], ids: Sequence[Tensor]) -> Tensor:
     """(cells, D) contiguous: the embedding of every cell of the finest grid."""
-    return gather_rows(addresses, ids).permute(0, 2, 3, 1).flatten(0, 2).contiguous()
+    return gather_rows(text_embeddings, ids).permute(0, 2, 3, 1).flatten(0, 2).contiguous()
 
 
 def parts_of(ids: Sequence[Tensor], step: int) -> Iterator[list[Tensor]]:

@@ -1,4 +1,4 @@
-"""Masks from tokens on labelled pictures: by look-up, by the head, beside the tower's dense map and unquantised features.
+"""Masks from tokens on labelled images: by look-up, by the head, beside the backbone's dense map and unquantised features.
 
     python benchmarks/segmentation.py --data ../shared/data [--model tiny] [--px 256] [--sets camvid,msrc,coco80,ccp]
 
@@ -34,10 +34,11 @@ from benchmarks.segmentation_rows import Counts, Names
 from benchmarks.segmentation_tables import SINGLE, to_markdown
 from pyramid_tokenizer import PyramidTokenizerError
 from pyramid_tokenizer.errors import ConfigError
-from pyramid_tokenizer.evaluation import LevelMeaning, SegmentationSet, bootstrap_interval, open_segmentation_set
+from pyramid_tokenizer.evaluation import LevelSemantics, bootstrap_interval
 from pyramid_tokenizer.evaluation import oracle_scores as oracle
 from pyramid_tokenizer.evaluation.confusion import ClassCounts
-from pyramid_tokenizer.segmenter import Segmenter
+from pyramid_tokenizer.images.labelled import SegmentationSet, open_segmentation_set
+from pyramid_tokenizer.segmentation.segmenter import Segmenter
 
 SETS = ("camvid", "msrc", "coco80", "ccp")
 KEPT_OUT_SETS = ("coco80", "msrc")
@@ -46,9 +47,9 @@ KEPT_OUT_SETS = ("coco80", "msrc")
 def protocol_of(px: int) -> str:
     """How it is measured, in one sentence per decision."""
     return (
-        f"test splits; pictures are seen at a short side of {px} px, one at a time; scores are enlarged bilinearly to the "
+        f"test splits; images are seen at a short side of {px} px, one at a time; scores are enlarged bilinearly to the "
         "labels' size, where pixels are counted; background pixels (coco80, ccp) are ignored, and so are those of kept-out "
-        f"names in the table of learned names; intervals: 95 % bootstrap over pictures, {kept_out.SAMPLES} draws; codes are "
+        f"names in the table of learned names; intervals: 95 % bootstrap over images, {kept_out.SAMPLES} draws; codes are "
         "counted at the size that was seen, on the pixels of learned names"
     )
 
@@ -61,14 +62,14 @@ def evaluate(args: argparse.Namespace) -> dict[str, Any]:
         say(note)
     sets, shown_kept_out = [], {}
     for name in args.sets:
-        entry, names, pictures = measure_set(name, seg, args, continuous)
+        entry, names, images = measure_set(name, seg, args, continuous)
         sets.append(entry)
-        if name in KEPT_OUT_SETS and pictures:
-            shown_kept_out[name] = (names, pictures)
+        if name in KEPT_OUT_SETS and images:
+            shown_kept_out[name] = (names, images)
     return {
         "model": Path(args.model).name if Path(args.model).is_dir() else args.model,
         "fingerprint": seg.tok.fingerprint,
-        "protocol": protocol_of(args.px) + ("" if args.limit is None else f"; only {args.limit} pictures a split"),
+        "protocol": protocol_of(args.px) + ("" if args.limit is None else f"; only {args.limit} images a split"),
         "machine": f"{os.cpu_count()} cores ({platform.machine()}), torch {torch.__version__}",
         "date": datetime.date.today().isoformat(),
         "notes": notes,
@@ -104,14 +105,14 @@ def notes_on(seg: Segmenter) -> list[str]:
     if seg.head is None:
         notes.append("the model has no segmentation head: the decoder's rows are left out")
     if not seg.tok.backbone.has_dense:
-        notes.append("the tower has no dense text-aligned map: its rows are left out")
+        notes.append("the backbone has no dense text-aligned map: its rows are left out")
     return notes
 
 
 def measure_set(
     name: str, seg: Segmenter, args: argparse.Namespace, continuous: Segmenter | None
 ) -> tuple[dict[str, Any], Names, dict[str, list[Tensor]]]:
-    """A set's figures; its names; and, by source, the counts of each picture that shows a kept-out class."""
+    """A set's figures; its names; and, by source, the counts of each image that shows a kept-out class."""
     folder = args.data / "seg" / name
     train, test = (open_segmentation_set(folder, split=split) for split in ("train", "test"))
     names = Names.of(test.names)
@@ -121,15 +122,15 @@ def measure_set(
     entry = {
         "set": name,
         "background_ignored": names.has_background,
-        "pictures": shown(test, args.limit),
+        "images": shown(test, args.limit),
         "names": len(names.all) - names.has_background,
         "learned_names": len(names.learned),
-        "rows": [learned_row(source, pictures) for source, pictures in counts.learned.items()],
+        "rows": [learned_row(source, images) for source, images in counts.learned.items()],
         "levels": level_rows(fitted, counts),
     }
     for row in entry["rows"]:
         say_of(name, f"{row['from']}: mIoU {number(row['miou_present'], 3)}")
-    return entry, names, counts.pictures_of_kept_out
+    return entry, names, counts.images_of_kept_out
 
 
 def say_of(title: str, text: str) -> None:
@@ -140,21 +141,21 @@ def shown(labelled: SegmentationSet, limit: int | None) -> int:
     return len(labelled) if limit is None else min(limit, len(labelled))
 
 
-def learned_row(source: str, pictures: Sequence[ClassCounts]) -> dict[str, Any]:
+def learned_row(source: str, images: Sequence[ClassCounts]) -> dict[str, Any]:
     """One line of the first table."""
     total = ClassCounts(
-        **{field: sum(getattr(counts, field) for counts in pictures) for field in ("correct", "wanted", "predicted")}
+        **{field: sum(getattr(counts, field) for counts in images) for field in ("correct", "wanted", "predicted")}
     )
     scores = total.scores()
     return {
         "from": source,
         "classes_present": int((total.wanted > 0).sum()),
         **{name: plain(getattr(scores, name)) for name in SINGLE},
-        "interval": plain(bootstrap_interval(pictures, samples=kept_out.SAMPLES)),
+        "interval": plain(bootstrap_interval(images, samples=kept_out.SAMPLES)),
     }
 
 
-def level_rows(fitted: Sequence[LevelMeaning], counts: Counts) -> list[dict[str, Any]]:
+def level_rows(fitted: Sequence[LevelSemantics], counts: Counts) -> list[dict[str, Any]]:
     """What the codes of each level mean, coarse to fine: named on the train split, measured on the test split."""
     return [
         {
@@ -165,7 +166,7 @@ def level_rows(fitted: Sequence[LevelMeaning], counts: Counts) -> list[dict[str,
             "oracle_miou_present": plain(oracle(fit, test).miou_present),
             "oracle_pixel_accuracy": plain(oracle(fit, test).pixel_accuracy),
         }
-        for fit, test in zip(fitted, counts.meaning.levels, strict=True)
+        for fit, test in zip(fitted, counts.semantics.levels, strict=True)
     ]
 
 
@@ -207,8 +208,8 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--model", default="tiny", help="bundled name, directory or Hub repository (default: %(default)s)"
     )
-    parser.add_argument("--px", type=int, default=256, help="short side of the pictures (default: %(default)s)")
-    parser.add_argument("--limit", type=int, help="only the first so many pictures of each split")
+    parser.add_argument("--px", type=int, default=256, help="short side of the images (default: %(default)s)")
+    parser.add_argument("--limit", type=int, help="only the first so many images of each split")
     parser.add_argument("--sets", type=set_names, default=list(SETS), metavar="A,B", help="folders of seg/")
     parser.add_argument(
         "--continuous-head", type=Path, metavar="DIR", help="the same tokenizer with a head trained on features"

@@ -1,7 +1,7 @@
 """Masks by names that were kept out of training, beside the same masks by shuffled names.
 
 A permutation of names moves no pixel: a class that is called n gets the pixels that name n took. So one matrix of counts a
-picture holds the scores of every permutation.
+image holds the scores of every permutation.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def kept_out_iou(counts: Tensor, names: Names, dealt: Tensor) -> tuple[Tensor, T
     """IoU of each kept-out class by its own name, by shuffled ones, and by every name in turn: (..., k) each.
 
     Args:
-        counts: (..., N, N + 1), summed over pictures.
+        counts: (..., N, N + 1), summed over images.
         names: Of the set.
         dealt: `shuffled_names`.
 
@@ -61,11 +61,11 @@ def kept_out_iou(counts: Tensor, names: Names, dealt: Tensor) -> tuple[Tensor, T
 class KeptOutScores:
     """Means over the kept-out classes that occur."""
 
-    pictures: int
+    images: int
     classes: int
     miou: float
     interval: tuple[float, float]
-    """95 %, over pictures."""
+    """95 %, over images."""
     shuffled: float
     """The same with names shuffled: the mean of `SHUFFLES` permutations."""
     every_name: float
@@ -76,11 +76,11 @@ class KeptOutScores:
 
 
 def kept_out_scores(sets: Sequence[tuple[Names, Sequence[Tensor]]], *, seed: int = 0) -> KeptOutScores:
-    """The scores of one source on the pictures (N, N + 1) of one set or of several; a class of two sets counts twice."""
+    """The scores of one source on the images (N, N + 1) of one set or of several; a class of two sets counts twice."""
     whole, drawn = [], []
-    for number, (names, pictures) in enumerate(sets):
+    for number, (names, images) in enumerate(sets):
         dealt = shuffled_names(names, seed=seed)
-        stack = torch.stack(list(pictures)).double()  # (M, N, N + 1)
+        stack = torch.stack(list(images)).double()  # (M, N, N + 1)
         times = draws(len(stack), seed=seed + number)
         whole.append(torch.stack(kept_out_iou(stack.sum(0), names, dealt)))  # (3, k)
         sums = (times @ stack.flatten(1)).unflatten(1, stack.shape[1:])  # (SAMPLES, N, N + 1)
@@ -88,7 +88,7 @@ def kept_out_scores(sets: Sequence[tuple[Names, Sequence[Tensor]]], *, seed: int
     own, shuffled, every = torch.cat(whole, -1).nanmean(-1)
     own_drawn, shuffled_drawn, _ = torch.cat(drawn, -1).nanmean(-1)
     return KeptOutScores(
-        pictures=sum(len(pictures) for _, pictures in sets),
+        images=sum(len(images) for _, images in sets),
         classes=int((~torch.cat(whole, -1)[0].isnan()).sum()),
         miou=float(own),
         interval=interval(own_drawn),
@@ -100,7 +100,7 @@ def kept_out_scores(sets: Sequence[tuple[Names, Sequence[Tensor]]], *, seed: int
 
 
 def draws(count: int, *, seed: int) -> Tensor:
-    """(SAMPLES, count) float64: how often each picture is in a draw of as many with replacement."""
+    """(SAMPLES, count) float64: how often each image is in a draw of as many with replacement."""
     rng = torch.Generator().manual_seed(seed)
     times = torch.zeros(SAMPLES, count, dtype=torch.float64)
     chosen = torch.randint(count, (SAMPLES, count), generator=rng)

@@ -1,7 +1,7 @@
 """What `segmentation.py` counts: cells of every source, and the pixels that each list of names gets.
 
-A source is where a cell's place in the text space comes from (tokens, a head, the tower's dense map). Scores are made once
-per picture and source, over all names of a set; each list of names is a choice among them.
+A source is where a cell's place in the text space comes from (tokens, a head, the backbone's dense map). Scores are made once
+per image and source, over all names of a set; each list of names is a choice among them.
 """
 
 from __future__ import annotations
@@ -15,13 +15,15 @@ from torch import Tensor
 
 from examples.train_tiny.texts import kept_out_name
 from pyramid_tokenizer import TokenPyramid
-from pyramid_tokenizer.blocks import enlarge
-from pyramid_tokenizer.evaluation import ConfusionMatrix, LevelMeaning, SegmentationSet, TokenMeaning
-from pyramid_tokenizer.evaluation.class_names import BACKGROUND
+from pyramid_tokenizer.backbones.features import enlarge
+from pyramid_tokenizer.evaluation import ConfusionMatrix, LevelSemantics, TokenSemantics
 from pyramid_tokenizer.evaluation.confusion import ClassCounts
-from pyramid_tokenizer.evaluation.segmentation_data import IGNORED
-from pyramid_tokenizer.images import pad_to_multiple, read_image
-from pyramid_tokenizer.segmenter import Segmenter
+from pyramid_tokenizer.images.labelled import SegmentationSet
+from pyramid_tokenizer.images.labelled.class_names import BACKGROUND
+from pyramid_tokenizer.images.labelled.sets import IGNORED
+from pyramid_tokenizer.images.pixels import pad_to_multiple
+from pyramid_tokenizer.images.read import read_image
+from pyramid_tokenizer.segmentation.segmenter import Segmenter
 from pyramid_tokenizer.text import VocabularyEmbeddings
 from pyramid_tokenizer.training.segmentation import cell_inputs
 
@@ -31,7 +33,7 @@ DENSE = "dense map, no tokens"
 DECODER_ON_FEATURES = "decoder, from features before quantisation"
 TRAINED_ON_FEATURES = "decoder trained on features, from features"
 EVERY = 50
-"""Pictures between two lines of progress."""
+"""Images between two lines of progress."""
 
 Say = Callable[[str], None]
 
@@ -68,12 +70,12 @@ class Names:
 class Counts:
     """All that the tables of a set are made of."""
 
-    meaning: TokenMeaning
+    semantics: TokenSemantics
     """Classes under each code, on pixels of learned names."""
     learned: dict[str, list[ClassCounts]] = field(default_factory=dict)
-    """By source, of each picture: among the learned names."""
-    pictures_of_kept_out: dict[str, list[Tensor]] = field(default_factory=dict)
-    """By source, (N, N + 1) of each picture that shows a kept-out class: among all names."""
+    """By source, of each image: among the learned names."""
+    images_of_kept_out: dict[str, list[Tensor]] = field(default_factory=dict)
+    """By source, (N, N + 1) of each image that shows a kept-out class: among all names."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -83,13 +85,13 @@ class CellMap:
     cells: Tensor
     """(1, D, h, w) float32."""
     stride: int
-    """Pixels per cell of the picture as the tokenizer saw it."""
+    """Pixels per cell of the image as the tokenizer saw it."""
 
 
 def cell_maps(
     seg: Segmenter, image: Tensor, tokens: TokenPyramid, continuous: Segmenter | None = None
 ) -> dict[str, CellMap]:
-    """The cells of a picture by source; sources that the model lacks are left out.
+    """The cells of an image by source; sources that the model lacks are left out.
 
     Args:
         seg: The model.
@@ -103,7 +105,7 @@ def cell_maps(
     if guidance.refined is not None:
         maps = {DECODER: CellMap(cells=guidance.refined, stride=stride), **maps}
     if seg.tok.backbone.has_dense:
-        features = seg.tok.features(image[None], aligned=True)
+        features = seg.tok.features(image[None], with_dense=True)
         assert features.dense is not None
         dense_stride = features.image_size[0] // features.dense.shape[-2]
         maps[DENSE] = CellMap(cells=F.normalize(features.dense, dim=1), stride=dense_stride)
@@ -134,9 +136,9 @@ def pixel_scores(
     """Scores of every class at the size of the labels: (N, H, W) float32.
 
     Args:
-        source: Cells of one picture.
+        source: Cells of one image.
         words: N classes.
-        seen: (h, w) of the picture as the tokenizer saw it; the cells may cover more.
+        seen: (h, w) of the image as the tokenizer saw it; the cells may cover more.
         size: (H, W) of the labels.
     """
     phrases = torch.einsum("bdhw,pd->bphw", source.cells, words.embeddings.to(source.cells.device))
@@ -160,57 +162,57 @@ def count(
     seg: Segmenter, labelled: SegmentationSet, names: Names, *, px: int, limit: int | None, say: Say,
     continuous: Segmenter | None = None,
 ) -> Counts:  # fmt: skip
-    """Counts the pictures of a test split, one at a time; each is encoded once."""
-    counts = Counts(meaning=new_meaning(seg, names))
+    """Counts the images of a test split, one at a time; each is encoded once."""
+    counts = Counts(semantics=new_semantics(seg, names))
     words = seg.text.encode_names(names.all)
     for index in progress(labelled, limit, say):
         sample = labelled[index]
         image = read_image(sample.image, size=px)
         tokens = seg.tok.encode(image)
-        counts.meaning.add(tokens.ids, at_size(only(sample.labels, names.learned), tokens.image_size))
+        counts.semantics.add(tokens.ids, at_size(only(sample.labels, names.learned), tokens.image_size))
         for source, cells in cell_maps(seg, image, tokens, continuous).items():
             scores = pixel_scores(cells, words, seen=tokens.image_size, size=tuple(sample.labels.shape))
-            add_picture(counts, source, scores, sample.labels, names)
+            add_image(counts, source, scores, sample.labels, names)
     return counts
 
 
-def add_picture(counts: Counts, source: str, scores: Tensor, labels: Tensor, names: Names) -> None:
-    """Counts a picture's scores (N, H, W) among the learned names and, where a kept-out class is shown, among all."""
+def add_image(counts: Counts, source: str, scores: Tensor, labels: Tensor, names: Names) -> None:
+    """Counts an image's scores (N, H, W) among the learned names and, where a kept-out class is shown, among all."""
     matrix = ConfusionMatrix(len(names.all), ignore=IGNORED)
     matrix.add(best_of(scores, names.learned), only(labels, names.learned))
     counts.learned.setdefault(source, []).append(matrix.class_counts())
     if torch.isin(labels, names.kept_out).any():
         matrix = ConfusionMatrix(len(names.all), ignore=IGNORED)
         matrix.add(best_of(scores, names.named), only(labels, names.named))
-        counts.pictures_of_kept_out.setdefault(source, []).append(matrix.counts)
+        counts.images_of_kept_out.setdefault(source, []).append(matrix.counts)
 
 
 def name_codes(
     seg: Segmenter, labelled: SegmentationSet, names: Names, *, px: int, limit: int | None, say: Say
-) -> tuple[LevelMeaning, ...]:
+) -> tuple[LevelSemantics, ...]:
     """The classes under each code on a train split, level by level."""
-    meaning = new_meaning(seg, names)
+    semantics = new_semantics(seg, names)
     for index in progress(labelled, limit, say):
         sample = labelled[index]
         tokens = seg.tok.encode(sample.image, size=px)
-        meaning.add(tokens.ids, at_size(only(sample.labels, names.learned), tokens.image_size))
-    return meaning.levels
+        semantics.add(tokens.ids, at_size(only(sample.labels, names.learned), tokens.image_size))
+    return semantics.levels
 
 
-def new_meaning(seg: Segmenter, names: Names) -> TokenMeaning:
+def new_semantics(seg: Segmenter, names: Names) -> TokenSemantics:
     quantizer = seg.tok.quantizer
-    return TokenMeaning(quantizer.codebook_sizes, strides=quantizer.strides, num_classes=len(names.all))
+    return TokenSemantics(quantizer.codebook_sizes, strides=quantizer.strides, num_classes=len(names.all))
 
 
 def at_size(labels: Tensor, size: tuple[int, int]) -> Tensor:
-    """(H, W) int64 -> (1, h, w), the nearest label: codes are counted on the picture that the tokenizer saw."""
+    """(H, W) int64 -> (1, h, w), the nearest label: codes are counted on the image that the tokenizer saw."""
     return F.interpolate(labels[None, None].float(), size, mode="nearest-exact")[0].long()
 
 
 def progress(labelled: SegmentationSet, limit: int | None, say: Say) -> Iterator[int]:
-    """Indices of the first pictures."""
+    """Indices of the first images."""
     total = len(labelled) if limit is None else min(limit, len(labelled))
     for index in range(total):
         if index % EVERY == 0:
-            say(f"picture {index} of {total}")
+            say(f"image {index} of {total}")
         yield index

@@ -25,7 +25,7 @@ def learned_table(sets: Sequence[dict[str, Any]]) -> str:
     head = ("learned names", "masks", "mIoU, present classes", "95 %", "mIoU, union", "fwIoU", "pixel accuracy")
     lines = []
     for entry in sets:
-        title = f"{entry['set']}: {entry['learned_names']} of {entry['names']} names, {entry['pictures']} pictures"
+        title = f"{entry['set']}: {entry['learned_names']} of {entry['names']} names, {entry['images']} images"
         title += ", background ignored" if entry["background_ignored"] else ""
         for row in entry["rows"]:
             present, *others = (percent(row[name]) for name in SINGLE)
@@ -38,7 +38,7 @@ def kept_out_table(found: Sequence[dict[str, Any]]) -> str:
     head = ("kept-out names among all", "masks", "mIoU", "95 %", shuffled, "every name in turn", "ratio", "95 %")
     lines = [
         (
-            f"{row['set']}: {row['classes']} classes, {row['pictures']} pictures",
+            f"{row['set']}: {row['classes']} classes, {row['images']} images",
             row["from"],
             percent(row["miou"]),
             bounds(row["interval"]),

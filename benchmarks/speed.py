@@ -1,9 +1,9 @@
-"""Photos per second on this machine: encode, decode, and the tower alone for reference, with all threads and with one.
+"""Photos per second on this machine: encode, decode, and the backbone alone for reference, with all threads and with one.
 
     python benchmarks/speed.py [--model tiny] [--px 256] [--batch 8] [--rounds 9]
 
 float32. The cases run in turn, round by round, so that a busy moment hits all of them; shown are the median, the slowest and the
-fastest round. Run it alone: beside another busy process several threads are slower than one. Pictures are scikit-image's photos
+fastest round. Run it alone: beside another busy process several threads are slower than one. Images are scikit-image's photos
 where that package is installed, else smooth random ones.
 """
 
@@ -27,7 +27,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # this checkout, f
 
 from benchmarks.reconstruction import say, table
 from pyramid_tokenizer import PyramidTokenizer, PyramidTokenizerError
-from pyramid_tokenizer.images import to_batch
+from pyramid_tokenizer.images.read import to_batch
 
 PHOTOS = ("astronaut", "chelsea", "coffee", "rocket")
 
@@ -69,14 +69,14 @@ def take_turns(
     return seconds
 
 
-def pictures(count: int, px: int) -> tuple[Tensor, str]:
+def images(count: int, px: int) -> tuple[Tensor, str]:
     """(count, 3, px, px) in [0, 1], and what they are."""
     try:
         from skimage import data
     except ImportError:
         rng = torch.Generator().manual_seed(0)
         noise = torch.rand(count, 3, 8, 8, generator=rng)
-        return F.interpolate(noise, (px, px), mode="bicubic", align_corners=False).clamp(0, 1), "smooth random pictures"
+        return F.interpolate(noise, (px, px), mode="bicubic", align_corners=False).clamp(0, 1), "smooth random images"
     photos = [to_batch(getattr(data, name)(), size=px) for name in PHOTOS]
     squares = torch.cat([_centre(photo, px) for photo in photos])
     return squares[torch.arange(count) % len(squares)].contiguous(), "scikit-image's photos"
@@ -96,7 +96,7 @@ def measure(
     cases: dict[str, Case] = {
         "encode": lambda: tok.encode(batch),
         "decode": lambda: tok.decode(tokens),
-        "tower alone": lambda: tok.features(batch),
+        "backbone alone": lambda: tok.features(batch),
     }
     found = []
     for count in threads:
@@ -126,8 +126,8 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--model", default="tiny", help="bundled name, directory or Hub repository (default: %(default)s)"
     )
-    parser.add_argument("--px", type=int, default=256, help="side of the pictures (default: %(default)s)")
-    parser.add_argument("--batch", type=int, default=8, help="pictures at a time (default: %(default)s)")
+    parser.add_argument("--px", type=int, default=256, help="side of the images (default: %(default)s)")
+    parser.add_argument("--batch", type=int, default=8, help="images at a time (default: %(default)s)")
     parser.add_argument("--rounds", type=int, default=9, help="default: %(default)s")
     return parser.parse_args(argv)
 
@@ -140,7 +140,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except PyramidTokenizerError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    batch, what = pictures(args.batch, args.px)
+    batch, what = images(args.batch, args.px)
     found = measure(tok, batch, threads=sorted({torch.get_num_threads(), 1}, reverse=True), rounds=args.rounds)
     print(
         f"- model: {args.model}\n- machine: {here}\n- input: {what}, {args.px} px, batches of {args.batch}, float32\n"

@@ -1,4 +1,4 @@
-"""Twins of a tokenizer: other levels on the same tower, fitted in closed form on the same crops, no trained decoder."""
+"""Twins of a tokenizer: other levels on the same backbone, fitted without gradients on the same crops, no trained decoder."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from typing import Any
 from torch import Tensor
 
 from pyramid_tokenizer import PyramidTokenizer
-from pyramid_tokenizer.config import TokenizerConfig
-from pyramid_tokenizer.data import RandomCrops, find_images
+from pyramid_tokenizer.config.models import TokenizerConfig
+from pyramid_tokenizer.images import RandomCrops, find_images
 
 FIT_IMAGES = 2000
 BATCH = 25
@@ -27,12 +27,12 @@ def with_levels(config: TokenizerConfig, changes: Sequence[dict[str, Any]]) -> T
 
 
 def last_layer(config: TokenizerConfig) -> TokenizerConfig:
-    """The same levels, codes and bits, each level reading only the tower's coarsest, deepest map."""
+    """The same levels, codes and bits, each level reading only the backbone's coarsest, deepest map."""
     return with_levels(config, [{"maps": (0,)} for _ in config.quantizer.levels])
 
 
 def fitted(tok: PyramidTokenizer, config: TokenizerConfig, train: Path) -> PyramidTokenizer:
-    """A tokenizer of that config on the tower of `tok`; its untrained decoder shows the sketch."""
+    """A tokenizer of that config on the backbone of `tok`; its untrained decoder shows the linear reconstruction."""
     crops = RandomCrops(find_images(train), batch_size=BATCH, crop_px=CROP_PX)
 
     def batches() -> Iterator[Tensor]:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from benchmarks import twins
-from pyramid_tokenizer.config import Composition, TokenizerConfig
+from pyramid_tokenizer.config.models import Composition, TokenizerConfig
 
 FSQ_ENTRIES = range(8, 4, -1)
 """Entries per dimension of a grid: five or more, as Mentzer et al. advise ("Finite Scalar Quantization", arXiv 2309.15505)."""
@@ -23,7 +23,7 @@ class Variant:
     what: str
     change: Callable[[TokenizerConfig], TokenizerConfig] = lambda config: config
     norm: str = ""
-    """Norm of a tower of `towers.py` to stand on; "" for the base's own tower."""
+    """Norm of a backbone of `backbones.py` to stand on; "" for the base's own backbone."""
     refine: bool = False
     """Whether gradients refine adapters and codebooks (stage 1, as many steps as the decoder's) before the decoder trains."""
 
@@ -37,8 +37,8 @@ def with_level(config: TokenizerConfig, index: int, **changes: Any) -> Tokenizer
 
 def with_composition(config: TokenizerConfig, composition: Composition) -> TokenizerConfig:
     """The config with levels that see each other in another way; residual meaning goes with residual levels alone."""
-    meaning = config.quantizer.meaning if composition == "residual" else "whole"
-    quantizer = dataclasses.replace(config.quantizer, composition=composition, meaning=meaning)
+    semantics = config.quantizer.semantics if composition == "residual" else "whole"
+    quantizer = dataclasses.replace(config.quantizer, composition=composition, semantics=semantics)
     return dataclasses.replace(config, quantizer=quantizer, fingerprint="")
 
 
@@ -85,7 +85,7 @@ def with_finest_codes(config: TokenizerConfig, factor: float) -> TokenizerConfig
 
 VARIANTS = {
     "base": Variant(what="the model's own levels"),
-    "last-layer": Variant(what="every level reads the tower's last map alone", change=twins.last_layer),
+    "last-layer": Variant(what="every level reads the backbone's last map alone", change=twins.last_layer),
     "bottom-up": Variant(
         what="a level sees the finer one's codes, as in the paper", change=lambda c: with_composition(c, "bottom_up")
     ),
@@ -109,6 +109,6 @@ VARIANTS = {
     "double-codes": Variant(
         what="twice the codes at the finest level: a higher rate", change=lambda c: with_finest_codes(c, 2)
     ),
-    "batch-norm": Variant(what="on a small tower of its own, with batch norm", norm="batch"),
-    "layer-norm": Variant(what="on the same tower with layer norm, trained alike", norm="layer"),
+    "batch-norm": Variant(what="on a small backbone of its own, with batch norm", norm="batch"),
+    "layer-norm": Variant(what="on the same backbone with layer norm, trained alike", norm="layer"),
 }

@@ -1,9 +1,9 @@
-"""What a model knows of words: naming pictures, names it never saw, captions, and the text tower by itself.
+"""What a model knows of words: naming images, names it never saw, captions, and the text encoder by itself.
 
     python benchmarks/zero_shot.py --data ../shared/data [--model tiny] [--px 256]
 
-`--model` is a tokenizer (bundled name or directory) or the directory of an open_clip model. Every picture figure is given
-from the tower's own embedding, from the mean of its dense map, and, for a tokenizer, from tokens. The pictures, names and rules
+`--model` is a tokenizer (bundled name or directory) or the directory of an open_clip model. Every image figure is given
+from the backbone's own embedding, from the mean of its dense map, and, for a tokenizer, from tokens. The images, names and rules
 are those kept out of the bundled model's training (examples/train_tiny/texts.py). Progress goes to stderr.
 """
 
@@ -41,7 +41,7 @@ from examples.train_tiny.texts import (
 )
 from pyramid_tokenizer import PyramidTokenizer
 from pyramid_tokenizer.backbones import load_backbone
-from pyramid_tokenizer.config import BackboneConfig
+from pyramid_tokenizer.config.models import BackboneConfig
 
 BATCH = 16
 TEMPLATES = ("a photo of a {}", "an image of {}", "a picture of the {}")
@@ -53,7 +53,7 @@ Encode = Callable[[Tensor], Tensor]
 
 
 @dataclass(frozen=True)
-class Pictures:
+class Images:
     """Files and, for each, the row of its name."""
 
     files: list[Path]
@@ -61,20 +61,20 @@ class Pictures:
     names: list[str]
 
 
-def classification(data: Path, sources: Sequence[str]) -> Pictures:
+def classification(data: Path, sources: Sequence[str]) -> Images:
     """The test rows of some sources of recon/train.csv, over all label names of those sources."""
     rows = [row for row in read_rows(data) if row["label"] and row["source"] in sources]
     names = sorted({row["label"] for row in rows})
     test = [row for row in rows if is_test_row(row["file"])]
     files = [data / "recon" / row["file"] for row in test]
-    return Pictures(files, [names.index(row["label"]) for row in test], names)
+    return Images(files, [names.index(row["label"]) for row in test], names)
 
 
-def kept_out(data: Path) -> Pictures:
-    """Pictures of the kept-out names among 20 others, the coco80 names of the smallest SHA-1.
+def kept_out(data: Path) -> Images:
+    """Images of the kept-out names among 20 others, the coco80 names of the smallest SHA-1.
 
     From recon/train.csv: every row whose label is a kept-out name or its kin (a ketch is a boat). From the coco80 test
-    pictures: those where a kept-out class has the largest labelled area.
+    images: those where a kept-out class has the largest labelled area.
     """
     classes = seg_names(data, "coco80")
     others = [name for name in classes if kept_out_name(name) is None and name not in ("background", "person")]
@@ -89,7 +89,7 @@ def kept_out(data: Path) -> Pictures:
             largest = kept_out_name(classes[int(areas.argmax())])
             found.append((next((folder / "images").glob(f"{stem}.*")), largest))
     known = [(file, name) for file, name in found if name is not None]
-    return Pictures([file for file, _ in known], [names.index(name) for _, name in known], names)
+    return Images([file for file, _ in known], [names.index(name) for _, name in known], names)
 
 
 def centre_crop(file: Path, px: int) -> Tensor:
@@ -102,7 +102,7 @@ def centre_crop(file: Path, px: int) -> Tensor:
 
 
 def embed(files: Sequence[Path], encoders: dict[str, Encode], px: int) -> dict[str, Tensor]:
-    """(N, D) unit rows of the pictures, by encoder."""
+    """(N, D) unit rows of the images, by encoder."""
     rows: dict[str, list[Tensor]] = {name: [] for name in encoders}
     for start in range(0, len(files), BATCH):
         batch = torch.stack([centre_crop(file, px) for file in files[start : start + BATCH]])
@@ -112,10 +112,10 @@ def embed(files: Sequence[Path], encoders: dict[str, Encode], px: int) -> dict[s
 
 
 def image_encoders(backbone, tok: PyramidTokenizer | None) -> dict[str, Encode]:
-    """From pictures (B, 3, H, W) to embeddings (B, D), by what they are read from."""
+    """From images (B, 3, H, W) to embeddings (B, D), by what they are read from."""
     encoders: dict[str, Encode] = {
-        "tower": lambda batch: backbone(batch, aligned=True).embedding,
-        "dense map": lambda batch: F.normalize(backbone(batch, aligned=True).dense, dim=1).mean((2, 3)),
+        "tower": lambda batch: backbone(batch, with_dense=True).embedding,
+        "dense map": lambda batch: F.normalize(backbone(batch, with_dense=True).dense, dim=1).mean((2, 3)),
     }
     if tok is not None:
         encoders["tokens"] = lambda batch: tok.embedding(tok.encode(batch))
@@ -138,7 +138,7 @@ def top1(images: Tensor, names: Tensor, targets: Sequence[int]) -> tuple[float, 
 
 
 def caption_recall(images: Tensor, captions: Tensor, owner: Tensor, k: int = 10) -> tuple[float, float]:
-    """R@k from a caption to its picture, and from a picture to any caption of it. (N, D), (M, D), (M,) rows of pictures."""
+    """R@k from a caption to its image, and from an image to any caption of it. (N, D), (M, D), (M,) rows of images."""
     scores = captions @ images.T
     to_image = (scores.topk(k, dim=1).indices == owner[:, None]).any(1)
     to_caption = (owner[scores.T.topk(k, dim=1).indices] == torch.arange(len(images))[:, None]).any(1)
@@ -183,7 +183,7 @@ def text_rows(backbone, data: Path) -> list[tuple[str, str, str]]:
     return rows
 
 
-def picture_rows(backbone, encoders: dict[str, Encode], data: Path, px: int) -> list[tuple[str, str, str]]:
+def image_rows(backbone, encoders: dict[str, Encode], data: Path, px: int) -> list[tuple[str, str, str]]:
     rows = []
     tasks = {
         "zero-shot, Caltech-101 and flowers": classification(data, NAMED_SOURCES),
@@ -191,11 +191,11 @@ def picture_rows(backbone, encoders: dict[str, Encode], data: Path, px: int) -> 
         "names kept out, among 20 others": kept_out(data),
     }
     for what, pictures in tasks.items():
-        say(f"{what}: {len(pictures.files)} pictures")
+        say(f"{what}: {len(pictures.files)} images")
         names = encode_names(backbone, pictures.names)
         for source, images in embed(pictures.files, encoders, px).items():
             accuracy, control = top1(images, names, pictures.targets)
-            title = f"{what} ({len(pictures.files)} pictures, {len(pictures.names)} names)"
+            title = f"{what} ({len(pictures.files)} images, {len(pictures.names)} names)"
             rows.append((title, source, f"{accuracy:.1%} (names shuffled {control:.1%})"))
     return rows
 
@@ -204,14 +204,14 @@ def caption_rows(backbone, encoders: dict[str, Encode], data: Path, px: int) -> 
     test = [row for row in read_captions(data) if row["split"] == "test"]
     texts = [text for row in test for text in row["captions"]]
     owner = torch.tensor([i for i, row in enumerate(test) for _ in row["captions"]])
-    say(f"captions: {len(texts)} of {len(test)} pictures")
+    say(f"captions: {len(texts)} of {len(test)} images")
     captions = backbone.encode_text(texts).cpu()
     files = [data / "captions" / row["image"] for row in test]
     rows = []
     for source, images in embed(files, encoders, px).items():
         to_image, to_caption = caption_recall(images, captions, owner)
-        what = f"captions of {len(test)} test pictures, R@10"
-        rows.append((what, source, f"caption to picture {to_image:.1%}, picture to caption {to_caption:.1%}"))
+        what = f"captions of {len(test)} test images, R@10"
+        rows.append((what, source, f"caption to image {to_image:.1%}, image to caption {to_caption:.1%}"))
     return rows
 
 
@@ -242,7 +242,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         torch.set_num_threads(args.threads)
     backbone, tok = load(args.model)
     encoders = image_encoders(backbone, tok)
-    rows = picture_rows(backbone, encoders, args.data, args.px)
+    rows = image_rows(backbone, encoders, args.data, args.px)
     rows += caption_rows(backbone, encoders, args.data, args.px)
     rows += text_rows(backbone, args.data)
     print(table(("what", "from", "figure"), rows))

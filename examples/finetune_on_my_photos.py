@@ -4,7 +4,7 @@
     python examples/finetune_on_my_photos.py --train my-photos --test my-other-photos --out build/mine
 
 Three models are measured on held-out photos of the domain and, with --data, on general ones (recon/heldout):
-the one it started from; that one after `finetune`; and one trained from scratch on the same photos, with the same tower,
+the one it started from; that one after `finetune`; and one trained from scratch on the same photos, with the same backbone,
 for the same number of steps. Fine-tuning keeps the coordinates of the codes, so that the decoder's 40 minutes of general
 training are not lost. Stop it at any time; the same command resumes.
 """
@@ -22,9 +22,10 @@ from statistics import fmean
 import torch
 
 from pyramid_tokenizer import PyramidTokenizer
-from pyramid_tokenizer.data import find_images
 from pyramid_tokenizer.evaluation.metrics import psnr, ssim
-from pyramid_tokenizer.images import to_batch, to_pil
+from pyramid_tokenizer.images import find_images
+from pyramid_tokenizer.images.pixels import to_pil
+from pyramid_tokenizer.images.read import to_batch
 from pyramid_tokenizer.training import TrainConfig, finetune, train
 from pyramid_tokenizer.visualize.sheets import contact_sheet
 

@@ -4,7 +4,7 @@
     tok = PyramidTokenizer.from_pretrained("tiny")
 
     image ──images──▶ (B, 3, H, W) in [0, 1]
-          ──tok.backbone, a frozen CLIP tower──▶ FeaturePyramid: maps, coarse → fine
+          ──tok.backbone, a frozen CLIP backbone──▶ FeaturePyramid: maps, coarse → fine
           ──quantizer, one codebook a level──▶ TokenPyramid: ids (B, h_l, w_l), level 0 = coarsest
           ──top_down, the shared trunk──▶ fused maps
           ──pixel_decoder──▶ image
@@ -12,7 +12,7 @@
     tokens = tok.encode("photo.jpg")   # every prefix decodes too: tok.decode(tokens[:1])
     images = tok.decode(tokens)        # (B, 3, H, W) in [0, 1] at the photo's own size
 
-The legend of shapes is in `pyramid_tokenizer.pyramid`, the errors are drawn in `pyramid_tokenizer.errors`.
+The legend of shapes is in `pyramid_tokenizer.backbones.features`, the errors are drawn in `pyramid_tokenizer.errors`.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from pyramid_tokenizer.backbones import ToyBackbone
-    from pyramid_tokenizer.config import TokenizerConfig
+    from pyramid_tokenizer.backbones.features import FeaturePyramid
+    from pyramid_tokenizer.config.models import TokenizerConfig
     from pyramid_tokenizer.errors import PyramidTokenizerError
-    from pyramid_tokenizer.pyramid import FeaturePyramid
-    from pyramid_tokenizer.segmenter import Segmenter
+    from pyramid_tokenizer.segmentation.segmenter import Segmenter
     from pyramid_tokenizer.tokenizer import PyramidTokenizer
-    from pyramid_tokenizer.tokens import TokenPyramid
-    from pyramid_tokenizer.vocabulary import Vocabulary
+    from pyramid_tokenizer.tokens.pyramid import TokenPyramid
+    from pyramid_tokenizer.tokens.vocabulary import Vocabulary
 
 __version__ = "0.1.0"
 
@@ -46,14 +46,14 @@ __all__ = [
 
 # Loaded on first use (PEP 562): `import pyramid_tokenizer` costs milliseconds, torch alone takes seconds.
 _HOMES = {
-    "FeaturePyramid": "pyramid",
+    "FeaturePyramid": "backbones.features",
     "PyramidTokenizer": "tokenizer",
     "PyramidTokenizerError": "errors",
-    "Segmenter": "segmenter",
-    "TokenPyramid": "tokens",
+    "Segmenter": "segmentation.segmenter",
+    "TokenPyramid": "tokens.pyramid",
     "TokenizerConfig": "config",
     "ToyBackbone": "backbones",
-    "Vocabulary": "vocabulary",
+    "Vocabulary": "tokens.vocabulary",
 }
 
 

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from pyramid_tokenizer.errors import ConfigError, ImageError, ImageValueError
-from pyramid_tokenizer.images import ImageLike, read_image
-from pyramid_tokenizer.tokens import TokenPyramid
+from pyramid_tokenizer.images.read import ImageLike, read_image
+from pyramid_tokenizer.tokens.pyramid import TokenPyramid
 
 WAITING_BATCHES = 8
 """At most this many batches' worth of images wait for others of their size: a folder of photos has many sizes."""

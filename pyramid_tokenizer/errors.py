@@ -1,9 +1,9 @@
 """Every error this package raises for a user's input. Each is a `PyramidTokenizerError` and also a built-in kind.
 
 PyramidTokenizerError
-├── ImageError (ValueError)             pixels that are not a picture
+├── ImageError (ValueError)             pixels that are not an image
 │   ├── ImageValueError                 NaN, wrong range, dtype or shape
-│   ├── ImageFileError (OSError)        missing, empty, truncated or not a picture
+│   ├── ImageFileError (OSError)        missing, empty, truncated or not an image
 │   ├── ImageTooLargeError              more pixels than the limit: a decompression bomb
 │   └── MixedSizesError                 one batch needs one size
 ├── TokenError (ValueError)             tokens that cannot be used
@@ -15,8 +15,8 @@ PyramidTokenizerError
 ├── ModelNotFoundError (OSError)        no bundled model, directory or hub repository of that name
 ├── HubError (OSError)                  the Hub cannot be reached or refuses an upload
 ├── CheckpointError (RuntimeError)      a missing, extra, misshapen or altered weight
-├── BackboneError (RuntimeError)        a tower that cannot be loaded or used, or has no weights
-│   └── CapabilityError                 the tower has no such output, e.g. no dense text-aligned map
+├── BackboneError (RuntimeError)        a backbone that cannot be loaded or used, or has no weights
+│   └── CapabilityError                 the backbone has no such output, e.g. no dense text-aligned map
 ├── NotFittedError (RuntimeError)       codebooks that were never fitted
 ├── DataError (ValueError)              training data that cannot be used: none, or fewer vectors than codes
 └── MissingExtraError (ImportError)     an optional dependency; names the pip command
@@ -30,7 +30,7 @@ class PyramidTokenizerError(Exception):
 
 
 class ImageError(PyramidTokenizerError, ValueError):
-    """Pixels that are not a picture."""
+    """Pixels that are not an image."""
 
 
 class ImageValueError(ImageError):
@@ -38,7 +38,7 @@ class ImageValueError(ImageError):
 
 
 class ImageFileError(ImageError, OSError):
-    """A file that is missing, empty, truncated or not a picture."""
+    """A file that is missing, empty, truncated or not an image."""
 
 
 class ImageTooLargeError(ImageError):
@@ -86,11 +86,11 @@ class CheckpointError(PyramidTokenizerError, RuntimeError):
 
 
 class BackboneError(PyramidTokenizerError, RuntimeError):
-    """A tower that cannot be loaded or used, or that has no weights."""
+    """A backbone that cannot be loaded or used, or that has no weights."""
 
 
 class CapabilityError(BackboneError):
-    """The tower has no such output, e.g. no dense text-aligned map."""
+    """The backbone has no such output, e.g. no dense text-aligned map."""
 
 
 class NotFittedError(PyramidTokenizerError, RuntimeError):

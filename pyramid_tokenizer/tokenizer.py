@@ -18,21 +18,23 @@ from torch import Tensor, nn
 
 from pyramid_tokenizer import hub
 from pyramid_tokenizer.backbones import load_backbone, name_backbone
+from pyramid_tokenizer.backbones.features import FeaturePyramid
 from pyramid_tokenizer.bucketing import encode_by_size
-from pyramid_tokenizer.closed_form import LevelReport, fit_quantizer
-from pyramid_tokenizer.config import Composition, LevelConfig, SegmentationConfig, TokenizerConfig, to_dict
+from pyramid_tokenizer.config.models import Composition, LevelConfig, SegmentationConfig, TokenizerConfig
+from pyramid_tokenizer.config.plain import to_dict
+from pyramid_tokenizer.decoder.pixels import PixelDecoder
+from pyramid_tokenizer.decoder.trunk import TopDownTrunk
 from pyramid_tokenizer.errors import CheckpointError, DataError, NotFittedError, TokenMismatchError, TokenRangeError
-from pyramid_tokenizer.health import TokenHealth, measure_health
-from pyramid_tokenizer.images import ImageLike, pad_to_multiple, to_batch
-from pyramid_tokenizer.pixel_decoder import PixelDecoder
-from pyramid_tokenizer.presets import preset_config
-from pyramid_tokenizer.pyramid import FeaturePyramid
-from pyramid_tokenizer.quantizer import PyramidQuantizer
-from pyramid_tokenizer.saving import WEIGHTS_FILE, tower_folder, write_model
+from pyramid_tokenizer.hub.directory import WEIGHTS_FILE, backbone_folder, write_model
+from pyramid_tokenizer.images.pixels import pad_to_multiple
+from pyramid_tokenizer.images.read import ImageLike, to_batch
+from pyramid_tokenizer.quantizer.fit.levels import LevelReport, fit_quantizer
+from pyramid_tokenizer.quantizer.pyramid import PyramidQuantizer
+from pyramid_tokenizer.quantizer.recipe import preset_config
 from pyramid_tokenizer.text import TextEncoder
-from pyramid_tokenizer.tokens import TokenPyramid
-from pyramid_tokenizer.top_down import TopDownTrunk
-from pyramid_tokenizer.vocabulary import Vocabulary
+from pyramid_tokenizer.tokens.health import TokenHealth, measure_health
+from pyramid_tokenizer.tokens.pyramid import TokenPyramid
+from pyramid_tokenizer.tokens.vocabulary import Vocabulary
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -48,7 +50,7 @@ class Classification:
 
 
 OWN_PARTS = ("quantizer", "trunk", "pixel_decoder")
-"""The parts that model.safetensors holds; the frozen tower has files of its own."""
+"""The parts that model.safetensors holds; the frozen backbone has files of its own."""
 
 
 class PyramidTokenizer(nn.Module):
@@ -58,10 +60,10 @@ class PyramidTokenizer(nn.Module):
 
     Args:
         config: The data the modules were built from.
-        backbone: Frozen tower, (B, 3, H, W) -> FeaturePyramid.
+        backbone: Frozen backbone, (B, 3, H, W) -> FeaturePyramid.
         quantizer: Features <-> ids.
         trunk: Codes -> fused maps.
-        pixel_decoder: Finest fused map and sketch -> image.
+        pixel_decoder: Finest fused map and linear reconstruction -> image.
 
     Example:
         >>> tok = PyramidTokenizer.from_pretrained("tiny")
@@ -94,22 +96,22 @@ class PyramidTokenizer(nn.Module):
     def from_config(
         cls, config: TokenizerConfig, *, directory: Path | None = None, backbone: Any | None = None
     ) -> PyramidTokenizer:
-        """Builds all modules: the tower with its weights, the codebooks empty, the decoder untrained.
+        """Builds all modules: the backbone with its weights, the codebooks empty, the decoder untrained.
 
         Args:
             config: What to build.
-            directory: The tower's own folder (open_clip's local-directory layout), where it has no public address.
-            backbone: A tower that is loaded already.
+            directory: The backbone's own folder (open_clip's local-directory layout), where it has no public address.
+            backbone: A backbone that is loaded already.
 
         Raises:
-            BackboneError: The tower cannot be loaded.
-            CheckpointError: The tower is not the one whose fingerprint the config holds, or its files are damaged.
-            ConfigError: Levels and tower do not fit together.
+            BackboneError: The backbone cannot be loaded.
+            CheckpointError: The backbone is not the one whose fingerprint the config holds, or its files are damaged.
+            ConfigError: Levels and backbone do not fit together.
         """
-        tower: Any = load_backbone(config.backbone, directory=directory) if backbone is None else backbone
+        network: Any = load_backbone(config.backbone, directory=directory) if backbone is None else backbone
         decoder = config.decoder
         quantizer = PyramidQuantizer(
-            config.quantizer, channels=tower.channels, strides=tower.strides, embedding_dim=tower.embedding_dim
+            config.quantizer, channels=network.channels, strides=network.strides, embedding_dim=network.embedding_dim
         )
         pixel_decoder = PixelDecoder(
             in_channels=decoder.widths[-1],
@@ -117,46 +119,48 @@ class PyramidTokenizer(nn.Module):
             widths=decoder.pixel_widths,
             depth=decoder.pixel_depth,
         )
-        return cls(config, backbone=tower, quantizer=quantizer, trunk=build_trunk(config), pixel_decoder=pixel_decoder)
+        return cls(
+            config, backbone=network, quantizer=quantizer, trunk=build_trunk(config), pixel_decoder=pixel_decoder
+        )
 
     @classmethod
     def from_backbone(
         cls,
         name: str,
         *,
-        weights: str | Path | None = None,
+        pretrained: str | Path | None = None,
         blocks: Sequence[int] = (),
         levels: Sequence[LevelConfig] = (),
         composition: Composition = "residual",
     ) -> PyramidTokenizer:
-        """A new tokenizer on a frozen tower, in the layout that suits it, with empty codebooks: `fit` comes next.
+        """A new tokenizer on a frozen backbone, in the layout that suits it, with empty codebooks: `fit` comes next.
 
         Args:
             name: An open_clip model name, "hf-hub:org/repo", a folder in open_clip's local-directory layout, or "toy".
-            weights: A weight tag or a checkpoint file, beside an open_clip model name.
-            blocks: Which of the tower's blocks are read; the family's preset if not given.
+            pretrained: A weight tag or a checkpoint file, beside an open_clip model name.
+            blocks: Which of the backbone's blocks are read; the family's preset if not given.
             levels: In place of the preset's (`presets.preset_levels`).
             composition: How levels see each other.
 
         Raises:
             BackboneError: The name or tag is unknown (near ones are told), or the weights cannot be fetched.
             CheckpointError: The weights are of another architecture, or their file is damaged.
-            ConfigError: Blocks or levels do not fit the tower.
+            ConfigError: Blocks or levels do not fit the backbone.
 
         Example:
             >>> tok = PyramidTokenizer.from_backbone("toy")
             >>> tok.quantizer.strides, tok.quantizer.codebook_sizes, tok.quantizer.is_fitted
             ((32, 16, 8), (256, 1024, 8192), False)
         """
-        tower: Any = load_backbone(name_backbone(name, weights=weights and str(weights), blocks=blocks))
+        network: Any = load_backbone(name_backbone(name, pretrained=pretrained and str(pretrained), blocks=blocks))
         config = preset_config(
-            dataclasses.replace(tower.config, blocks=tower.blocks),
-            channels=tower.channels,
-            strides=tower.strides,
+            dataclasses.replace(network.config, blocks=network.blocks),
+            channels=network.channels,
+            strides=network.strides,
             levels=levels,
             composition=composition,
         )
-        return cls.from_config(config, backbone=tower)
+        return cls.from_config(config, backbone=network)
 
     @classmethod
     def from_pretrained(
@@ -177,18 +181,18 @@ class PyramidTokenizer(nn.Module):
             cache_dir: Where Hub files are kept.
             local_files_only: Never ask the network.
             device: Where the modules go.
-            dtype: Of tower and decoder; codebooks stay float32. With bfloat16 features, 0 to 5 % of a level's ids differ
+            dtype: Of backbone and decoder; codebooks stay float32. With bfloat16 features, 0 to 5 % of a level's ids differ
                 (two photos on the bundled model): encode a dataset in one precision, float32 unless you must.
 
         Raises:
             ModelNotFoundError: Nothing of that name.
             ConfigError: Its config.json has unknown fields or values out of range.
             CheckpointError: A weight is missing, extra, misshapen or altered.
-            BackboneError: The tower's weights cannot be fetched.
+            BackboneError: The backbone's weights cannot be fetched.
         """
-        directory = hub.resolve(name, revision=revision, cache_dir=cache_dir, local_files_only=local_files_only)
+        directory = hub.resolve_model(name, revision=revision, cache_dir=cache_dir, local_files_only=local_files_only)
         config = hub.read_config(directory)
-        tok = cls.from_config(config, directory=tower_folder(directory, config.backbone))
+        tok = cls.from_config(config, directory=backbone_folder(directory, config.backbone))
         tok.load_own(hub.read_weights(directory / WEIGHTS_FILE, tok.own_tensors()))
         if config.fingerprint and tok.fingerprint != config.fingerprint:
             raise CheckpointError(
@@ -204,16 +208,16 @@ class PyramidTokenizer(nn.Module):
 
     @property
     def dtype(self) -> torch.dtype:
-        """Precision of tower and decoder."""
+        """Precision of backbone and decoder."""
         return self.pixel_decoder.to_pixels.weight.dtype
 
     @property
     def fingerprint(self) -> str:
-        """SHA-256 (hex) of all that determines ids: tower, adapters, codebooks and their config; not the decoder."""
+        """SHA-256 (hex) of all that determines ids: backbone, adapters, codebooks and their config; not the decoder."""
         digest = hashlib.sha256(self.backbone.fingerprint.encode())
         digest.update(json.dumps(to_dict(self.config.quantizer), sort_keys=True).encode())
-        if self.quantizer.sees_dense:
-            digest.update(repr(self.backbone.dense_variants[:1]).encode())
+        if self.quantizer.reads_dense:
+            digest.update(repr(self.backbone.dense_readings[:1]).encode())
         self.quantizer.update_digest(digest)
         return digest.hexdigest()
 
@@ -232,7 +236,7 @@ class PyramidTokenizer(nn.Module):
     def encode(self, images: ImageLike | Sequence[ImageLike], *, size: int | None = None) -> TokenPyramid:
         """Tokens of one image or of a batch of one size.
 
-        Ids do not depend on the batch size but for rounding in the tower. Measured with the bundled model: of 268,800 ids at
+        Ids do not depend on the batch size but for rounding in the backbone. Measured with the bundled model: of 268,800 ids at
         most 1 differs between batches of 1, 2, 7, 8 and 32, and none between processes (benchmarks/reconstruction.py, 2-core
         CPU).
 
@@ -250,7 +254,7 @@ class PyramidTokenizer(nn.Module):
         grids = self._grids((height, width))
         ids = self.quantizer.encode(self.features(batch))
         return TokenPyramid(
-            # a tower coarser than level 0 needs more padding than the tokens
+            # a backbone coarser than level 0 needs more padding than the tokens
             ids=tuple(level[:, :h, :w] for level, (h, w) in zip(ids, grids, strict=True)),
             codebook_sizes=self.quantizer.codebook_sizes,
             image_size=(height, width),
@@ -289,7 +293,7 @@ class PyramidTokenizer(nn.Module):
             TokenMismatchError: Another tokenizer made the tokens.
             TokenRangeError: Tokens that no encoder made: grids that do not fit the strides or the image size.
         """
-        return self._paint(self.codes(tokens), tokens.image_size)
+        return self._to_images(self.codes(tokens), tokens.image_size)
 
     def reconstruct(self, images: ImageLike | Sequence[ImageLike], *, size: int | None = None) -> Tensor:
         """`decode(encode(images))`: (B, 3, H, W) float32 in [0, 1]."""
@@ -302,16 +306,16 @@ class PyramidTokenizer(nn.Module):
         height, width = batch.shape[-2:]
         maps = self.quantizer.encode_continuous(self.features(batch))
         grids = self._grids((height, width))
-        return self._paint([x[..., :h, :w] for x, (h, w) in zip(maps, grids, strict=True)], (height, width))
+        return self._to_images([x[..., :h, :w] for x, (h, w) in zip(maps, grids, strict=True)], (height, width))
 
     @torch.no_grad()
-    def features(self, batch: Tensor, *, aligned: bool = False) -> FeaturePyramid:
-        """What the frozen tower gives for a (B, 3, H, W) batch in [0, 1], padded by edge replication.
+    def features(self, batch: Tensor, *, with_dense: bool = False) -> FeaturePyramid:
+        """What the frozen backbone gives for a (B, 3, H, W) batch in [0, 1], padded by edge replication.
 
-        With `aligned`, or where a level sees the dense map, also the text-aligned outputs.
+        With `with_dense`, or where a level sees the dense map, also the text-aligned outputs.
         """
         padded = pad_to_multiple(batch.to(self.device), multiple=self.multiple_px)
-        return self.backbone(padded, aligned=aligned or self.quantizer.sees_dense)
+        return self.backbone(padded, with_dense=with_dense or self.quantizer.reads_dense)
 
     def ids(self, tokens: TokenPyramid) -> list[Tensor]:
         """The tokens' ids on the tokenizer's device, (B, h_l, w_l) int64 per level, checked to be its own.
@@ -418,7 +422,7 @@ class PyramidTokenizer(nn.Module):
         seed: int = 0,
         keep_adapters: bool = False,
     ) -> list[LevelReport]:
-        """Fits the codebooks in closed form: working ids in minutes, no gradient. The decoder then shows the sketch.
+        """Fits the codebooks without gradients: working ids in minutes, no gradient. The decoder then shows the linear reconstruction.
 
         Args:
             batches: Image batches (B, 3, H, W) in [0, 1]: a list, or a function that gives the same batches at each call.
@@ -446,14 +450,14 @@ class PyramidTokenizer(nn.Module):
         def samples() -> Iterable[tuple[FeaturePyramid, Tensor]]:
             for batch in make():
                 padded = pad_to_multiple(to_batch(batch).to(self.device), multiple=self.multiple_px)
-                yield self.features(padded, aligned=True), padded
+                yield self.features(padded, with_dense=True), padded
 
         return fit_quantizer(
             self.quantizer, samples, vectors_per_code=vectors_per_code, seed=seed, keep_adapters=keep_adapters
         )
 
     def own_tensors(self) -> dict[str, Tensor]:
-        """Names and tensors of model.safetensors: all parts but the frozen tower."""
+        """Names and tensors of model.safetensors: all parts but the frozen backbone."""
         return {
             f"{part}.{name}": tensor for part in OWN_PARTS for name, tensor in getattr(self, part).state_dict().items()
         }
@@ -473,7 +477,7 @@ class PyramidTokenizer(nn.Module):
         evaluation: dict[str, Any] | None = None,
         head: dict[str, Tensor] | None = None,
     ) -> Path:
-        """Writes config.json, model.safetensors, README.md and, where the tower has no public address, backbone/.
+        """Writes config.json, model.safetensors, README.md and, where the backbone has no public address, backbone/.
 
         Args:
             directory: Made where missing; a model already there is replaced file by file, config.json last, and its
@@ -546,10 +550,10 @@ class PyramidTokenizer(nn.Module):
                 "load the tokenizer that made them, or encode the images again"
             )
 
-    def _paint(self, codes: Sequence[Tensor], image_size: tuple[int, int]) -> Tensor:
-        sketch = self.quantizer.sketch(codes)
+    def _to_images(self, codes: Sequence[Tensor], image_size: tuple[int, int]) -> Tensor:
+        linear_reconstruction = self.quantizer.linear_reconstruction(codes)
         fused = self.trunk([level.to(self.dtype) for level in codes])[-1]
-        images = self.pixel_decoder(fused, sketch.to(self.dtype)).float().clamp(0, 1)
+        images = self.pixel_decoder(fused, linear_reconstruction.to(self.dtype)).float().clamp(0, 1)
         height, width = image_size
         return images[..., :height, :width]
 

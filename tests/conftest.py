@@ -12,8 +12,10 @@ import torch
 from hypothesis import settings
 
 if TYPE_CHECKING:
-    from pyramid_tokenizer.config import TokenizerConfig
+    from pyramid_tokenizer.config.models import TokenizerConfig
     from pyramid_tokenizer.tokenizer import PyramidTokenizer
+
+pytest_plugins = ["tests.labelled", "tests.image_files"]
 
 # Tiny tensors: a second thread only costs, and beside another busy process its barriers spin (5 to 10 times slower).
 torch.set_num_threads(1)
@@ -48,22 +50,28 @@ def _no_network(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch)
 
 @pytest.fixture(scope="session")
 def smooth() -> Callable[..., torch.Tensor]:
-    """smooth(count, height, width, seed) -> (count, 3, height, width) in [0, 1]: pictures with something to predict."""
+    """smooth(count, height, width, seed) -> (count, 3, height, width) in [0, 1]: images with something to predict."""
 
-    def pictures(count: int, height: int = 64, width: int = 64, seed: int = 0) -> torch.Tensor:
+    def images(count: int, height: int = 64, width: int = 64, seed: int = 0) -> torch.Tensor:
         generator, image = torch.Generator().manual_seed(seed), torch.full((count, 3, height, width), 0.5)
         for side, amplitude in ((2, 0.2), (4, 0.12), (8, 0.08)):  # as in photos, coarse structure is the strongest
             noise = torch.randn(count, 3, side, side, generator=generator) * amplitude
             image += torch.nn.functional.interpolate(noise, (height, width), mode="bicubic", align_corners=False)
         return image.clamp(0, 1)
 
-    return pictures
+    return images
 
 
 @pytest.fixture(scope="session")
 def toy_config() -> TokenizerConfig:
-    """Three levels on the toy tower: a cosine one, and two Euclidean ones."""
-    from pyramid_tokenizer.config import BackboneConfig, DecoderConfig, LevelConfig, QuantizerConfig, TokenizerConfig
+    """Three levels on the toy backbone: a cosine one, and two Euclidean ones."""
+    from pyramid_tokenizer.config.models import (
+        BackboneConfig,
+        DecoderConfig,
+        LevelConfig,
+        QuantizerConfig,
+        TokenizerConfig,
+    )
 
     return TokenizerConfig(
         backbone=BackboneConfig(kind="toy"),

@@ -5,7 +5,7 @@ from PIL import Image
 
 from pyramid_tokenizer.bucketing import WAITING_BATCHES, encode_by_size
 from pyramid_tokenizer.errors import ConfigError, ImageFileError, ImageValueError
-from pyramid_tokenizer.tokens import TokenPyramid
+from pyramid_tokenizer.tokens.pyramid import TokenPyramid
 
 
 class Encoder:

@@ -39,7 +39,7 @@ class Checkout:
 
     @property
     def demo(self) -> str:
-        """The whole path, so that whoever runs it from elsewhere is told where the pictures lie."""
+        """The whole path, so that whoever runs it from elsewhere is told where the images lie."""
         return f"-m pyramid_tokenizer.cli demo --out {self.root}/out"
 
     def make(self, *arguments: str) -> list[str]:

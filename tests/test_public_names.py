@@ -11,14 +11,14 @@ import pytest
 import pyramid_tokenizer
 
 HOMES = {
-    "FeaturePyramid": "pyramid_tokenizer.pyramid",
+    "FeaturePyramid": "pyramid_tokenizer.backbones.features",
     "PyramidTokenizer": "pyramid_tokenizer.tokenizer",
     "PyramidTokenizerError": "pyramid_tokenizer.errors",
-    "Segmenter": "pyramid_tokenizer.segmenter",
-    "TokenPyramid": "pyramid_tokenizer.tokens",
-    "TokenizerConfig": "pyramid_tokenizer.config",
+    "Segmenter": "pyramid_tokenizer.segmentation.segmenter",
+    "TokenPyramid": "pyramid_tokenizer.tokens.pyramid",
+    "TokenizerConfig": "pyramid_tokenizer.config.models",
     "ToyBackbone": "pyramid_tokenizer.backbones.toy",
-    "Vocabulary": "pyramid_tokenizer.vocabulary",
+    "Vocabulary": "pyramid_tokenizer.tokens.vocabulary",
 }
 REPOSITORY = Path(__file__).parents[1]
 

@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 
 from pyramid_tokenizer.backbones import ToyBackbone
-from pyramid_tokenizer.config import BackboneConfig, DecoderConfig, LevelConfig, QuantizerConfig, TokenizerConfig
+from pyramid_tokenizer.config.models import BackboneConfig, DecoderConfig, LevelConfig, QuantizerConfig, TokenizerConfig
 from pyramid_tokenizer.errors import (
     ConfigError,
     DataError,
@@ -22,10 +22,10 @@ from pyramid_tokenizer.errors import (
     TokenRangeError,
     TokenSequenceError,
 )
-from pyramid_tokenizer.images import to_pil, to_uint8
+from pyramid_tokenizer.images.pixels import to_pil, to_uint8
 from pyramid_tokenizer.text import TextEncoder
 from pyramid_tokenizer.tokenizer import PyramidTokenizer
-from pyramid_tokenizer.tokens import TokenPyramid
+from pyramid_tokenizer.tokens.pyramid import TokenPyramid
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +36,7 @@ def photo(smooth):
 
 @pytest.fixture(scope="module")
 def other_tokenizer(toy_config, smooth):
-    """Of the same config, fitted on other pictures."""
+    """Of the same config, fitted on other images."""
     tok = PyramidTokenizer.from_config(toy_config)
     tok.fit([smooth(16, seed=33)])
     return tok
@@ -89,7 +89,7 @@ def test_images_of_several_sizes_are_refused_with_a_cure(toy_tokenizer, smooth):
         ([], "at least one image"),
     ],
 )
-def test_what_is_no_picture_is_refused(toy_tokenizer, image, message):
+def test_what_is_no_image_is_refused(toy_tokenizer, image, message):
     with pytest.raises(ImageValueError, match=message):
         toy_tokenizer.encode(image)
 
@@ -133,12 +133,14 @@ def test_longer_prefixes_are_nearer_to_the_image(toy_config, smooth):
     assert float((tok.reconstruct_continuous(images) - images).square().mean()) < 0.9 * errors[2]
 
 
-def test_an_untrained_decoder_shows_the_sketch(toy_config, smooth):
+def test_an_untrained_decoder_shows_the_linear_reconstruction(toy_config, smooth):
     tok = PyramidTokenizer.from_config(toy_config)
     tok.fit([smooth(16)])
     tokens = tok.encode(smooth(2, seed=3))
     for n in (1, 2, 3):
-        assert torch.equal(tok.decode(tokens[:n]), tok.quantizer.sketch(tok.codes(tokens[:n])).clamp(0, 1))
+        assert torch.equal(
+            tok.decode(tokens[:n]), tok.quantizer.linear_reconstruction(tok.codes(tokens[:n])).clamp(0, 1)
+        )
 
 
 def test_a_reconstruction_is_the_decoded_encoding(toy_tokenizer, photo):
@@ -172,12 +174,12 @@ def test_embeddings_have_unit_norm_for_every_prefix_and_differ_between_images(to
         assert len(embedding.round(decimals=4).unique(dim=0)) == 4
 
 
-def test_embeddings_of_tokens_lie_near_the_towers_own(toy_config, smooth):
+def test_embeddings_of_tokens_lie_near_the_backbones_own(toy_config, smooth):
     tok = PyramidTokenizer.from_config(toy_config)
     tok.fit([smooth(32)])
     images = smooth(8, seed=4)
     embedding = tok.embedding(tok.encode(images))
-    own = torch.nn.functional.normalize(tok.features(images, aligned=True).embedding, dim=1)
+    own = torch.nn.functional.normalize(tok.features(images, with_dense=True).embedding, dim=1)
     similarity = embedding @ own.T  # (8, 8)
     assert similarity.diagonal().mean() > similarity.mean() + 0.1
 
@@ -292,7 +294,7 @@ def test_an_unfitted_tokenizer_says_so(toy_config, photo, tmp_path):
     assert not (tmp_path / "model").exists()
 
 
-def test_the_fingerprint_depends_on_the_seed_and_pictures_of_a_fit(toy_config, toy_tokenizer, other_tokenizer, smooth):
+def test_the_fingerprint_depends_on_the_seed_and_images_of_a_fit(toy_config, toy_tokenizer, other_tokenizer, smooth):
     again = PyramidTokenizer.from_config(toy_config)
     again.fit([smooth(16)])
     assert again.fingerprint == toy_tokenizer.fingerprint
@@ -306,8 +308,8 @@ def test_the_fingerprint_does_not_depend_on_the_decoder_or_dtype(toy_tokenizer):
     for part in (tok.trunk, tok.pixel_decoder):
         for parameter in part.parameters():
             parameter.add_(1)
-    tok.quantizer.level(2).align.weight.add_(1)
-    tok.quantizer.level(2).paint.weight.add_(1)  # the finest level's: no level sees it
+    tok.quantizer.level(2).text_readout.weight.add_(1)
+    tok.quantizer.level(2).pixel_readout.weight.add_(1)  # the finest level's: no level sees it
     assert tok.fingerprint == toy_tokenizer.fingerprint
     assert tok.to(torch.bfloat16).fingerprint == toy_tokenizer.fingerprint
     tok.quantizer.level(0).codebook[0, 0] += 1e-3
@@ -326,7 +328,7 @@ def test_the_fingerprint_depends_on_how_the_nearest_entry_is_found(toy_tokenizer
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_a_cast_changes_tower_and_decoder_alone(toy_tokenizer, dtype, smooth):
+def test_a_cast_changes_backbone_and_decoder_alone(toy_tokenizer, dtype, smooth):
     tok = copy.deepcopy(toy_tokenizer).to(dtype)
     assert tok.dtype == dtype
     assert {t.dtype for t in tok.quantizer.state_dict().values()} == {torch.float32}
@@ -352,7 +354,7 @@ def test_the_backbone_is_callable_on_a_batch(toy_tokenizer, smooth):
     assert [tuple(m.shape) for m in features.maps] == [(2, 32, 2, 2), (2, 24, 4, 4), (2, 16, 8, 8), (2, 8, 16, 16)]
 
 
-def test_a_ready_tower_can_be_given(toy_config, toy_tokenizer):
+def test_a_ready_backbone_can_be_given(toy_config, toy_tokenizer):
     tower = ToyBackbone()
     tok = PyramidTokenizer.from_config(toy_config, backbone=tower)
     assert tok.backbone is tower
@@ -367,8 +369,8 @@ def small_config(*levels, composition="residual"):
 
 @pytest.mark.parametrize("composition", ["residual", "bottom_up", "none"])
 @pytest.mark.parametrize("size", [(1, 1), (17, 40), (64, 64)])
-def test_levels_finer_than_the_towers_coarsest_map_cover_the_image_and_no_more(smooth, size, composition):
-    # the toy tower asks for multiples of 32 px, these levels for multiples of 16
+def test_levels_finer_than_the_backbones_coarsest_map_cover_the_image_and_no_more(smooth, size, composition):
+    # the toy backbone asks for multiples of 32 px, these levels for multiples of 16
     levels = (
         LevelConfig(stride=16, maps=(1,), codebook_size=8, dim=4),
         LevelConfig(stride=8, maps=(2,), codebook_size=16, dim=4),
@@ -385,7 +387,7 @@ def test_levels_finer_than_the_towers_coarsest_map_cover_the_image_and_no_more(s
     assert tok.reconstruct_continuous(images).shape == images.shape
 
 
-def test_levels_coarser_than_the_tower_pad_to_their_own_stride(smooth):
+def test_levels_coarser_than_the_backbone_pad_to_their_own_stride(smooth):
     tok = PyramidTokenizer.from_config(
         small_config(
             LevelConfig(stride=64, maps=(0,), codebook_size=4, dim=4),
@@ -428,7 +430,7 @@ def test_fit_refuses_what_can_be_read_only_once(toy_config, smooth):
         tok.fit([torch.zeros(2, 8, 8)])
 
 
-def test_a_tower_that_does_not_fit_the_levels_is_an_error():
+def test_a_backbone_that_does_not_fit_the_levels_is_an_error():
     with pytest.raises(ConfigError, match=r"expected maps in \[0, 4\), got 4"):
         PyramidTokenizer.from_config(small_config(LevelConfig(stride=8, maps=(4,), codebook_size=8, dim=4)))
 

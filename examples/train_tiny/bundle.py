@@ -12,13 +12,13 @@ import argparse
 import json
 from pathlib import Path
 
-from pyramid_tokenizer.saving import HEAD_FILE
-from pyramid_tokenizer.segmenter import Segmenter
+from pyramid_tokenizer.hub.directory import HEAD_FILE
+from pyramid_tokenizer.segmentation.segmenter import Segmenter
 
 HERE = Path(__file__).resolve().parent
 ASSETS = HERE.parents[1] / "pyramid_tokenizer" / "assets"
 LIMIT_BYTES = 28_000_000
-"""Of tower, codebooks and decoder; the head comes on top."""
+"""Of backbone, codebooks and decoder; the head comes on top."""
 
 
 def zero_shot_table(rows: list[list[str]]) -> str:

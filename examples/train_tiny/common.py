@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 MODEL_CONFIG = {
-    "embed_dim": 128,  # as wide as the table of word pieces, so that the text tower can reach its targets
+    "embed_dim": 128,  # as wide as the table of word pieces, so that the text encoder can reach its targets
     "vision_cfg": {
         "timm_model_name": "fasternet_t0",
         "timm_model_pretrained": False,
@@ -24,7 +24,7 @@ MODEL_CONFIG = {
     # Almost all of it is the table of 49,408 word pieces: open_clip's own, so that any English text is readable.
     "text_cfg": {"context_length": 32, "vocab_size": 49408, "width": 128, "heads": 4, "layers": 3},
 }
-# The tower sees [0, 1] pixels shifted and scaled by these; they are written into the open_clip config beside the weights.
+# The backbone sees [0, 1] pixels shifted and scaled by these; they are written into the open_clip config beside the weights.
 PREPROCESS_CONFIG = {
     "mean": [0.48145466, 0.4578275, 0.40821073],
     "std": [0.26862954, 0.26130258, 0.27577711],

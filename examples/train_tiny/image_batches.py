@@ -1,4 +1,4 @@
-"""Batches for the image tower: crops with everything that labels, captions and teachers say about them."""
+"""Batches for the backbone: crops with everything that labels, captions and teachers say about them."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from image_teachers import SHAPES, VOC_NAMES
-from pictures import CROPS, Picture, crop_box, dense_cells, dense_vocabulary, jitter, read_crop
+from images import CROPS, TrainingImage, crop_box, dense_cells, dense_vocabulary, jitter, read_crop
 from PIL import Image
 from texts import imagenet_names, is_kept_out, training_captions
 from torch import Tensor
@@ -29,7 +29,7 @@ class Batch:
     cells: Tensor  # (B, 256, C, C) the same in cells
     middle: Tensor  # (B, 96, 2C, 2C) its stride-16 map
     dense: Tensor  # (B, names, C, C) share of each dense class in each cell
-    allowed: Tensor  # (B, names) bool: the classes that this picture's dense labels tell apart
+    allowed: Tensor  # (B, names) bool: the classes that this image's dense labels tell apart
     caption_rows: Tensor  # (R,) the crops that have a caption
     caption_ids: Tensor  # (R,) one of each crop's captions, as a row of Vocabulary.captions
 
@@ -46,9 +46,9 @@ class Batch:
 
 
 class Vocabulary:
-    """The names that pictures are matched to."""
+    """The names that images are matched to."""
 
-    def __init__(self, data: Path, pictures: list[Picture]):
+    def __init__(self, data: Path, pictures: list[TrainingImage]):
         self.captions = training_captions(data)
         self.labels = sorted({p.label for p in pictures if p.label})
         self.kinds = [row[0] for row in imagenet_names(data)]
@@ -63,7 +63,7 @@ class Vocabulary:
 class ImageBatches:
     """Batch of step s, by s alone."""
 
-    def __init__(self, data: Path, targets: Path, pictures: list[Picture], vocabulary: Vocabulary, *, batch: int):
+    def __init__(self, data: Path, targets: Path, pictures: list[TrainingImage], vocabulary: Vocabulary, *, batch: int):
         self.pictures, self.vocabulary, self.batch = pictures, vocabulary, batch
         self.keys = [str(p.file.relative_to(data)) for p in pictures]
         self.images = [Image.open(p.file).convert("RGB") for p in pictures]
@@ -120,7 +120,7 @@ class ImageBatches:
         return torch.from_numpy(np.stack(rows).astype(np.float32))
 
     def _dense(self, index: int, box: tuple[float, ...], cells: int) -> tuple[np.ndarray, np.ndarray]:
-        """(names, C, C) shares and (names,) the classes told apart: of the picture's own labels, else of DeepLab's."""
+        """(names, C, C) shares and (names,) the classes told apart: of the image's own labels, else of DeepLab's."""
         names = self.vocabulary.dense
         shares, allowed = np.zeros((len(names), cells, cells), np.float32), np.zeros(len(names), bool)
         labels = self.dense[index]

@@ -1,4 +1,4 @@
-"""What the image tower is asked for: names, the teachers' features, dense classes, captions, and pixels."""
+"""What the backbone is asked for: names, the teachers' features, dense classes, captions, and pixels."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from common import PREPROCESS_CONFIG
+from decoder import CODE_CHANNELS, CapacityPyramid, painting_loss
 from image_batches import Batch, Vocabulary
 from image_teachers import COMPONENTS
 from open_clip.model import CLIP
-from painter import CODE_CHANNELS, CapacityPyramid, painting_loss
 from text_teachers import TARGETS
 from torch import Tensor, nn
 
 # Chosen by the norms of their gradients at the trunk's stages: at strides 16 and 32 names, kinds and the teacher's features
 # pull alike, at strides 4 and 8 pixels pull hardest. (tiny-v1's first 1,000 steps had a tenth of that for the features.)
 WEIGHTS = {
-    "painting": 1.0,
+    "decoding": 1.0,
     "capacity": 0.05,
     "label": 0.15,
     "kind": 0.3,
@@ -38,7 +38,7 @@ OTHER_CAPTIONS = 255
 
 
 class Names(nn.Module):
-    """Unit rows of the shared space for every name and caption that pictures are matched to; fixed."""
+    """Unit rows of the shared space for every name and caption that images are matched to; fixed."""
 
     labels: Tensor
     kinds: Tensor
@@ -60,13 +60,13 @@ class Names(nn.Module):
 
 
 class Student(nn.Module):
-    """The image tower with its throw-away helpers: a painter, linear maps to the teachers' features, a temperature."""
+    """The backbone with its throw-away helpers: a painter, linear maps to the teachers' features, a temperature."""
 
     def __init__(self, clip: CLIP):
         super().__init__()
         self.visual = clip.visual
         channels = [info["num_chs"] for info in self.visual.trunk.feature_info]
-        self.painter = CapacityPyramid(channels)
+        self.decoder = CapacityPyramid(channels)
         hidden = self.visual.trunk.conv_head.out_channels
         self.to_pooled = nn.Linear(hidden, COMPONENTS)
         self.to_cells = nn.Conv2d(hidden, COMPONENTS, 1)
@@ -74,7 +74,7 @@ class Student(nn.Module):
         width = self.visual.trunk.classifier.out_features
         self.to_words = nn.ModuleList(nn.Conv2d(channels, width, 1) for channels in CODE_CHANNELS)
         for head in (self.to_pooled, self.to_cells, self.to_middle):
-            nn.init.zeros_(head.weight)  # starts from the teachers' mean, so that no early step shakes the tower
+            nn.init.zeros_(head.weight)  # starts from the teachers' mean, so that no early step shakes the backbone
         self.log_scale = nn.Parameter(torch.tensor(math.log(20.0)))
         for key in ("mean", "std"):
             values = torch.tensor(PREPROCESS_CONFIG[key]).view(1, 3, 1, 1)
@@ -86,12 +86,12 @@ class Student(nn.Module):
         return self.visual.trunk.forward_intermediates(x, intermediates_only=True)
 
     def hidden(self, last: Tensor) -> Tensor:
-        """The tower's head before its projection, in every cell: (B, 320, h, w) -> (B, 1280, h, w)."""
+        """The backbone's head before its projection, in every cell: (B, 320, h, w) -> (B, 1280, h, w)."""
         trunk = self.visual.trunk
         return trunk.act(trunk.conv_head(last))
 
     def project(self, hidden: Tensor) -> Tensor:
-        """(B, 1280, h, w) -> (B, D, h, w), the tower's projection in every cell."""
+        """(B, 1280, h, w) -> (B, D, h, w), the backbone's projection in every cell."""
         classifier = self.visual.trunk.classifier
         return F.conv2d(hidden, classifier.weight[:, :, None, None], classifier.bias)
 
@@ -99,13 +99,13 @@ class Student(nn.Module):
 def student_losses(student: Student, batch: Batch, names: Names) -> tuple[dict[str, Tensor], dict[str, float]]:
     """Every loss unweighted, and figures to watch."""
     maps = student.maps(batch.images)
-    painted = round(PAINTED * len(batch.images))
-    pictures, codes, capacity = student.painter([m[:painted] for m in maps])
+    pixels_of = round(PAINTED * len(batch.images))
+    pictures, codes, capacity = student.decoder([m[:pixels_of] for m in maps])
     whole = student.hidden(maps[-1].mean((2, 3), keepdim=True))
     cells = student.hidden(maps[-1])
     dense = student.project(cells).float()
-    # An image's embedding all ways it is made: by the tower's own pooled head, as the mean of the dense map's cells, and
-    # from the noisy codes, as a tokenizer will read it from tokens: so the tower puts names where small codebooks keep them.
+    # An image's embedding all ways it is made: by the backbone's own pooled head, as the mean of the dense map's cells, and
+    # from the noisy codes, as a tokenizer will read it from tokens: so the backbone puts names where small codebooks keep them.
     embeddings = [
         F.normalize(student.project(whole).flatten(1).float(), dim=1),
         mean_direction(dense),
@@ -115,7 +115,7 @@ def student_losses(student: Student, batch: Batch, names: Names) -> tuple[dict[s
     ]
     scale = student.log_scale.exp().clamp(max=100)
     losses = {
-        "painting": painting_loss(pictures, batch.images[:painted]),
+        "decoding": painting_loss(pictures, batch.images[:pixels_of]),
         "capacity": capacity.float(),
         "pooled": (FEATURE_SCALE * student.to_pooled(whole.flatten(1)).float() - batch.pooled).square().sum(1).mean(),
         "cells": (FEATURE_SCALE * student.to_cells(cells).float() - batch.cells).square().sum(1).mean(),
@@ -127,7 +127,7 @@ def student_losses(student: Student, batch: Batch, names: Names) -> tuple[dict[s
             losses[name] = losses.get(name, 0.0) + weight * value
     known = batch.labels >= 0
     right = [(e @ names.labels.T).argmax(1) == batch.labels[: len(e)] for e in embeddings]
-    psnr = -10 * math.log10(float(F.mse_loss(pictures[-1].detach().float(), batch.images[:painted])))
+    psnr = -10 * math.log10(float(F.mse_loss(pictures[-1].detach().float(), batch.images[:pixels_of])))
     figures = {
         name: float(hits[known[: len(hits)]].float().mean())
         for name, hits in (("top1", right[0]), ("top1_codes", right[2]))
@@ -168,7 +168,7 @@ def scene(batch: Batch, names: Names) -> Tensor:
 
 
 def dense_loss(dense: Tensor, batch: Batch, names: Names, scale: Tensor) -> Tensor:
-    """Cross-entropy of each cell's embedding over the classes that its picture's labels tell apart. `dense` (B, D, C, C)."""
+    """Cross-entropy of each cell's embedding over the classes that its image's labels tell apart. `dense` (B, D, C, C)."""
     cells = F.normalize(dense, dim=1).permute(0, 2, 3, 1).flatten(1, 2)
     logits = scale * cells @ names.dense.T
     logits = logits.masked_fill(~batch.allowed[:, None], -1e4)

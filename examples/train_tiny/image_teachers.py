@@ -1,7 +1,7 @@
-"""What the image teachers say about every fixed crop of every training picture, computed once and kept on disk.
+"""What the image teachers say about every fixed crop of every training image, computed once and kept on disk.
 
 MobileNetV2 (ImageNet): class logits, its last map's leading components (pooled and in 4 x 4 cells), its stride-16 map in
-8 x 8 cells. DeepLab (PASCAL VOC): class probabilities over the whole picture, from which crops are cut later.
+8 x 8 cells. DeepLab (PASCAL VOC): class probabilities over the whole image, from which crops are cut later.
 
     python examples/train_tiny/image_teachers.py --data ../shared/data --cache build/v1/cache
 
@@ -20,7 +20,7 @@ from types import ModuleType
 import numpy as np
 import torch
 import torch.nn.functional as F
-from pictures import CROPS, Picture, crop_box, list_fingerprint, read_crop, training_pictures
+from images import CROPS, TrainingImage, crop_box, list_fingerprint, read_crop, training_images
 from PIL import Image
 from torch import Tensor, nn
 
@@ -67,16 +67,16 @@ def run_mobilenet(graph: nn.Module, batch: Tensor) -> dict[int, Tensor]:
     return {node: value.float() for node, value in kept.items()}
 
 
-def picture_crops(picture: Picture, key: str) -> list[np.ndarray]:
+def image_crops(picture: TrainingImage, key: str) -> list[np.ndarray]:
     image = Image.open(picture.file).convert("RGB")
     return [read_crop(image, crop_box(image.size, key, k), TEACHER_PX) for k in range(CROPS)]
 
 
-def fit_components(graph: nn.Module, pictures: list[Picture]) -> dict[str, np.ndarray]:
+def fit_components(graph: nn.Module, images: list[TrainingImage]) -> dict[str, np.ndarray]:
     """Mean and leading principal components (1280, C) of the last map's cells, scaled to a total variance of 1."""
     rows = []
-    for start in range(0, len(pictures), 8 * 32):
-        part = pictures[start : start + 8 * 32 : 8]
+    for start in range(0, len(images), 8 * 32):
+        part = images[start : start + 8 * 32 : 8]
         crops = [read_crop(Image.open(p.file).convert("RGB"), _centre(p), TEACHER_PX) for p in part]
         cells = run_mobilenet(graph, to_batch(crops))[LAST_NODE]
         rows.append(cells.flatten(2).transpose(1, 2)[:, ::3].reshape(-1, cells.shape[1]).numpy())
@@ -87,19 +87,19 @@ def fit_components(graph: nn.Module, pictures: list[Picture]) -> dict[str, np.nd
     return {"mean": mean.astype(np.float32), "axes": axes.astype(np.float32)}
 
 
-def _centre(picture: Picture) -> tuple[float, float, float, float]:
+def _centre(picture: TrainingImage) -> tuple[float, float, float, float]:
     with Image.open(picture.file) as image:
         return crop_box(image.size, "", 0)
 
 
-def cache_mobilenet(data: Path, cache: Path, pictures: list[Picture]) -> None:
-    """Fills mobilenet_*.npy; `mobilenet_done.json` says how many pictures are in."""
+def cache_mobilenet(data: Path, cache: Path, images: list[TrainingImage]) -> None:
+    """Fills mobilenet_*.npy; `mobilenet_done.json` says how many images are in."""
     done_file = cache / "mobilenet_done.json"
     done = json.loads(done_file.read_text()) if done_file.exists() else 0
     graph = load_graph(data, "mobilenet_v2_1.0_224_quant")
     components_file = cache / "mobilenet_components.npz"
     if not components_file.exists():
-        np.savez(components_file, **fit_components(graph, pictures))
+        np.savez(components_file, **fit_components(graph, images))
     stored = np.load(components_file)
     mean, axes = torch.from_numpy(stored["mean"]).view(1, -1, 1, 1), torch.from_numpy(stored["axes"])
     axes = axes.T[:, :, None, None].contiguous()
@@ -108,14 +108,14 @@ def cache_mobilenet(data: Path, cache: Path, pictures: list[Picture]) -> None:
             cache / f"mobilenet_{name}.npy",
             mode="r+" if done else "w+",
             dtype=np.float16,
-            shape=(len(pictures), CROPS, *shape),
+            shape=(len(images), CROPS, *shape),
         )
         for name, shape in SHAPES.items()
     }
     began, first = time.time(), done
-    for start in range(done, len(pictures), GROUP):
-        group = pictures[start : start + GROUP]
-        crops = [crop for p in group for crop in picture_crops(p, str(p.file.relative_to(data)))]
+    for start in range(done, len(images), GROUP):
+        group = images[start : start + GROUP]
+        crops = [crop for p in group for crop in image_crops(p, str(p.file.relative_to(data)))]
         out = run_mobilenet(graph, to_batch(crops))
         reduced = F.conv2d(out[LAST_NODE] - mean, axes)
         found = {
@@ -126,24 +126,24 @@ def cache_mobilenet(data: Path, cache: Path, pictures: list[Picture]) -> None:
         }
         for name, values in found.items():
             arrays[name][start : start + len(group)] = values.unflatten(0, (len(group), CROPS)).half().numpy()
-        if (start // GROUP) % 64 == 63 or start + GROUP >= len(pictures):
+        if (start // GROUP) % 64 == 63 or start + GROUP >= len(images):
             for array in arrays.values():
                 array.flush()
             done_file.write_text(json.dumps(start + len(group)))
             rate = (start + len(group) - first) * CROPS / (time.time() - began)
-            print(f"mobilenet: {start + len(group)} of {len(pictures)} pictures, {rate:.0f} crops/s", flush=True)
+            print(f"mobilenet: {start + len(group)} of {len(images)} images, {rate:.0f} crops/s", flush=True)
 
 
 @torch.inference_mode()
-def cache_deeplab(data: Path, cache: Path, pictures: list[Picture]) -> None:
-    """Writes voc.npy: (N, 21, G, G) fp16 class probabilities over the whole picture, stretched to a square grid."""
+def cache_deeplab(data: Path, cache: Path, images: list[TrainingImage]) -> None:
+    """Writes voc.npy: (N, 21, G, G) fp16 class probabilities over the whole image, stretched to a square grid."""
     target = cache / "voc.npy"
     if target.exists():
         return
     graph = load_graph(data, "deeplabv3_mnv2_pascal_quant")
-    rows = np.zeros((len(pictures), len(VOC_NAMES), VOC_GRID, VOC_GRID), np.float16)
+    rows = np.zeros((len(images), len(VOC_NAMES), VOC_GRID, VOC_GRID), np.float16)
     began = time.time()
-    for index, picture in enumerate(pictures):
+    for index, picture in enumerate(images):
         image = Image.open(picture.file).convert("RGB")
         scale = VOC_PX / min(image.size)
         width, height = (max(32, round(side * scale / 16) * 16 + 1) for side in image.size)
@@ -153,19 +153,19 @@ def cache_deeplab(data: Path, cache: Path, pictures: list[Picture]) -> None:
         fine = F.interpolate(logits, size=(4 * VOC_GRID, 4 * VOC_GRID), mode="bilinear", align_corners=True)
         rows[index] = F.avg_pool2d(fine.softmax(1), 4)[0].half().numpy()
         if (index + 1) % 500 == 0:
-            print(f"deeplab: {index + 1} pictures, {(index + 1) / (time.time() - began):.0f} a second", flush=True)
+            print(f"deeplab: {index + 1} images, {(index + 1) / (time.time() - began):.0f} a second", flush=True)
     with open(target.with_suffix(".part"), "wb") as file:
         np.save(file, rows)
     target.with_suffix(".part").rename(target)
 
 
 def make_image_targets(data: Path, cache: Path) -> Path:
-    """Fills the folder of this list of pictures inside `cache` and returns it."""
-    pictures = training_pictures(data)
-    folder = cache / f"images-{list_fingerprint(pictures, data)}"
+    """Fills the folder of this list of images inside `cache` and returns it."""
+    images = training_images(data)
+    folder = cache / f"images-{list_fingerprint(images, data)}"
     folder.mkdir(parents=True, exist_ok=True)
-    cache_deeplab(data, folder, pictures)
-    cache_mobilenet(data, folder, pictures)
+    cache_deeplab(data, folder, images)
+    cache_mobilenet(data, folder, images)
     return folder
 
 

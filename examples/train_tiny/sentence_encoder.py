@@ -1,4 +1,4 @@
-"""all-MiniLM-L6-v2, the sentence encoder that the text tower learns from; at training time and for measuring only."""
+"""all-MiniLM-L6-v2, the sentence encoder that the text encoder learns from; at training time and for measuring only."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Targets of the text tower: one fixed shared space made of a sentence encoder and of CLIP's own text embeddings.
+"""Targets of the text encoder: one fixed shared space made of a sentence encoder and of CLIP's own text embeddings.
 
 The sentence encoder reads any text; CLIP's embeddings, known for 1,612 names only, say which names *look* alike. A ridge
 regression carries CLIP's structure over to every sentence embedding; the shared space is the first principal components

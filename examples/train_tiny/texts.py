@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 # Names that no label, dense label or caption of ours may show, so that open-vocabulary figures on them are honest.
-# Each with its kin: the name that a picture of theirs has in benchmarks/zero_shot.py.
+# Each with its kin: the name that an image of theirs has in benchmarks/zero_shot.py.
 KEPT_OUT: dict[str, tuple[str, ...]] = {
     "zebra": ("zebra",),
     "bicycle": ("bicycle", "bike", "bicyclist", "cyclist", "biker", "bicycling", "cycling", "biking"),
@@ -24,7 +24,7 @@ KEPT_OUT: dict[str, tuple[str, ...]] = {
     "pizza": ("pizza", "pizzeria"),
     "umbrella": ("umbrella", "parasol"),
 }
-PROMPTS = ("{}", "a photo of a {}", "an image of {}", "a picture of the {}", "a photo of the {} in the scene")
+PROMPTS = ("{}", "a photo of a {}", "an image of {}", "an image of the {}", "a photo of the {} in the scene")
 TEXT_TEST_PERCENT = 15
 
 
@@ -80,7 +80,7 @@ def clean_name(name: str) -> str:
 
 
 def is_held_out(text: str) -> bool:
-    """Whether a name belongs to the 15 % that the text tower never reads by themselves (singular and plural fall together).
+    """Whether a name belongs to the 15 % that the text encoder never reads by themselves (singular and plural fall together).
 
     Example:
         >>> is_held_out("Zebra") == is_held_out("zebras")
@@ -92,7 +92,7 @@ def is_held_out(text: str) -> bool:
 
 
 def prompts(name: str) -> list[str]:
-    """A name in every template that the text tower learns to read as the name itself."""
+    """A name in every template that the text encoder learns to read as the name itself."""
     return [template.format(name) for template in PROMPTS]
 
 
@@ -120,7 +120,7 @@ def read_rows(data: Path) -> list[dict[str, str]]:
 
 
 def all_names(data: Path) -> list[str]:
-    """Every class name of the data pack once: CLIP's lists, ImageNet's synonyms, labels of pictures, classes of seg/*."""
+    """Every class name of the data pack once: CLIP's lists, ImageNet's synonyms, labels of images, classes of seg/*."""
     names: dict[str, None] = {}
     for space in ("vitb32", "vitb16"):
         for rows in clip_names(data, space).values():
@@ -133,13 +133,13 @@ def all_names(data: Path) -> list[str]:
 
 
 def read_captions(data: Path) -> list[dict]:
-    """The pictures with captions: id, image, split, captions."""
+    """The images with captions: id, image, split, captions."""
     lines = (data / "captions" / "captions.jsonl").read_text().splitlines()
     return [json.loads(line) for line in lines]
 
 
 def training_captions(data: Path) -> list[str]:
-    """All captions without those of the test pictures and without those that speak of a kept-out name."""
+    """All captions without those of the test images and without those that speak of a kept-out name."""
     test = {text for row in read_captions(data) if row["split"] == "test" for text in row["captions"]}
     with gzip.open(data / "captions" / "coco_val2017_captions_text_only.tsv.gz", "rt") as file:
         texts = [line.rstrip("\n").split("\t", 1)[1] for line in file]
@@ -161,7 +161,7 @@ def bpe_words(data: Path) -> list[str]:
 
 
 def word_groups(names: list[str], words: list[str], count: int, *, seed: int = 0) -> list[str]:
-    """Lists of two to four names, as a picture's content reads, and pairs of words; half of each."""
+    """Lists of two to four names, as an image's content reads, and pairs of words; half of each."""
     rng = random.Random(seed)
     groups = []
     for index in range(count):

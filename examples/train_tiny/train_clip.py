@@ -1,9 +1,9 @@
-"""Trains the CLIP of tiny-v0, whose trunk and painter are where tiny-v1's image tower starts (train_image.py --start).
+"""Trains the CLIP of tiny-v0, whose trunk and painter are where tiny-v1's backbone starts (train_image.py --start).
 
     python examples/train_tiny/train_clip.py --data ../shared/data --out build/tiny-clip
 
-Two losses share the image tower. (1) Image embeddings are matched to the text embeddings of their label names. (2) The
-painter of painter.py keeps pixels in the tower's maps.
+Two losses share the backbone. (1) Image embeddings are matched to the text embeddings of their label names. (2) The
+painter of painter.py keeps pixels in the backbone's maps.
 
 Writes `open_clip_config.json` and `open_clip_model.safetensors`, the layout that open_clip loads from a local directory.
 Stop it at any time; the same command resumes. Device and thread count are options: it takes under an hour on one CPU core.
@@ -24,8 +24,8 @@ import open_clip
 import torch
 import torch.nn.functional as F
 from common import PREPROCESS_CONFIG
+from decoder import CapacityPyramid, painting_loss
 from open_clip.model import CLIP
-from painter import CapacityPyramid, painting_loss
 from PIL import Image
 from safetensors.torch import save_file
 from texts import is_kept_out, is_test_row
@@ -45,7 +45,7 @@ MODEL_CONFIG = {
 
 
 def load_rows(data: Path) -> tuple[list[Image.Image], list[str]]:
-    """Training pictures and their label names ('' where there is none), without the test rows and the kept-out names."""
+    """Training images and their label names ('' where there is none), without the test rows and the kept-out names."""
     images, labels = [], []
     with open(data / "recon" / "train.csv") as file:
         for row in csv.DictReader(file):
@@ -67,7 +67,7 @@ def random_crop(image: Image.Image, size: int, rng: np.random.Generator) -> np.n
 
 
 def jitter(images: Tensor, rng: np.random.Generator) -> Tensor:
-    """Brightness, contrast and a little colour cast, the same for a whole picture. (B, 3, H, W) in [0, 1], both ways."""
+    """Brightness, contrast and a little colour cast, the same for a whole image. (B, 3, H, W) in [0, 1], both ways."""
     batch = images.shape[0]
     gain = torch.from_numpy(
         rng.uniform(0.75, 1.25, (batch, 1, 1, 1)) * rng.uniform(0.94, 1.06, (batch, 3, 1, 1))
@@ -132,14 +132,14 @@ def main() -> None:
     images, labels = load_rows(args.data)
     for image in images:
         image.load()
-    print(f"{len(images)} pictures, {sum(map(bool, labels))} with a label, {len(set(labels) - {''})} names", flush=True)
+    print(f"{len(images)} images, {sum(map(bool, labels))} with a label, {len(set(labels) - {''})} names", flush=True)
 
     model = CLIP(**{k: MODEL_CONFIG[k] for k in ("embed_dim", "vision_cfg", "text_cfg")}).to(
         device, memory_format=torch.channels_last
     )
     channels = [info["num_chs"] for info in model.visual.trunk.feature_info]
-    painter = CapacityPyramid(channels).to(device, memory_format=torch.channels_last)
-    modules = nn.ModuleDict({"clip": model, "painter": painter})
+    decoder = CapacityPyramid(channels).to(device, memory_format=torch.channels_last)
+    modules = nn.ModuleDict({"clip": model, "decoder": decoder})
     parameters = [p for p in modules.parameters() if p.requires_grad]
     decay = [p for p in parameters if p.ndim > 1]
     optimizer = torch.optim.AdamW(
@@ -176,13 +176,13 @@ def main() -> None:
         batch = jitter(torch.from_numpy(pixels).to(device).permute(0, 3, 1, 2).float() / 255, rng)
         modules.train()
         out = model.visual.forward_intermediates(((batch - mean) / std).contiguous(memory_format=torch.channels_last))
-        pictures, _, penalty = painter(out["image_intermediates"])
-        painting = painting_loss(pictures, batch)
+        pictures, _, penalty = decoder(out["image_intermediates"])
+        decoding = painting_loss(pictures, batch)
         rows, targets, tokens = names.choose([labels[i] for i in chosen], rng)
         embeddings = F.normalize(out["image_features"][rows.to(device)], dim=-1)
         logits = model.logit_scale.exp().clamp(max=100) * embeddings @ model.encode_text(tokens, normalize=True).T
         naming = F.cross_entropy(logits, targets.to(device), label_smoothing=0.05)
-        loss = painting + 0.05 * penalty + 0.1 * naming
+        loss = decoding + 0.05 * penalty + 0.1 * naming
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         norm = nn.utils.clip_grad_norm_(parameters, 2.0)
@@ -198,7 +198,7 @@ def main() -> None:
         psnr = -10 * math.log10(float(F.mse_loss(pictures[-1].detach(), batch)))
         accuracy = float((logits.argmax(1).cpu() == targets).float().mean())
         for key, value in {
-            "painting": painting.item(),
+            "decoding": decoding.item(),
             "penalty": penalty.item(),
             "naming": naming.item(),
             "psnr": psnr,

@@ -14,8 +14,8 @@ import torch
 from texts import is_kept_out
 
 from pyramid_tokenizer import PyramidTokenizer
-from pyramid_tokenizer.config import SegmentationConfig
-from pyramid_tokenizer.evaluation import SegmentationSet, open_segmentation_set
+from pyramid_tokenizer.config.models import SegmentationConfig
+from pyramid_tokenizer.images.labelled import SegmentationSet, open_segmentation_set
 from pyramid_tokenizer.training import TrainConfig, train_segmentation
 
 SETS = ("camvid", "ccp", "coco80", "msrc")

@@ -1,4 +1,4 @@
-"""Trains the image tower of the bundled CLIP: maps that keep meaning and pixels, embeddings in the text tower's space.
+"""Trains the backbone of the bundled CLIP: maps that keep meaning and pixels, embeddings in the text encoder's space.
 
     python examples/train_tiny/train_image.py --data ../shared/data --cache build/v1/cache --out build/v1/image
 
@@ -24,7 +24,7 @@ from common import build_clip, load_checkpoint, save_checkpoint, trapezoid
 from image_batches import Batch, ImageBatches, Vocabulary
 from image_losses import WEIGHTS, Names, Student, student_losses
 from image_teachers import make_image_targets
-from pictures import read_crop, training_pictures
+from images import read_crop, training_images
 from PIL import Image
 from safetensors.torch import load_file
 from text_teachers import make_text_targets
@@ -137,14 +137,12 @@ def main() -> None:
     device = torch.device(args.device)
     make_text_targets(args.data, args.cache)
     targets = make_image_targets(args.data, args.cache)
-    pictures = training_pictures(args.data)
+    pictures = training_images(args.data)
     vocabulary = Vocabulary(args.data, pictures)
     batches = ImageBatches(args.data, targets, pictures, vocabulary, batch=args.batch)
     names = Names(vocabulary, args.cache).to(device)
     student = Student(build_clip()).to(device, memory_format=torch.channels_last)
-    print(
-        f"{len(pictures)} pictures, {len(vocabulary.labels)} labels, {len(vocabulary.dense)} dense classes", flush=True
-    )
+    print(f"{len(pictures)} images, {len(vocabulary.labels)} labels, {len(vocabulary.dense)} dense classes", flush=True)
     if args.start:
         start_from(student, args.start)
     optimizer = make_optimizer(student)

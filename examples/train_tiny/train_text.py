@@ -1,4 +1,4 @@
-"""Trains the text tower of the bundled CLIP: any English words -> the shared space of text_teachers.py.
+"""Trains the text encoder of the bundled CLIP: any English words -> the shared space of text_teachers.py.
 
     python examples/train_tiny/train_text.py --data ../shared/data --cache build/v1/cache --out build/v1/text
 
@@ -91,7 +91,7 @@ def start_embeddings(model: CLIP, batches: TextBatches) -> None:
 
 
 def text_parameters(model: CLIP) -> dict[str, Tensor]:
-    """The text tower's own tensors by name."""
+    """The text encoder's own tensors by name."""
     return {name: p for name, p in model.named_parameters() if not name.startswith(("visual.", "logit_scale"))}
 
 

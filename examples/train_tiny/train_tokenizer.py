@@ -1,4 +1,4 @@
-"""Trains the bundled `tiny` tokenizer on the small CLIP of join_towers.py: closed-form codebooks, then the decoder.
+"""Trains the bundled `tiny` tokenizer on the small CLIP of join_towers.py: gradient-free codebooks, then the decoder.
 
     python examples/train_tiny/train_tokenizer.py --data ../shared/data --clip build/v1/clip --out build/tiny-v1 --bf16
 
@@ -18,22 +18,22 @@ from torch import Tensor
 
 from pyramid_tokenizer import PyramidTokenizer
 from pyramid_tokenizer.backbones import load_backbone
-from pyramid_tokenizer.config import BackboneConfig, DecoderConfig, LevelConfig, QuantizerConfig, TokenizerConfig
-from pyramid_tokenizer.data import RandomCrops
+from pyramid_tokenizer.config.models import BackboneConfig, DecoderConfig, LevelConfig, QuantizerConfig, TokenizerConfig
+from pyramid_tokenizer.images import RandomCrops
 from pyramid_tokenizer.training import TrainConfig, finetune, train
 
 # At 256 x 256: (64 + 256 + 1024) x 12 = 16,128 bits, .246 bit per pixel. The two coarse levels carry the meaning: they see the
 # dense map, and the second says what the first leaves of it; the finest carries pixels alone. The weights were chosen on an
-# unfinished tower: more meaning (.8, .7) gains 1 point of zero-shot accuracy from tokens and costs .4 dB, .9 dB at level 0.
+# unfinished backbone: more meaning (.8, .7) gains 1 point of zero-shot accuracy from tokens and costs .4 dB, .9 dB at level 0.
 CONFIG = TokenizerConfig(
     backbone=BackboneConfig(kind="open_clip", blocks=(0, 1, 2, 3)),
     quantizer=QuantizerConfig(
         composition="residual",
-        meaning="residual",
+        semantics="residual",
         embedding="linear",
         levels=(
-            LevelConfig(stride=32, maps=(0, 1), codebook_size=4096, dim=64, semantic_weight=0.68, sees_dense=True),
-            LevelConfig(stride=16, maps=(1, 2), codebook_size=4096, dim=32, semantic_weight=0.55, sees_dense=True),
+            LevelConfig(stride=32, maps=(0, 1), codebook_size=4096, dim=64, semantic_weight=0.68, reads_dense=True),
+            LevelConfig(stride=16, maps=(1, 2), codebook_size=4096, dim=32, semantic_weight=0.55, reads_dense=True),
             LevelConfig(stride=8, maps=(2, 3), codebook_size=4096, dim=16),
         ),
     ),
@@ -41,7 +41,7 @@ CONFIG = TokenizerConfig(
 )
 FIT_BATCH = 16
 FIT_CROPS = (("all", 128, 0.45), ("all", 192, 0.25), ("large", 256, 0.3))
-"""Pictures, side of the crops and share of the batches that the codebooks are fitted on. Pictures of recon/train have a short
+"""Images, side of the crops and share of the batches that the codebooks are fitted on. Images of recon/train have a short
 side of 160 px: enlarged to 256 they would teach the finest level to expect blur, so those crops come from seg/* alone."""
 
 
@@ -54,7 +54,7 @@ def training_files(data: Path) -> list[Path]:
 
 
 def large_files(data: Path) -> list[Path]:
-    """The train splits of seg/*, whose pictures are larger."""
+    """The train splits of seg/*, whose images are larger."""
     files = []
     for folder in sorted((data / "seg").iterdir()):
         images = {path.stem: path for path in (folder / "images").iterdir()}
@@ -96,7 +96,7 @@ def main() -> None:
     parser.add_argument(
         "--bf16", action="store_true", help="train the decoder in bfloat16: twice as fast where the CPU has it"
     )
-    parser.add_argument("--workers", type=int, default=0, help="processes that load pictures")
+    parser.add_argument("--workers", type=int, default=0, help="processes that load images")
     parser.add_argument("--threads", type=int, default=1)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)

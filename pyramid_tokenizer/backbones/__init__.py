@@ -1,7 +1,7 @@
-"""Frozen CLIP towers: an image batch in, a `FeaturePyramid` out. Nothing here imports open_clip before it is needed."""
+"""Frozen CLIP backbones: an image batch in, a `FeaturePyramid` out. Nothing here imports open_clip before it is needed."""
 
 from pyramid_tokenizer.backbones.base import Backbone, load_backbone
-from pyramid_tokenizer.backbones.describe import TowerDescription, describe_tower
+from pyramid_tokenizer.backbones.describe import BackboneDescription, describe_backbone
 from pyramid_tokenizer.backbones.loading import name_backbone
 from pyramid_tokenizer.backbones.open_clip import OpenClipBackbone
 from pyramid_tokenizer.backbones.toy import ToyBackbone
@@ -9,9 +9,9 @@ from pyramid_tokenizer.backbones.toy import ToyBackbone
 __all__ = [
     "Backbone",
     "OpenClipBackbone",
-    "TowerDescription",
+    "BackboneDescription",
     "ToyBackbone",
-    "describe_tower",
+    "describe_backbone",
     "load_backbone",
     "name_backbone",
 ]

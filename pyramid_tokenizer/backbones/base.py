@@ -1,4 +1,4 @@
-"""`Backbone`: what every frozen tower offers. `load_backbone`: the tower that a `BackboneConfig` names."""
+"""`Backbone`: what every frozen backbone offers. `load_backbone`: the backbone that a `BackboneConfig` names."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from pyramid_tokenizer.config import BackboneConfig
+from pyramid_tokenizer.backbones.features import FeaturePyramid
+from pyramid_tokenizer.config.models import BackboneConfig
 from pyramid_tokenizer.errors import BackboneError, CapabilityError, CheckpointError, ConfigError, ImageValueError
-from pyramid_tokenizer.pyramid import FeaturePyramid
 
 # Rounding may leave a pixel this far outside [0, 1]; 0..255 or already normalised pixels are far beyond it.
 _RANGE_SLACK = 1e-3
 
 
 class Backbone(Protocol):
-    """A frozen image tower with a text tower beside it. Implementations are `torch.nn.Module`s.
+    """A frozen backbone with a text encoder beside it. Implementations are `torch.nn.Module`s.
 
     Frozen means: no parameter requires a gradient, `forward` records none, and `.train()` leaves it in eval mode. It may
-    be cast (`.to(torch.bfloat16)`): inputs follow the tower's dtype, outputs are float32 all the same. Autocast is off
+    be cast (`.to(torch.bfloat16)`): inputs follow the backbone's dtype, outputs are float32 all the same. Autocast is off
     inside, so that a training loop's precision never changes ids.
     """
 
@@ -40,24 +40,24 @@ class Backbone(Protocol):
     embedding_dim: int
     """D, dimensions of the space that images and words share."""
     fingerprint: str
-    """SHA-256 (hex) of what determines the maps, taken once when the tower was made: see `compute_fingerprint`."""
-    dense_variants: tuple[str, ...]
-    """Names of the text-aligned maps per location that are defined for this tower, the default (`config.dense`, or the
+    """SHA-256 (hex) of what determines the maps, taken once when the backbone was made: see `compute_fingerprint`."""
+    dense_readings: tuple[str, ...]
+    """Names of the text-aligned maps per location that are defined for this backbone, the default (`config.dense_reading`, or the
     family's) first; () where there is none."""
     has_dense: bool
-    """Whether there is one: `bool(dense_variants)`."""
+    """Whether there is one: `bool(dense_readings)`."""
 
-    def __call__(self, images: Tensor, *, aligned: bool = False) -> FeaturePyramid:
+    def __call__(self, images: Tensor, *, with_dense: bool = False) -> FeaturePyramid:
         """The same as `forward`."""
         ...
 
-    def forward(self, images: Tensor, *, aligned: bool = False) -> FeaturePyramid:
+    def forward(self, images: Tensor, *, with_dense: bool = False) -> FeaturePyramid:
         """Native feature maps of a batch.
 
         Args:
             images: (B, 3, H, W) float in [0, 1], RGB; H and W multiples of `strides[0]`. Normalisation happens inside.
             aligned: Also fill `embedding` (B, D) and, where `has_dense`, `dense` (B, D, h, w) by the first of
-                `dense_variants`. Runs the whole tower: H and W must be multiples of `multiple_px`.
+                `dense_readings`. Runs the whole backbone: H and W must be multiples of `multiple_px`.
 
         Raises:
             ImageValueError: Another shape, dtype or range, NaN, or a size that is not a multiple.
@@ -68,7 +68,7 @@ class Backbone(Protocol):
         """The finest native map, for perceptual losses: a gradient flows to `images`, none to the frozen weights.
 
         Args:
-            images: (B, 3, H, W) float, RGB; H and W multiples of `strides[-1]`. Decoded pictures may overshoot [0, 1].
+            images: (B, 3, H, W) float, RGB; H and W multiples of `strides[-1]`. Decoded images may overshoot [0, 1].
 
         Returns:
             (B, C, h, w) float32, the last of `forward(images).maps`.
@@ -83,7 +83,7 @@ class Backbone(Protocol):
 
         Args:
             images: As for `forward`; H and W multiples of `multiple_px`.
-            variant: One of `dense_variants`; None takes the first.
+            variant: One of `dense_readings`; None takes the first.
 
         Raises:
             CapabilityError: Not `has_dense`, or not that variant.
@@ -92,11 +92,11 @@ class Backbone(Protocol):
         ...
 
     def encode_text(self, texts: Sequence[str]) -> Tensor:
-        """(N, D) float32 of unit norm, one row a text, on the tower's device."""
+        """(N, D) float32 of unit norm, one row a text, on the backbone's device."""
         ...
 
     def save(self, directory: Path, *, half: bool = True) -> None:
-        """Writes what `load_backbone(config, directory=directory)` needs to give the same tower and fingerprint.
+        """Writes what `load_backbone(config, directory=directory)` needs to give the same backbone and fingerprint.
 
         Args:
             directory: Made where it is missing.
@@ -106,7 +106,7 @@ class Backbone(Protocol):
 
 
 def load_backbone(config: BackboneConfig, *, directory: Path | None = None) -> Backbone:
-    """The tower that `config` names, with its weights.
+    """The backbone that `config` names, with its weights.
 
     Args:
         config: `kind` "toy", or "open_clip" with one of: a model `name` and a weight tag or checkpoint file in
@@ -116,9 +116,9 @@ def load_backbone(config: BackboneConfig, *, directory: Path | None = None) -> B
     Raises:
         BackboneError: The name or tag is unknown (near ones are told), nothing names the weights, or they could not be
             fetched.
-        CheckpointError: A weight is missing, extra, misshapen or unreadable, or the tower is not the one whose
+        CheckpointError: A weight is missing, extra, misshapen or unreadable, or the backbone is not the one whose
             `config.fingerprint` was stored.
-        ConfigError: `config.blocks` or `config.dense` does not fit the tower.
+        ConfigError: `config.blocks` or `config.dense_reading` does not fit the backbone.
 
     Example:
         >>> backbone = load_backbone(BackboneConfig(kind="toy"))
@@ -136,7 +136,7 @@ def load_backbone(config: BackboneConfig, *, directory: Path | None = None) -> B
         backbone = load_open_clip(config, directory=directory)
     if config.fingerprint and config.fingerprint != backbone.fingerprint:
         raise CheckpointError(
-            f"expected the tower with fingerprint {config.fingerprint[:12]}..., got {backbone.fingerprint[:12]}...: its "
+            f"expected the backbone with fingerprint {config.fingerprint[:12]}..., got {backbone.fingerprint[:12]}...: its "
             "weights, normalisation or blocks were altered, and ids made with the two differ; restore the original files"
         )
     return backbone
@@ -178,7 +178,7 @@ def check_images(images: Tensor, *, multiple: int, any_range: bool = False) -> N
     """
     if images.ndim != 4 or images.shape[1] != 3 or 0 in images.shape:
         raise ImageValueError(
-            f"expected images of shape (B, 3, H, W), got {tuple(images.shape)}: stack RGB pictures, channels first"
+            f"expected images of shape (B, 3, H, W), got {tuple(images.shape)}: stack RGB images, channels first"
         )
     if not images.is_floating_point():
         raise ImageValueError(f"expected float images in [0, 1], got {images.dtype}: divide 0..255 by 255")
@@ -209,7 +209,7 @@ def resolve_blocks(blocks: Sequence[int], *, preset: Sequence[int], count: int) 
     """Absolute block indices, shallow to deep: `preset` for (), negative ones counted from the end.
 
     Raises:
-        ConfigError: An index outside the tower's `count` blocks, or not in increasing order.
+        ConfigError: An index outside the backbone's `count` blocks, or not in increasing order.
 
     Example:
         >>> resolve_blocks((-2, -1), preset=(0, 1), count=12)
@@ -219,56 +219,56 @@ def resolve_blocks(blocks: Sequence[int], *, preset: Sequence[int], count: int) 
     in_range = all(0 <= block < count for block in absolute)
     if not in_range or list(absolute) != sorted(set(absolute)):
         raise ConfigError(
-            f"expected backbone.blocks as increasing indices below {count}, the tower's blocks, got {tuple(blocks)}: "
+            f"expected backbone.blocks as increasing indices below {count}, the backbone's blocks, got {tuple(blocks)}: "
             f"() takes the preset {tuple(preset)}"
         )
     return absolute
 
 
-def order_variants(chosen: str, variants: tuple[str, ...]) -> tuple[str, ...]:
-    """A tower's dense maps by name, the chosen one first: `Backbone.dense_variants`.
+def order_readings(chosen: str, variants: tuple[str, ...]) -> tuple[str, ...]:
+    """A backbone's dense maps by name, the chosen one first: `Backbone.dense_readings`.
 
     Args:
-        chosen: `BackboneConfig.dense`; "" keeps the family's order.
-        variants: Those that are defined for the tower.
+        chosen: `BackboneConfig.dense_reading`; "" keeps the family's order.
+        variants: Those that are defined for the backbone.
 
     Raises:
         ConfigError: `chosen` is not among them.
 
     Example:
-        >>> order_variants("kk", ("vv", "kk", "v"))
+        >>> order_readings("kk", ("vv", "kk", "v"))
         ('kk', 'vv', 'v')
     """
     if chosen and chosen not in variants:
-        known = f"one of {', '.join(variants)}" if variants else "empty, for a tower without a dense map"
-        raise ConfigError(f'expected backbone.dense {known}, got {chosen!r}: "" takes the tower\'s default')
+        known = f"one of {', '.join(variants)}" if variants else "empty, for a backbone without a dense map"
+        raise ConfigError(f'expected backbone.dense_reading {known}, got {chosen!r}: "" takes the backbone\'s default')
     return variants if not chosen else (chosen, *(variant for variant in variants if variant != chosen))
 
 
-def check_variant(variant: str | None, variants: tuple[str, ...], *, tower: str, obstacle: str = "") -> str:
+def check_reading(variant: str | None, variants: tuple[str, ...], *, backbone: str, no_dense_reason: str = "") -> str:
     """The dense map to compute: `variant`, or the first of `variants` for None.
 
     Args:
         variant: What a caller asked for.
-        variants: `Backbone.dense_variants`.
-        tower: In words, for messages.
+        variants: `Backbone.dense_readings`.
+        backbone: In words, for messages.
         obstacle: Why there are none, to follow "whose".
 
     Raises:
-        CapabilityError: None is defined for the tower, or not this one.
+        CapabilityError: None is defined for the backbone, or not this one.
 
     Example:
-        >>> check_variant(None, ("vv", "kk"), tower="ViT-B-16")
+        >>> check_reading(None, ("vv", "kk"), backbone="ViT-B-16")
         'vv'
     """
     if not variants:
         raise CapabilityError(
-            f"expected a tower with a dense text-aligned map, got {tower}, whose {obstacle}: check `has_dense`, or use a "
+            f"expected a backbone with a dense text-aligned map, got {backbone}, whose {no_dense_reason}: check `has_dense`, or use a "
             "ConvNeXt, MobileCLIP, ResNet or plain ViT model"
         )
     if variant is not None and variant not in variants:
         raise CapabilityError(
-            f"expected one of the dense maps that {tower} defines, {', '.join(variants)}, got {variant!r}: name one of "
+            f"expected one of the dense maps that {backbone} defines, {', '.join(variants)}, got {variant!r}: name one of "
             "them, or leave variant out for the first"
         )
     return variant or variants[0]

@@ -1,4 +1,4 @@
-"""`describe_tower`: the geometry of a tower by its name, without its weights."""
+"""`describe_backbone`: the geometry of a backbone by its name, without its weights."""
 
 from __future__ import annotations
 
@@ -12,23 +12,23 @@ from torch.overrides import TorchFunctionMode
 
 from pyramid_tokenizer.backbones.base import resolve_blocks
 from pyramid_tokenizer.backbones.loading import name_backbone, published_weights, read_model_config
-from pyramid_tokenizer.backbones.towers import find_tower, preset_blocks, probe
+from pyramid_tokenizer.backbones.open_clip import find_reader, preset_blocks, probe
 from pyramid_tokenizer.backbones.toy import ToyBackbone
-from pyramid_tokenizer.config import BackboneConfig
+from pyramid_tokenizer.config.models import BackboneConfig
 from pyramid_tokenizer.errors import BackboneError
 
-# The smallest text tower: open_clip builds both or none.
+# The smallest text encoder: open_clip builds both or none.
 _SMALL_TEXT = {"context_length": 8, "vocab_size": 16, "width": 16, "heads": 2, "layers": 1}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class TowerDescription:
-    """What a tower gives, as `Backbone` tells it of a loaded one."""
+class BackboneDescription:
+    """What a backbone gives, as `Backbone` tells it of a loaded one."""
 
     config: BackboneConfig
-    """Names the tower and the blocks that are read, absolute; `preset_config` takes it."""
+    """Names the backbone and the blocks that are read, absolute; `preset_config` takes it."""
     family: str
-    """Class of the image tower, e.g. "VisionTransformer", "timm ConvNeXt"."""
+    """Class of the backbone, e.g. "VisionTransformer", "timm ConvNeXt"."""
     channels: tuple[int, ...]
     """Channels of each map that is read, deepest and coarsest first."""
     strides: tuple[int, ...]
@@ -39,21 +39,21 @@ class TowerDescription:
     """Sides in multiples of this suit every output."""
     embedding_dim: int
     """D, dimensions of the space that images and words share."""
-    dense_variants: tuple[str, ...]
+    dense_readings: tuple[str, ...]
     """Names of the text-aligned maps per location that are defined, the default first."""
     num_parameters: int
-    """Of the image tower."""
-    weights: tuple[str, ...]
+    """Of the backbone."""
+    pretrained: tuple[str, ...]
     """Published weight tags; () where the name brings its own."""
 
     @property
     def has_dense(self) -> bool:
         """Whether a text-aligned map per location is defined."""
-        return bool(self.dense_variants)
+        return bool(self.dense_readings)
 
 
-def describe_tower(name: str, *, blocks: Sequence[int] = ()) -> TowerDescription:
-    """The geometry of a tower, learned on torch's "meta" device, where tensors have shapes and no values.
+def describe_backbone(name: str, *, blocks: Sequence[int] = ()) -> BackboneDescription:
+    """The geometry of a backbone, learned on torch's "meta" device, where tensors have shapes and no values.
 
     Takes a second for the largest ones. Only "hf-hub:..." asks the network, for a small file.
 
@@ -62,14 +62,14 @@ def describe_tower(name: str, *, blocks: Sequence[int] = ()) -> TowerDescription
         blocks: As in `BackboneConfig`; () takes the family's preset.
 
     Raises:
-        BackboneError: The name is unknown (near ones are told), its description cannot be fetched, or the tower reads one
+        BackboneError: The name is unknown (near ones are told), its description cannot be fetched, or the backbone reads one
             image size only.
         CheckpointError: A local folder's description cannot be used.
-        ConfigError: `blocks` do not fit the tower.
+        ConfigError: `blocks` do not fit the backbone.
 
     Example:
-        >>> tower = describe_tower("toy")
-        >>> tower.family, tower.channels, tower.strides, tower.config.blocks
+        >>> backbone = describe_backbone("toy")
+        >>> backbone.family, backbone.channels, backbone.strides, backbone.config.blocks
         ('ToyBackbone', (32, 24, 16, 8), (32, 16, 8, 4), (0, 1, 2, 3))
     """
     config = name_backbone(name, blocks=blocks)
@@ -77,10 +77,10 @@ def describe_tower(name: str, *, blocks: Sequence[int] = ()) -> TowerDescription
         return _describe_toy(ToyBackbone(config))
     visual = _build_without_values(config.name, read_model_config(config.name))
     with torch.no_grad():
-        tower = find_tower(visual)
-        found = probe(tower, next(visual.parameters()))
+        backbone = find_reader(visual)
+        found = probe(backbone, next(visual.parameters()))
     read = resolve_blocks(blocks, preset=preset_blocks(found.strides), count=len(found.strides))
-    return TowerDescription(
+    return BackboneDescription(
         config=dataclasses.replace(config, blocks=read),
         family=f"timm {type(visual.trunk).__name__}" if hasattr(visual, "trunk") else type(visual).__name__,
         channels=tuple(found.channels[block] for block in reversed(read)),
@@ -88,14 +88,14 @@ def describe_tower(name: str, *, blocks: Sequence[int] = ()) -> TowerDescription
         num_blocks=len(found.strides),
         multiple_px=found.strides[-1],
         embedding_dim=found.embedding_dim,
-        dense_variants=tower.dense_variants,
+        dense_readings=backbone.dense_readings,
         num_parameters=sum(parameter.numel() for parameter in visual.parameters()),
-        weights=published_weights(config.name),
+        pretrained=published_weights(config.name),
     )
 
 
-def _describe_toy(toy: ToyBackbone) -> TowerDescription:
-    return TowerDescription(
+def _describe_toy(toy: ToyBackbone) -> BackboneDescription:
+    return BackboneDescription(
         config=dataclasses.replace(toy.config, blocks=toy.blocks),
         family=type(toy).__name__,
         channels=toy.channels,
@@ -103,14 +103,14 @@ def _describe_toy(toy: ToyBackbone) -> TowerDescription:
         num_blocks=len(toy.kernels),
         multiple_px=toy.multiple_px,
         embedding_dim=toy.embedding_dim,
-        dense_variants=toy.dense_variants,
+        dense_readings=toy.dense_readings,
         num_parameters=sum(parameter.numel() for parameter in toy.parameters()),
-        weights=(),
+        pretrained=(),
     )
 
 
 def _build_without_values(name: str, model_config: dict[str, Any]) -> Any:
-    """The image tower of open_clip's description, in eval mode, on the "meta" device."""
+    """The backbone of open_clip's description, in eval mode, on the "meta" device."""
     from open_clip.model import CLIP
 
     build: Any = CLIP  # takes plain dicts too
@@ -123,7 +123,7 @@ def _build_without_values(name: str, model_config: dict[str, Any]) -> Any:
             )
     except Exception as error:
         raise BackboneError(
-            f"expected a tower that the installed open_clip and timm can build for {name!r}, got {error}: install newer ones"
+            f"expected a backbone that the installed open_clip and timm can build for {name!r}, got {error}: install newer ones"
         ) from error
     return model.visual.eval()
 

@@ -13,7 +13,7 @@ from typing import Any
 from safetensors import SafetensorError
 
 from pyramid_tokenizer.backbones.open_clip import CONFIG_FILE, WEIGHTS_FILE, OpenClipBackbone
-from pyramid_tokenizer.config import BackboneConfig
+from pyramid_tokenizer.config.models import BackboneConfig
 from pyramid_tokenizer.errors import BackboneError, CheckpointError, ConfigError, PyramidTokenizerError
 
 _LOCAL, _HUB, _TOY = "local-dir:", "hf-hub:", "toy"
@@ -25,7 +25,7 @@ class _Source:
 
     name: str
     """For `open_clip.create_model` and `get_tokenizer`."""
-    weights: str | None
+    pretrained: str | None
     """Tag or file; None where `name` says it all."""
     is_local: bool
     """No network is needed, so a failure is the files' fault."""
@@ -34,12 +34,12 @@ class _Source:
 
 
 def load_open_clip(config: BackboneConfig, *, directory: Path | None = None) -> OpenClipBackbone:
-    """The tower that `config` names; see `load_backbone`.
+    """The backbone that `config` names; see `load_backbone`.
 
     Raises:
         BackboneError: Unknown name or tag, no weights, or nothing could be fetched.
         CheckpointError: Weights that do not fit the model or cannot be read.
-        ConfigError: `weights` beside a name that brings its own, or `blocks` that do not fit.
+        ConfigError: `pretrained` beside a name that brings its own, or `blocks` that do not fit.
     """
     import open_clip
 
@@ -47,7 +47,7 @@ def load_open_clip(config: BackboneConfig, *, directory: Path | None = None) -> 
     try:
         model_config: dict[str, Any] = open_clip.get_model_config(source.name) or {}
         model = open_clip.create_model(
-            source.name, source.weights, require_pretrained=True, weights_only=True, **source.options
+            source.name, source.pretrained, require_pretrained=True, weights_only=True, **source.options
         )
     except Exception as error:
         raise _explain(error, source) from error
@@ -57,31 +57,31 @@ def load_open_clip(config: BackboneConfig, *, directory: Path | None = None) -> 
 
 
 def name_backbone(
-    name: str, *, weights: str | None = None, blocks: Sequence[int] = (), dense: str = ""
+    name: str, *, pretrained: str | None = None, blocks: Sequence[int] = (), dense_reading: str = ""
 ) -> BackboneConfig:
-    """The config of the tower of that name, for `load_backbone`; nothing is read yet.
+    """The config of the backbone of that name, for `load_backbone`; nothing is read yet.
 
     Args:
         name: An open_clip model name, "hf-hub:org/repo", a folder in open_clip's local-directory layout ("local-dir:PATH"
             or the path alone), or "toy".
-        weights: A weight tag or a checkpoint file, beside an open_clip model name.
+        pretrained: A weight tag or a checkpoint file, beside an open_clip model name.
         blocks: As in `BackboneConfig`; () takes the family's preset.
         dense: As in `BackboneConfig`; "" takes the family's default.
 
     Raises:
-        ConfigError: `weights` beside a name that brings its own, or `blocks` not in increasing order.
+        ConfigError: `pretrained` beside a name that brings its own, or `blocks` not in increasing order.
 
     Example:
-        >>> name_backbone("ViT-B-16", weights="openai").name, name_backbone("toy").kind
+        >>> name_backbone("ViT-B-16", pretrained="openai").name, name_backbone("toy").kind
         ('ViT-B-16', 'toy')
     """
     folder = Path(name).expanduser()
     if (folder / CONFIG_FILE).is_file():
         name = f"{_LOCAL}{folder}"
-    _check_weights(name, weights)
+    _check_weights(name, pretrained)
     if name == _TOY:
-        return BackboneConfig(kind="toy", blocks=tuple(blocks), dense=dense)
-    return BackboneConfig(name=name, weights=weights, blocks=tuple(blocks), dense=dense)
+        return BackboneConfig(kind="toy", blocks=tuple(blocks), dense_reading=dense_reading)
+    return BackboneConfig(name=name, pretrained=pretrained, blocks=tuple(blocks), dense_reading=dense_reading)
 
 
 def read_model_config(name: str) -> dict[str, Any]:
@@ -95,7 +95,7 @@ def read_model_config(name: str) -> dict[str, Any]:
     """
     import open_clip
 
-    source = _own_source(name) or _Source(name=_known_name(name), weights=None, is_local=True, options={})
+    source = _own_source(name) or _Source(name=_known_name(name), pretrained=None, is_local=True, options={})
     try:
         return open_clip.get_model_config(source.name) or {}
     except Exception as error:
@@ -109,23 +109,23 @@ def published_weights(name: str) -> tuple[str, ...]:
     return tuple(open_clip.list_pretrained_tags_by_model(name.replace("/", "-")))
 
 
-def _check_weights(name: str, weights: str | None) -> None:
-    if weights is not None and (name == _TOY or name.startswith((_LOCAL, _HUB))):
+def _check_weights(name: str, pretrained: str | None) -> None:
+    if pretrained is not None and (name == _TOY or name.startswith((_LOCAL, _HUB))):
         raise ConfigError(
-            f"expected no backbone.weights with the name {name!r}, which brings its own, got {weights!r}: set weights to None"
+            f"expected no backbone.pretrained with the name {name!r}, which brings its own, got {pretrained!r}: set pretrained to None"
         )
 
 
 def _find_source(config: BackboneConfig) -> _Source:
-    _check_weights(config.name, config.weights)
-    return _own_source(config.name) or _named_source(_known_name(config.name), config.weights)
+    _check_weights(config.name, config.pretrained)
+    return _own_source(config.name) or _named_source(_known_name(config.name), config.pretrained)
 
 
 def _own_source(name: str) -> _Source | None:
     """For a name that brings its own weights."""
     if name.startswith(_LOCAL):
         return _local_source(Path(name.removeprefix(_LOCAL)))
-    return _Source(name=name, weights=None, is_local=False, options={}) if name.startswith(_HUB) else None
+    return _Source(name=name, pretrained=None, is_local=False, options={}) if name.startswith(_HUB) else None
 
 
 def _local_source(directory: Path) -> _Source:
@@ -140,7 +140,7 @@ def _local_source(directory: Path) -> _Source:
         raise BackboneError(f'expected a "model_cfg" in {str(directory / CONFIG_FILE)!r}, got none: restore the file')
     if not any(file.suffix in (".safetensors", ".bin", ".pth") for file in directory.iterdir()):
         raise BackboneError(f"expected {layout}, got no weights in {str(directory)!r}: put them there")
-    return _Source(name=f"{_LOCAL}{directory}", weights=None, is_local=True, options={})
+    return _Source(name=f"{_LOCAL}{directory}", pretrained=None, is_local=True, options={})
 
 
 def _known_name(name: str) -> str:
@@ -156,24 +156,24 @@ def _known_name(name: str) -> str:
     return known
 
 
-def _named_source(name: str, weights: str | None) -> _Source:
+def _named_source(name: str, pretrained: str | None) -> _Source:
     import open_clip
 
     tags = published_weights(name)
-    if not weights:
+    if not pretrained:
         raise BackboneError(
-            f"expected weights for {name!r}, got none, and a random tower is of no use: set backbone.weights to a "
+            f"expected weights for {name!r}, got none, and a random backbone is of no use: set backbone.pretrained to a "
             f"checkpoint file or a tag (there are {_listing(tags)})"
         )
-    file = Path(weights).expanduser()
-    if open_clip.is_pretrained_cfg(name, weights):
+    file = Path(pretrained).expanduser()
+    if open_clip.is_pretrained_cfg(name, pretrained):
         # Some tags were trained with an activation that the plain model name does not say; open_clip only warns.
-        quick_gelu = bool(open_clip.get_pretrained_cfg(name, weights).get("quick_gelu", False))
-        return _Source(name=name, weights=weights, is_local=False, options={"force_quick_gelu": quick_gelu})
+        quick_gelu = bool(open_clip.get_pretrained_cfg(name, pretrained).get("quick_gelu", False))
+        return _Source(name=name, pretrained=pretrained, is_local=False, options={"force_quick_gelu": quick_gelu})
     if file.is_file():
-        return _Source(name=name, weights=str(file), is_local=True, options=_normalisation_of(name, tags))
-    hint = _near(weights, tags) or f"there are {_listing(tags)}"
-    raise BackboneError(f"expected a weight tag of {name!r} or a checkpoint file, got {weights!r}: {hint}")
+        return _Source(name=name, pretrained=str(file), is_local=True, options=_normalisation_of(name, tags))
+    hint = _near(pretrained, tags) or f"there are {_listing(tags)}"
+    raise BackboneError(f"expected a weight tag of {name!r} or a checkpoint file, got {pretrained!r}: {hint}")
 
 
 def _normalisation_of(name: str, tags: Sequence[str]) -> dict[str, Any]:
@@ -193,7 +193,7 @@ def _normalisation_of(name: str, tags: Sequence[str]) -> dict[str, Any]:
 
 def _explain(error: Exception, source: _Source) -> PyramidTokenizerError:
     """The error of ours for one that open_clip raised."""
-    what = f"{source.name!r}" if source.weights is None else f"{source.weights!r} of {source.name!r}"
+    what = f"{source.name!r}" if source.pretrained is None else f"{source.pretrained!r} of {source.name!r}"
     reason = " ".join(str(error).split()).rstrip(".") or type(error).__name__
     reason = reason if len(reason) <= 600 else f"{reason[:600]} ..."
     if isinstance(error, pickle.UnpicklingError):
@@ -212,7 +212,7 @@ def _explain(error: Exception, source: _Source) -> PyramidTokenizerError:
         )
     return BackboneError(
         f"expected to fetch the weights {what}, got {reason}: check the network, or fetch the checkpoint elsewhere and "
-        f"give its path as backbone.weights (or a folder as the name {_LOCAL}PATH)"
+        f"give its path as backbone.pretrained (or a folder as the name {_LOCAL}PATH)"
     )
 
 

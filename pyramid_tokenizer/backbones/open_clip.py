@@ -1,4 +1,4 @@
-"""`OpenClipBackbone`: an open_clip model as a frozen tower that gives feature pyramids. Imports open_clip when first used."""
+"""`OpenClipBackbone`: an open_clip model as a frozen backbone that gives feature pyramids. Imports open_clip when first used."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,27 +16,98 @@ from torch import Tensor, nn
 
 from pyramid_tokenizer.backbones.base import (
     check_images,
+    check_reading,
     check_texts,
-    check_variant,
     compute_fingerprint,
-    order_variants,
+    order_readings,
     resolve_blocks,
 )
-from pyramid_tokenizer.backbones.towers import find_tower, preset_blocks, probe
-from pyramid_tokenizer.config import BackboneConfig
+from pyramid_tokenizer.backbones.features import FeaturePyramid
+from pyramid_tokenizer.backbones.reader import MapReader, run_small
+from pyramid_tokenizer.backbones.resnet import ResNetReader
+from pyramid_tokenizer.backbones.timm import TimmReader
+from pyramid_tokenizer.backbones.vit import VitReader
+from pyramid_tokenizer.config.models import BackboneConfig
 from pyramid_tokenizer.errors import BackboneError, MissingExtraError
-from pyramid_tokenizer.pyramid import FeaturePyramid
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Probe:
+    """What a backbone gives, block by block, shallow to deep."""
+
+    channels: tuple[int, ...]
+    strides: tuple[int, ...]
+    embedding_dim: int
+
+
+def find_reader(visual: nn.Module) -> MapReader:
+    """The family of an open_clip model's `visual`.
+
+    Raises:
+        BackboneError: No adapter for its class.
+    """
+    from open_clip.modified_resnet import ModifiedResNet
+    from open_clip.timm_model import TimmModel
+    from open_clip.transformer import VisionTransformer
+
+    if isinstance(visual, VisionTransformer):
+        return VitReader(visual)
+    if isinstance(visual, ModifiedResNet):
+        return ResNetReader(visual)
+    if isinstance(visual, TimmModel) and hasattr(visual.trunk, "forward_intermediates"):
+        return TimmReader(visual)
+    kind = type(getattr(visual, "trunk", visual)).__name__
+    raise BackboneError(
+        f"expected a ViT, a ModifiedResNet or a timm trunk with forward_intermediates, got {kind}: use another model"
+    )
+
+
+def probe(backbone: MapReader, weight: Tensor) -> Probe:
+    """Runs one black image of the size `backbone.probe_px`, of `weight`'s device and dtype, through the whole backbone.
+
+    Raises:
+        BackboneError: The backbone cannot read another size than its own, or its maps do not form a pyramid.
+    """
+    output = run_small(lambda x: backbone.with_dense(x, None), backbone.probe_px, weight)
+    grids = [tuple(m.shape[-2:]) for m in output.maps]
+    strides = tuple(backbone.probe_px // side for side, _ in grids)
+    square = all(grid == (backbone.probe_px / s, backbone.probe_px / s) for grid, s in zip(grids, strides, strict=True))
+    if not square or list(strides) != sorted(strides):
+        raise BackboneError(f"expected maps that never grow with depth, got grids {grids}: use another model")
+    channels = tuple(m.shape[1] for m in output.maps)
+    return Probe(channels=channels, strides=strides, embedding_dim=output.embedding.shape[-1])
+
+
+def preset_blocks(strides: Sequence[int]) -> tuple[int, ...]:
+    """Which blocks to read by default, given the stride of each, shallow to deep.
+
+    A backbone of one stride (a ViT): four blocks, evenly spaced, ending at the last. Otherwise the deepest block of every
+    stride from 4 on: a stem of stride 2 costs memory and a codebook that no rate of interest can pay.
+
+    Example:
+        >>> preset_blocks([16] * 12), preset_blocks([2, 4, 4, 8, 16, 32])
+        ((2, 5, 8, 11), (2, 3, 4, 5))
+    """
+    count = len(strides)
+    if len(set(strides)) == 1:
+        return tuple(sorted({max(0, (i + 1) * count // 4 - 1) for i in range(4)}))
+    deepest = {stride: block for block, stride in enumerate(strides)}
+    return tuple(block for stride, block in deepest.items() if stride >= min(4, strides[-1]))
+
 
 CONFIG_FILE = "open_clip_config.json"
+
+
 WEIGHTS_FILE = "open_clip_model.safetensors"
+
 
 _TEXTS_PER_BATCH = 256
 
 
 class OpenClipBackbone(nn.Module):
-    """Any open_clip model with a ViT, ModifiedResNet or timm image tower. `load_backbone` makes one; see `Backbone`.
+    """Any open_clip model with a ViT, ModifiedResNet or timm backbone. `load_backbone` makes one; see `Backbone`.
 
-    Maps are what the tower's blocks put out, before any final norm. Sizes other than the tower's own are read by
+    Maps are what the backbone's blocks put out, before any final norm. Sizes other than the backbone's own are read by
     resampling its position embeddings on the fly; the stored weights never change.
     """
 
@@ -49,8 +121,8 @@ class OpenClipBackbone(nn.Module):
             tokenizer: Name for `open_clip.get_tokenizer`, asked for at the first `encode_text`.
 
         Raises:
-            BackboneError: The image tower is of an unknown family or reads one size only.
-            ConfigError: `config.blocks` or `config.dense` does not fit it.
+            BackboneError: The backbone is of an unknown family or reads one size only.
+            ConfigError: `config.blocks` or `config.dense_reading` does not fit it.
         """
         super().__init__()
         self.config = config
@@ -64,31 +136,31 @@ class OpenClipBackbone(nn.Module):
         self._mean = tuple(float(value) for value in self._preprocess["mean"])
         self._std = tuple(float(value) for value in self._preprocess["std"])
         with torch.no_grad():
-            self._tower = find_tower(visual)
-            found = probe(self._tower, next(visual.parameters()))
+            self._reader = find_reader(visual)
+            found = probe(self._reader, next(visual.parameters()))
         count = len(found.strides)
         self.blocks = resolve_blocks(config.blocks, preset=preset_blocks(found.strides), count=count)
         self.multiple_px = found.strides[-1]
         self.channels = tuple(found.channels[block] for block in reversed(self.blocks))
         self.strides = tuple(found.strides[block] for block in reversed(self.blocks))
         self.embedding_dim = found.embedding_dim
-        self.dense_variants = order_variants(config.dense, self._tower.dense_variants)
-        self.has_dense = bool(self.dense_variants)
+        self.dense_readings = order_readings(config.dense_reading, self._reader.dense_readings)
+        self.has_dense = bool(self.dense_readings)
         self.fingerprint = self._compute_fingerprint()
 
-    def forward(self, images: Tensor, *, aligned: bool = False) -> FeaturePyramid:
-        """Maps of a (B, 3, H, W) float batch in [0, 1]; with `aligned` also its embedding and dense map."""
-        if aligned:
-            return self._aligned(images, self.dense_variants[0] if self.has_dense else None)
+    def forward(self, images: Tensor, *, with_dense: bool = False) -> FeaturePyramid:
+        """Maps of a (B, 3, H, W) float batch in [0, 1]; with `with_dense` also its embedding and dense map."""
+        if with_dense:
+            return self._with_dense(images, self.dense_readings[0] if self.has_dense else None)
         check_images(images, multiple=self.strides[0])
         with torch.no_grad(), torch.autocast(images.device.type, enabled=False):
-            maps = self._tower.maps(self._normalise(images), self.blocks)
+            maps = self._reader.maps(self._normalise(images), self.blocks)
         return FeaturePyramid(maps=tuple(m.float() for m in reversed(maps)), strides=self.strides)
 
-    def _aligned(self, images: Tensor, variant: str | None) -> FeaturePyramid:
+    def _with_dense(self, images: Tensor, variant: str | None) -> FeaturePyramid:
         check_images(images, multiple=self.multiple_px)
         with torch.no_grad(), torch.autocast(images.device.type, enabled=False):
-            output = self._tower.aligned(self._normalise(images), self.blocks, variant=variant)
+            output = self._reader.with_dense(self._normalise(images), self.blocks, variant=variant)
         return FeaturePyramid(
             maps=tuple(m.float() for m in reversed(output.maps)),
             strides=self.strides,
@@ -100,18 +172,20 @@ class OpenClipBackbone(nn.Module):
         """(B, C, h, w) float32: the finest native map of a batch of any range, with a gradient to `images`."""
         check_images(images, multiple=self.strides[-1], any_range=True)
         with torch.autocast(images.device.type, enabled=False):
-            return self._tower.maps(self._normalise(images), self.blocks[:1])[0].float()
+            return self._reader.maps(self._normalise(images), self.blocks[:1])[0].float()
 
     def dense(self, images: Tensor, *, variant: str | None = None) -> Tensor:
-        """(B, D, h, w) float32 text-aligned map, by one of `dense_variants`; None takes the first.
+        """(B, D, h, w) float32 text-aligned map, by one of `dense_readings`; None takes the first.
 
         Raises:
-            CapabilityError: The tower has none, or not that variant.
+            CapabilityError: The backbone has none, or not that variant.
             ImageValueError: As for `forward`.
         """
-        obstacle = self._tower.obstacle
-        variant = check_variant(variant, self.dense_variants, tower=self._describe(), obstacle=obstacle)
-        dense = self._aligned(images, variant).dense
+        no_dense_reason = self._reader.no_dense_reason
+        variant = check_reading(
+            variant, self.dense_readings, backbone=self._describe(), no_dense_reason=no_dense_reason
+        )
+        dense = self._with_dense(images, variant).dense
         assert dense is not None
         return dense
 
@@ -134,13 +208,13 @@ class OpenClipBackbone(nn.Module):
             half: Store each tensor as float16 where that loses nothing.
 
         Raises:
-            BackboneError: The tower was cast after loading, so that its weights are no longer those it was loaded with.
+            BackboneError: The backbone was cast after loading, so that its weights are no longer those it was loaded with.
         """
         from safetensors.torch import save_file
 
         if self._compute_fingerprint() != self.fingerprint:
             raise BackboneError(
-                "expected the weights that were loaded, got cast or altered ones: load the tower again in float32 "
+                "expected the weights that were loaded, got cast or altered ones: load the backbone again in float32 "
                 "(without dtype=) and save that"
             )
         directory = Path(directory)
@@ -157,7 +231,7 @@ class OpenClipBackbone(nn.Module):
         os.replace(config_part, directory / CONFIG_FILE)
 
     def train(self, mode: bool = True) -> OpenClipBackbone:
-        """Stays in eval mode: the tower is frozen."""
+        """Stays in eval mode: the backbone is frozen."""
         return super().train(False)
 
     def _normalise(self, images: Tensor) -> Tensor:
@@ -195,7 +269,7 @@ class OpenClipBackbone(nn.Module):
     def _describe(self) -> str:
         vision = self._model_config.get("vision_cfg", {})
         name = vision.get("timm_model_name") or type(self.model.visual).__name__
-        return f"{self.config.name or 'a local tower'} ({name})"
+        return f"{self.config.name or 'a local backbone'} ({name})"
 
 
 def _stored(tensor: Tensor, *, half: bool) -> Tensor:

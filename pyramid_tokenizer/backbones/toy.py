@@ -1,4 +1,4 @@
-"""`ToyBackbone`: a tiny tower filled by formulas. Offline, the same on every machine; for tests, docs and first steps."""
+"""`ToyBackbone`: a tiny backbone filled by formulas. Offline, the same on every machine; for tests, docs and first steps."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from torch import Tensor, nn
 
 from pyramid_tokenizer.backbones.base import (
     check_images,
+    check_reading,
     check_texts,
-    check_variant,
     compute_fingerprint,
-    order_variants,
+    order_readings,
     resolve_blocks,
 )
-from pyramid_tokenizer.config import BackboneConfig
+from pyramid_tokenizer.backbones.features import FeaturePyramid
+from pyramid_tokenizer.config.models import BackboneConfig
 from pyramid_tokenizer.errors import ConfigError
-from pyramid_tokenizer.pyramid import FeaturePyramid
 
 _CHANNELS = (8, 16, 24, 32)
 _STRIDES = (4, 8, 16, 32)
@@ -37,15 +37,15 @@ _HAAR = (((1, 1), (1, 1)), ((1, -1), (1, -1)), ((1, 1), (-1, -1)), ((1, -1), (-1
 
 
 class ToyBackbone(nn.Module):
-    """Four maps of a fixed wavelet-like transform, with a made-up text space. It knows nothing about pictures.
+    """Four maps of a fixed wavelet-like transform, with a made-up text space. It knows nothing about images.
 
     The finest map keeps eight cosine patterns of each 4x4 patch; each coarser one averages 2x2 cells and keeps eight of
     their differences. A bent line after every step keeps the maps from being linear functions of each other, as in a
-    real tower. `blocks` are indices 0 (stride 4) to 3 (stride 32).
+    real backbone. `blocks` are indices 0 (stride 4) to 3 (stride 32).
 
     Example:
         >>> backbone = ToyBackbone()
-        >>> features = backbone(torch.full((1, 3, 32, 64), 0.5), aligned=True)
+        >>> features = backbone(torch.full((1, 3, 32, 64), 0.5), with_dense=True)
         >>> features.embedding.shape, features.dense.shape
         (torch.Size([1, 16]), torch.Size([1, 16, 1, 2]))
         >>> backbone.encode_text(["a cat", "a dog"]).shape
@@ -56,7 +56,7 @@ class ToyBackbone(nn.Module):
     embedding_dim = _EMBEDDING_DIM
 
     def __init__(self, config: BackboneConfig | None = None):
-        """Builds the tower.
+        """Builds the backbone.
 
         Args:
             config: Of kind "toy"; only its `blocks` and `dense` matter. None takes all blocks.
@@ -68,7 +68,7 @@ class ToyBackbone(nn.Module):
         self.config = config if config is not None else BackboneConfig(kind="toy")
         if self.config.kind != "toy":
             raise ConfigError(f'expected a config of kind "toy", got {self.config.kind!r}: call load_backbone instead')
-        self.dense_variants = order_variants(self.config.dense, ("projection",))
+        self.dense_readings = order_readings(self.config.dense_reading, ("projection",))
         self.blocks = resolve_blocks(self.config.blocks, preset=range(len(_STRIDES)), count=len(_STRIDES))
         self.channels = tuple(_CHANNELS[block] for block in reversed(self.blocks))
         self.strides = tuple(_STRIDES[block] for block in reversed(self.blocks))
@@ -80,13 +80,13 @@ class ToyBackbone(nn.Module):
         self.fingerprint = compute_fingerprint(self.state_dict(), mean=_MEAN, std=_STD, blocks=self.blocks)
         self.eval()
 
-    def forward(self, images: Tensor, *, aligned: bool = False) -> FeaturePyramid:
-        """Maps of a (B, 3, H, W) float batch in [0, 1]; with `aligned` also its embedding and dense map."""
-        depth = len(self.kernels) if aligned else self.blocks[-1] + 1
+    def forward(self, images: Tensor, *, with_dense: bool = False) -> FeaturePyramid:
+        """Maps of a (B, 3, H, W) float batch in [0, 1]; with `with_dense` also its embedding and dense map."""
+        depth = len(self.kernels) if with_dense else self.blocks[-1] + 1
         check_images(images, multiple=_STRIDES[depth - 1])
         with torch.no_grad(), torch.autocast(images.device.type, enabled=False):
             stages = self._stages(images, depth)
-            dense = F.conv2d(stages[-1], self.projection).float() if aligned else None  # (B, D, H/32, W/32)
+            dense = F.conv2d(stages[-1], self.projection).float() if with_dense else None  # (B, D, H/32, W/32)
         return FeaturePyramid(
             maps=tuple(stages[block].float() for block in reversed(self.blocks)),
             strides=self.strides,
@@ -116,8 +116,8 @@ class ToyBackbone(nn.Module):
             CapabilityError: Another variant than "projection".
             ImageValueError: As for `forward`.
         """
-        check_variant(variant, self.dense_variants, tower="the toy tower")
-        dense = self(images, aligned=True).dense
+        check_reading(variant, self.dense_readings, backbone="the toy backbone")
+        dense = self(images, with_dense=True).dense
         assert dense is not None
         return dense
 
@@ -133,7 +133,7 @@ class ToyBackbone(nn.Module):
         """Writes nothing: the weights are formulas."""
 
     def train(self, mode: bool = True) -> ToyBackbone:
-        """Stays in eval mode: the tower is frozen."""
+        """Stays in eval mode: the backbone is frozen."""
         return super().train(False)
 
 
@@ -148,7 +148,7 @@ def _cosine_rows(count: int, length: int) -> Tensor:
 
 
 def _patch_kernel() -> Tensor:
-    """(8, 3, 4, 4): orthogonal patterns of a 4x4 RGB patch, scaled so that a flat picture keeps its amplitude."""
+    """(8, 3, 4, 4): orthogonal patterns of a 4x4 RGB patch, scaled so that a flat image keeps its amplitude."""
     cosines = _cosine_rows(4, 4)
     colours = torch.tensor([[round(value, 6) for value in colour] for colour in _COLOURS])
     kernels = [torch.einsum("c,y,x->cyx", colours[c], cosines[v], cosines[h]) / 4 for c, v, h in _PATTERNS]

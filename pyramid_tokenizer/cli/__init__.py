@@ -5,9 +5,9 @@
     pyramid-tokenizer reconstruct photo.jpg     the original beside every prefix of levels, and how close they are
     pyramid-tokenizer segment photo.jpg --classes "sky,tree,car|automobile"
     pyramid-tokenizer classify --tokens photo.tokens --names "dog,cat,bicycle|bike"
-    pyramid-tokenizer info                      what a model, a token file or a new model on a tower holds
+    pyramid-tokenizer info                      what a model, a token file or a new model on a backbone holds
     pyramid-tokenizer demo                      all of it on four photos
-    pyramid-tokenizer train --images photos --backbone ViT-B-16 --weights openai --out my-model
+    pyramid-tokenizer train --images photos --backbone ViT-B-16 --pretrained openai --out my-model
     pyramid-tokenizer finetune tiny --images photos --out my-tiny
     pyramid-tokenizer finetune tiny --segmentation my-masks --out my-tiny
     pyramid-tokenizer evaluate segmentation --data VOC2012 --protocol voc-20

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from pyramid_tokenizer.text import VocabularyEmbeddings
     from pyramid_tokenizer.tokenizer import PyramidTokenizer
-    from pyramid_tokenizer.tokens import TokenPyramid
+    from pyramid_tokenizer.tokens.pyramid import TokenPyramid
 
 Names = Annotated[
     str | None,
@@ -75,7 +75,7 @@ def classify(
 
 def _similarity(tok: PyramidTokenizer, what: TokenPyramid | Tensor, words: VocabularyEmbeddings) -> Tensor:
     """(B, N), of every image with every class, as `PyramidTokenizer.classify` has it."""
-    from pyramid_tokenizer.tokens import TokenPyramid
+    from pyramid_tokenizer.tokens.pyramid import TokenPyramid
 
     tokens = what if isinstance(what, TokenPyramid) else tok.encode(what)
     return words.class_scores(tok.embedding(tokens) @ words.embeddings.to(tok.device).T)

@@ -43,8 +43,8 @@ def decode(
     be the one that made the tokens. Files that cannot be decoded are passed over, named at the end, and make the exit code
     1.
     """
-    from pyramid_tokenizer.images import to_pil
-    from pyramid_tokenizer.tokens import TokenPyramid
+    from pyramid_tokenizer.images.pixels import to_pil
+    from pyramid_tokenizer.tokens.pyramid import TokenPyramid
 
     sources = find_tokens(tokens)
     outputs = plan_outputs(sources, out=out, suffix=".png", force=force)
@@ -54,17 +54,17 @@ def decode(
         for source, output in zip(sources, outputs, strict=True):
             try:
                 pyramid = cut_levels(TokenPyramid.load(source.path), levels)
-                pictures = to_pil(tok.decode(pyramid))
+                images = to_pil(tok.decode(pyramid))
             except TokenError as error:
                 failures.add(source.path, error)
                 advance()
                 continue
-            paths = number_paths(output, len(pictures))
+            paths = number_paths(output, len(images))
             if not force:
                 check_absent(paths)
             output.parent.mkdir(parents=True, exist_ok=True)
-            for picture, path in zip(pictures, paths, strict=True):
-                picture.save(path)
+            for image, path in zip(images, paths, strict=True):
+                image.save(path)
                 console.print(
                     f"{source.path}: {count_levels(len(pyramid))}, {describe_size(pyramid.image_size)} px, "
                     f"{pyramid.bits_per_pixel:.3f} bits per pixel -> {path}"

@@ -22,9 +22,9 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from pyramid_tokenizer.cli.prefixes import Prefix
-    from pyramid_tokenizer.segmenter import Segmenter
+    from pyramid_tokenizer.segmentation.segmenter import Segmenter
     from pyramid_tokenizer.tokenizer import PyramidTokenizer
-    from pyramid_tokenizer.tokens import TokenPyramid
+    from pyramid_tokenizer.tokens.pyramid import TokenPyramid
 
 PHOTOS = ("astronaut", "chelsea", "coffee", "rocket")
 """Public domain or CC0, inside the scikit-image package: nothing is downloaded."""
@@ -58,11 +58,12 @@ def demo(out: Out = Path("out"), model: Model = "tiny", size: Size = 256) -> Non
     """Run the main job on four photos.
 
     Encodes each photo, writes its tokens to a file, decodes every prefix of levels of what the file holds, and puts all
-    pictures on one sheet and the figures into a table. Times are medians of three runs after one to warm up. Three photos
+    images on one sheet and the figures into a table. Times are medians of three runs after one to warm up. Three photos
     are also segmented by a few words, from the tokens alone.
     """
     from pyramid_tokenizer.cli.prefixes import prefix_sheet
-    from pyramid_tokenizer.images import read_image, to_pil
+    from pyramid_tokenizer.images.pixels import to_pil
+    from pyramid_tokenizer.images.read import read_image
 
     console = make_console()
     folder, sheet = out.expanduser() / "tokens", out.expanduser() / "demo.png"
@@ -102,7 +103,7 @@ def _load_photo(name: str) -> NDArray[Any]:
 
 def _show(tok: PyramidTokenizer, photo: Tensor, path: Path) -> _Shown:
     from pyramid_tokenizer.cli.prefixes import decode_prefixes
-    from pyramid_tokenizer.tokens import TokenPyramid
+    from pyramid_tokenizer.tokens.pyramid import TokenPyramid
 
     written, encode_ms = _timed(lambda: tok.encode(photo))
     written.save(path)
@@ -113,7 +114,7 @@ def _show(tok: PyramidTokenizer, photo: Tensor, path: Path) -> _Shown:
 
 
 def _segment(segmenter: Segmenter, tokens: TokenPyramid, path: Path, words: Sequence[str]) -> str:
-    """Writes what the words name over the picture that the tokens decode to; tells where, and the words of its legend."""
+    """Writes what the words name over the image that the tokens decode to; tells where, and the words of its legend."""
     from pyramid_tokenizer.visualize import overlay
 
     found = segmenter.segment(tokens, words)

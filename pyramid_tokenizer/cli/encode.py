@@ -23,7 +23,7 @@ from pyramid_tokenizer.errors import ImageError
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from pyramid_tokenizer.tokens import TokenPyramid
+    from pyramid_tokenizer.tokens.pyramid import TokenPyramid
 
 Out = Annotated[
     Path,
@@ -74,7 +74,7 @@ def encode(
 def _read(
     jobs: Sequence[tuple[Source, Path]], size: int | None, failures: Failures, advance: Callable[[], None]
 ) -> list[tuple[Source, Path, Tensor]]:
-    from pyramid_tokenizer.images import read_image
+    from pyramid_tokenizer.images.read import read_image
 
     readable = []
     for source, output in jobs:

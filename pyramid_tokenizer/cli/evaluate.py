@@ -1,4 +1,4 @@
-"""`evaluate`: how good a model is on labelled pictures. `evaluate segmentation`: its masks, and what its tokens mean."""
+"""`evaluate`: how good a model is on labelled images. `evaluate segmentation`: its masks, and what its tokens mean."""
 
 from __future__ import annotations
 
@@ -25,7 +25,8 @@ if TYPE_CHECKING:
     from rich.console import Console
     from torch import Tensor
 
-    from pyramid_tokenizer.evaluation import Sample, SegmentationScores, SegmentationSet, TokenFigures
+    from pyramid_tokenizer.evaluation import SegmentationScores, TokenFigures
+    from pyramid_tokenizer.images.labelled import Sample, SegmentationSet
     from pyramid_tokenizer.tokenizer import PyramidTokenizer
 
 app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, context_settings={"help_option_names": ["-h", "--help"]})
@@ -57,16 +58,14 @@ WindowStride = Annotated[
     int | None,
     typer.Option(metavar="PIXELS", min=1, help="Step from window to window; half a window if not given."),
 ]
-Limit = Annotated[
-    int | None, typer.Option(metavar="N", min=1, help="Only so many pictures, spread evenly over the set.")
-]
+Limit = Annotated[int | None, typer.Option(metavar="N", min=1, help="Only so many images, spread evenly over the set.")]
 PerClass = Annotated[bool, typer.Option("--per-class", help="Also show the IoU of every class.")]
-TokenMeaning = Annotated[
+TokenSemantics = Annotated[
     bool,
     typer.Option(
         "--token-meaning",
         help="Also show, level by level, how pure codes are, and the mIoU of masks that give every code its commonest class: "
-        "named on the even pictures, measured on the odd ones.",
+        "named on the even images, measured on the odd ones.",
     ),
 ]
 Json = Annotated[Path | None, typer.Option(metavar="FILE", help="Also write all figures to this file.")]
@@ -75,7 +74,7 @@ Replace = Annotated[bool, typer.Option("--force", help="Replace the file of --js
 
 @app.callback()
 def evaluate() -> None:
-    """Measure a model on labelled pictures."""
+    """Measure a model on labelled images."""
 
 
 @app.command()
@@ -93,7 +92,7 @@ def segmentation(
     window: Window = None,
     window_stride: WindowStride = None,
     limit: Limit = None,
-    token_meaning: TokenMeaning = False,
+    token_semantics: TokenSemantics = False,
     per_class: PerClass = False,
     json: Json = None,
     device: Device = "cpu",
@@ -102,12 +101,13 @@ def segmentation(
 ) -> None:
     """Measure masks on a labelled set.
 
-    Pictures are segmented by the words of the set's classes. Shown are mIoU, fwIoU, pixel accuracy and mean class accuracy,
-    each with the 95 % interval over pictures.
+    Images are segmented by the words of the set's classes. Shown are mIoU, fwIoU, pixel accuracy and mean class accuracy,
+    each with the 95 % interval over images.
     """
     rule = read_background(background, threshold)
     check_json(json, force=force)
-    from pyramid_tokenizer.evaluation import check_background, label_images, open_segmentation_set
+    from pyramid_tokenizer.evaluation import check_background, label_images
+    from pyramid_tokenizer.images.labelled import open_segmentation_set
 
     labelled = open_segmentation_set(data.expanduser(), protocol, split=split, classes=classes and classes.expanduser())
     check_background(labelled.protocol, rule)
@@ -122,7 +122,7 @@ def segmentation(
     present = int((result.confusion.counts.sum(1) > 0).sum())
     console.print(f"{labelled.protocol.name}: {labelled.protocol.description}")
     console.print(
-        f"{len(places):,} of {len(labelled):,} pictures, {present} of {labelled.num_classes} classes in their labels"
+        f"{len(places):,} of {len(labelled):,} images, {present} of {labelled.num_classes} classes in their labels"
     )
     console.print(_describe(model, used, view, rule))
     show_table(console, score_table(result))
@@ -131,11 +131,11 @@ def segmentation(
     told: dict[str, Any] = {"model": model, "fingerprint": seg.tok.fingerprint, "data": str(data), "protocol": protocol}
     told |= {"split": split or labelled.protocol.layout.default_split, "limit": limit}
     told |= {"mode": used, **view, "background": rule, **result.to_dict()}
-    if token_meaning:
+    if token_semantics:
         levels = _measure_tokens(seg.tok, labelled, places, size, console)
-        console.print("\nwhat codes mean; named on the even pictures, mIoU and accuracy on the odd ones")
+        console.print("\nwhat codes mean; named on the even images, mIoU and accuracy on the odd ones")
         show_table(console, token_table(levels))
-        told["token_meaning"] = [level.to_dict() for level in levels]
+        told["token_semantics"] = [level.to_dict() for level in levels]
     if json is not None:
         write_json(json, told)
         console.print(f"\nall figures -> {json}")
@@ -167,7 +167,7 @@ def _measure_tokens(
 
 
 def spread(count: int, limit: int | None) -> list[int]:
-    """The places of `limit` pictures, spread evenly; all of them for None.
+    """The places of `limit` images, spread evenly; all of them for None.
 
     Example:
         >>> spread(10, 4), spread(3, 4)

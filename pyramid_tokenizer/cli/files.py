@@ -37,7 +37,7 @@ def find_images(arguments: Sequence[str]) -> list[Source]:
         ImageFileError: Nothing is there.
         DataError: A folder has no images.
     """
-    from pyramid_tokenizer import data
+    from pyramid_tokenizer import images as data
 
     return _find(arguments, data.find_images, ImageFileError, "an image file, a folder of images or a glob")
 

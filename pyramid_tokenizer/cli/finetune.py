@@ -208,7 +208,7 @@ def _train_on_images(
     out: Path,
     half: bool,
 ) -> None:
-    from pyramid_tokenizer.data import open_images
+    from pyramid_tokenizer.images import open_images
     from pyramid_tokenizer.training import finetune as finetune_images
 
     console = make_console()

@@ -15,7 +15,7 @@ from pyramid_tokenizer.cli.terminal import load_tokenizer, make_console, show_pr
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from pyramid_tokenizer.evaluation import SegmentationSet
+    from pyramid_tokenizer.images.labelled import SegmentationSet
     from pyramid_tokenizer.training import TrainConfig
 
 Masks = Annotated[
@@ -76,7 +76,7 @@ def train_on_masks(
     Raises:
         PyramidTokenizerError: As `open_segmentation_set`, `PyramidTokenizer.from_pretrained` and `train_segmentation`.
     """
-    from pyramid_tokenizer.config import SegmentationConfig
+    from pyramid_tokenizer.config.models import SegmentationConfig
     from pyramid_tokenizer.training import train_segmentation
 
     console = make_console()
@@ -102,7 +102,7 @@ def train_on_masks(
 
 def open_masks(folder: Path, *, split: str | None, classes: Path | None) -> SegmentationSet:
     """The set in a folder, with each word of its class names left to one class."""
-    from pyramid_tokenizer.evaluation import distinct_names, open_segmentation_set
+    from pyramid_tokenizer.images.labelled import distinct_names, open_segmentation_set
 
     folder, classes = folder.expanduser(), classes and classes.expanduser()
     labelled = open_segmentation_set(folder, split=split, classes=classes)

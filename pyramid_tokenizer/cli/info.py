@@ -1,4 +1,4 @@
-"""`info`: what a model or a token file holds, or what a new model on a tower would."""
+"""`info`: what a model or a token file holds, or what a new model on a backbone would."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ if TYPE_CHECKING:
     from rich.console import Console
     from torch import Tensor
 
-    from pyramid_tokenizer.backbones import TowerDescription
-    from pyramid_tokenizer.config import LevelConfig
-    from pyramid_tokenizer.segmenter import Segmenter
+    from pyramid_tokenizer.backbones import BackboneDescription
+    from pyramid_tokenizer.config.models import LevelConfig
+    from pyramid_tokenizer.segmentation.segmenter import Segmenter
 
 What = Annotated[
     str | None,
@@ -34,7 +34,7 @@ Backbone = Annotated[
     str | None,
     typer.Option(
         metavar="NAME",
-        help='Instead of a model: the tower of a new one, e.g. "ViT-B-16"; its weights are not needed.',
+        help='Instead of a model: the backbone of a new one, e.g. "ViT-B-16"; its weights are not needed.',
     ),
 ]
 ImageSize = Annotated[
@@ -43,9 +43,9 @@ ImageSize = Annotated[
 
 
 def info(what: What = None, backbone: Backbone = None, size: ImageSize = 256) -> None:
-    """Show what a model or a token file holds, or what a new model on a tower would.
+    """Show what a model or a token file holds, or what a new model on a backbone would.
 
-    With --backbone: the blocks that are read, the levels of the layout that suits the tower, and the command that trains it.
+    With --backbone: the blocks that are read, the levels of the layout that suits the backbone, and the command that trains it.
     """
     console = make_console()
     if backbone is not None:
@@ -61,7 +61,7 @@ def info(what: What = None, backbone: Backbone = None, size: ImageSize = 256) ->
 
 
 def _show_tokens(path: Path, console: Console) -> None:
-    from pyramid_tokenizer.tokens import TokenPyramid
+    from pyramid_tokenizer.tokens.pyramid import TokenPyramid
 
     tokens = TokenPyramid.load(path)
     console.print(f"token file   {path}, {path.stat().st_size:,} bytes")
@@ -80,14 +80,14 @@ def _show_tokens(path: Path, console: Console) -> None:
 def _show_model(name: str, size: int, console: Console) -> None:
     from pyramid_tokenizer import hub
 
-    directory = hub.resolve(name)
+    directory = hub.resolve_model(name)
     segmenter = load_segmenter(str(directory))
     tok = segmenter.tok
-    tower = tok.config.backbone
-    address = " ".join(part for part in (tower.name, tower.weights) if part) or "in the model's own folder"
+    found = tok.config.backbone
+    address = " ".join(part for part in (found.name, found.pretrained) if part) or "in the model's own folder"
     console.print(f"model        {name}, in {directory}")
     console.print(f"fingerprint  {tok.fingerprint}")
-    console.print(f"backbone     {tower.kind}: {address if tower.kind != 'toy' else 'made of formulas'}")
+    console.print(f"backbone     {found.kind}: {address if found.kind != 'toy' else 'made of formulas'}")
     console.print(f"             {_describe_maps(tok.backbone)}")
     console.print(f"composition  {tok.config.quantizer.composition}")
     console.print(f"vocabulary   {tok.vocabulary.size:,} integers")
@@ -96,36 +96,36 @@ def _show_model(name: str, size: int, console: Console) -> None:
 
 
 def _show_backbone(name: str, size: int, console: Console) -> None:
-    from pyramid_tokenizer.backbones import describe_tower
-    from pyramid_tokenizer.presets import preset_levels
+    from pyramid_tokenizer.backbones import describe_backbone
+    from pyramid_tokenizer.quantizer.recipe import preset_levels
 
-    tower = describe_tower(name)
-    levels = preset_levels(channels=tower.channels, strides=tower.strides)
+    found = describe_backbone(name)
+    levels = preset_levels(channels=found.channels, strides=found.strides)
     console.print(f"backbone     {name}")
-    console.print(f"family       {tower.family}, {tower.num_parameters:,} numbers, frozen")
-    console.print(f"blocks       {', '.join(str(block) for block in tower.config.blocks)} of {tower.num_blocks}")
-    console.print(f"             {_describe_maps(tower)}")
-    console.print(f"meaning      {'of every location' if tower.has_dense else 'of the whole image'}")
-    console.print(f"weights      {', '.join(tower.weights) or 'no published ones'}")
+    console.print(f"family       {found.family}, {found.num_parameters:,} numbers, frozen")
+    console.print(f"blocks       {', '.join(str(block) for block in found.config.blocks)} of {found.num_blocks}")
+    console.print(f"             {_describe_maps(found)}")
+    console.print(f"meaning      {'of every location' if found.has_dense else 'of the whole image'}")
+    console.print(f"weights      {', '.join(found.pretrained) or 'no published ones'}")
     _show_levels(levels, size, console)
     console.print()
-    console.print(f"train it     {_train_command(name, tower, levels[0].stride)}")
+    console.print(f"train it     {_train_command(name, found, levels[0].stride)}")
 
 
-def _train_command(name: str, tower: TowerDescription, stride: int) -> str:
+def _train_command(name: str, found: BackboneDescription, stride: int) -> str:
     words = ["pyramid-tokenizer", "train", "--images", "FOLDER", "--backbone", shlex.quote(name)]
-    if tower.config.kind != "toy" and ":" not in tower.config.name:
-        words += ["--weights", tower.weights[0] if tower.weights else "FILE"]
-    multiple = math.lcm(stride, tower.multiple_px)
+    if found.config.kind != "toy" and ":" not in found.config.name:
+        words += ["--pretrained", found.pretrained[0] if found.pretrained else "FILE"]
+    multiple = math.lcm(stride, found.multiple_px)
     if 128 % multiple:  # the default crop
         words += ["--crop", str(max(1, round(128 / multiple)) * multiple)]
     return " ".join([*words, "--out", "my-tokenizer"])
 
 
-def _describe_maps(tower: Any) -> str:
+def _describe_maps(found: Any) -> str:
     """Of a backbone or its description."""
-    maps = ", ".join(f"{c} at stride {s}" for c, s in zip(tower.channels, tower.strides, strict=True))
-    return f"channels {maps}; {tower.embedding_dim} dimensions shared with text"
+    maps = ", ".join(f"{c} at stride {s}" for c, s in zip(found.channels, found.strides, strict=True))
+    return f"channels {maps}; {found.embedding_dim} dimensions shared with text"
 
 
 def _show_levels(levels: Sequence[LevelConfig], size: int, console: Console) -> None:

@@ -1,4 +1,4 @@
-"""Every prefix of an image's tokens as a picture with its figures; `reconstruct` and `demo` show them."""
+"""Every prefix of an image's tokens as an image with its figures; `reconstruct` and `demo` show them."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from pyramid_tokenizer.tokenizer import PyramidTokenizer
-    from pyramid_tokenizer.tokens import TokenPyramid
+    from pyramid_tokenizer.tokens.pyramid import TokenPyramid
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Prefix:
     """What the coarsest levels of one image give."""
 
-    picture: Image.Image
+    image: Image.Image
     levels: int
     num_tokens: int
     bits_per_pixel: float
@@ -60,14 +60,14 @@ def decode_prefixes(tok: PyramidTokenizer, tokens: TokenPyramid, original: Tenso
         MissingExtraError: scikit-image, which measures SSIM, is not installed.
     """
     from pyramid_tokenizer.evaluation import psnr
-    from pyramid_tokenizer.images import to_pil
+    from pyramid_tokenizer.images.pixels import to_pil
 
     prefixes = []
     for n in range(1, len(tokens) + 1):
         part = tokens[:n]
         decoded = tok.decode(part).cpu()
         prefix = Prefix(
-            picture=to_pil(decoded)[0],
+            image=to_pil(decoded)[0],
             levels=n,
             num_tokens=part.num_tokens,
             bits_per_pixel=part.bits_per_pixel,
@@ -94,7 +94,7 @@ def prefix_sheet(
     from pyramid_tokenizer.visualize import contact_sheet
 
     return contact_sheet(
-        [[original, *(p.picture for p in row)] for original, row in zip(originals, prefixes, strict=True)],
+        [[original, *(p.image for p in row)] for original, row in zip(originals, prefixes, strict=True)],
         column_titles=["original", *(p.title for p in prefixes[0])],
         row_titles=row_titles,
         captions=[

@@ -9,14 +9,7 @@ import typer
 
 from pyramid_tokenizer.cli.files import find_images, plan_outputs
 from pyramid_tokenizer.cli.options import Device, Force, Images, Levels, Model, Size
-from pyramid_tokenizer.cli.terminal import (
-    Failures,
-    cut_levels,
-    load_tokenizer,
-    make_console,
-    make_table,
-    show_progress,
-)
+from pyramid_tokenizer.cli.terminal import Failures, cut_levels, load_tokenizer, make_console, make_table, show_progress
 from pyramid_tokenizer.errors import ImageError
 
 Out = Annotated[
@@ -39,7 +32,8 @@ def reconstruct(
     pixels, over the whole image). Images that cannot be read are passed over, named at the end, and make the exit code 1.
     """
     from pyramid_tokenizer.cli.prefixes import decode_prefixes, prefix_sheet
-    from pyramid_tokenizer.images import read_image, to_pil
+    from pyramid_tokenizer.images.pixels import to_pil
+    from pyramid_tokenizer.images.read import read_image
 
     sources = find_images(images)
     outputs = plan_outputs(sources, out=out, suffix=".png", force=force)

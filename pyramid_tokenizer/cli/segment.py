@@ -11,13 +11,7 @@ import typer
 
 from pyramid_tokenizer.cli.files import Source, check_absent, number_paths, plan_outputs
 from pyramid_tokenizer.cli.options import Device, Force, Model, Size
-from pyramid_tokenizer.cli.terminal import (
-    Failures,
-    describe_size,
-    load_segmenter,
-    make_console,
-    show_progress,
-)
+from pyramid_tokenizer.cli.terminal import Failures, describe_size, load_segmenter, make_console, show_progress
 from pyramid_tokenizer.cli.words import (
     Images,
     TextCache,
@@ -33,9 +27,9 @@ if TYPE_CHECKING:
     from PIL import Image
     from torch import Tensor
 
-    from pyramid_tokenizer.segmenter import SegmentationMap
+    from pyramid_tokenizer.segmentation.segmenter import SegmentationMap
     from pyramid_tokenizer.tokenizer import PyramidTokenizer
-    from pyramid_tokenizer.tokens import TokenPyramid
+    from pyramid_tokenizer.tokens.pyramid import TokenPyramid
 
 MAX_CLASSES = 2**16 - 1
 """Of a label map in a PNG, which has 16 bits at most; the last value is the background's."""
@@ -76,7 +70,7 @@ ModeChoice = Annotated[
     Mode,
     typer.Option(
         metavar="auto|lookup|decoder|dense",
-        help="By the tokens alone, by tokens and the trained head, by the tower's own map of an image; auto takes the head "
+        help="By the tokens alone, by tokens and the trained head, by the backbone's own map of an image; auto takes the head "
         "where there is one.",
     ),
 ]
@@ -113,7 +107,7 @@ def segment(
     """Find what words name, in images or in stored tokens.
 
     photo.jpg becomes segmented/photo.png: the photo under the colours of its classes, with a legend. With --tokens the
-    picture is decoded from the tokens, the photo is not needed; a file with several images becomes photo-0.png, photo-1.png,
+    image is decoded from the tokens, the photo is not needed; a file with several images becomes photo-0.png, photo-1.png,
     ... Files that cannot be used are passed over, named at the end, and make the exit code 1.
     """
     rest = read_background(background, threshold)
@@ -127,12 +121,12 @@ def segment(
         for source, output in zip(inputs.sources, outputs, strict=True):
             try:
                 what = inputs.read(source)
-                pictures = _pictures(segmenter.tok, what)
+                images = _images(segmenter.tok, what)
                 found = segmenter.segment(what, names, background=rest, mode=mode.value)
             except (ImageError, TokenError) as error:
                 failures.add(source.path, error)
             else:
-                for summary in _write(pictures, found, output, labels=labels, force=force):
+                for summary in _write(images, found, output, labels=labels, force=force):
                     console.print(f"{source.path}: {summary}")
             advance()
 
@@ -162,24 +156,24 @@ def _labels_path(overlay: Path) -> Path:
     return overlay.with_name(f"{overlay.stem}.labels.png")
 
 
-def _pictures(tok: PyramidTokenizer, what: TokenPyramid | Tensor) -> Tensor:
+def _images(tok: PyramidTokenizer, what: TokenPyramid | Tensor) -> Tensor:
     """(B, 3, H, W), what overlays lie on."""
-    from pyramid_tokenizer.tokens import TokenPyramid
+    from pyramid_tokenizer.tokens.pyramid import TokenPyramid
 
     return tok.decode(what) if isinstance(what, TokenPyramid) else what
 
 
-def _write(pictures: Tensor, found: SegmentationMap, output: Path, *, labels: bool, force: bool) -> list[str]:
+def _write(images: Tensor, found: SegmentationMap, output: Path, *, labels: bool, force: bool) -> list[str]:
     """One overlay an image, and with `labels` one label map; says of each image what was found and where it is."""
     from pyramid_tokenizer.visualize import overlay
 
-    paths = number_paths(output, len(pictures))
+    paths = number_paths(output, len(images))
     if not force:
         check_absent([*paths, *map(_labels_path, paths)] if labels else paths)
     output.parent.mkdir(parents=True, exist_ok=True)
     summaries = []
-    for picture, image_labels, path in zip(pictures, found.labels.cpu(), paths, strict=True):
-        overlay(picture, image_labels, found.names).save(path)
+    for image, image_labels, path in zip(images, found.labels.cpu(), paths, strict=True):
+        overlay(image, image_labels, found.names).save(path)
         written = [str(path)]
         if labels:
             written.append(str(_labels_path(path)))
@@ -200,7 +194,7 @@ def _label_map(labels: Tensor, num_classes: int) -> Image.Image:
 
 
 def describe_shares(labels: Tensor, names: Sequence[str]) -> str:
-    """Classes that occur with their share of the picture, most frequent first; the background behind them.
+    """Classes that occur with their share of the image, most frequent first; the background behind them.
 
     Example:
         >>> import torch

@@ -16,9 +16,9 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
-    from pyramid_tokenizer.segmenter import Segmenter
+    from pyramid_tokenizer.segmentation.segmenter import Segmenter
     from pyramid_tokenizer.tokenizer import PyramidTokenizer
-    from pyramid_tokenizer.tokens import TokenPyramid
+    from pyramid_tokenizer.tokens.pyramid import TokenPyramid
 
 
 def make_console() -> Console:
@@ -107,7 +107,7 @@ def load_segmenter(name: str, device: str = "cpu", *, text_cache: str | None = N
         ConfigError: There is no such device.
         PyramidTokenizerError: As `Segmenter.from_pretrained`.
     """
-    from pyramid_tokenizer.segmenter import Segmenter
+    from pyramid_tokenizer.segmentation.segmenter import Segmenter
 
     _check_device(device)
     return Segmenter.from_pretrained(name, text_cache=text_cache, device=device)

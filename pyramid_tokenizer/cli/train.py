@@ -37,31 +37,33 @@ from pyramid_tokenizer.cli.training_options import (
 from pyramid_tokenizer.errors import ConfigError
 
 if TYPE_CHECKING:
-    from pyramid_tokenizer.config import TokenizerConfig
+    from pyramid_tokenizer.config.models import TokenizerConfig
     from pyramid_tokenizer.tokenizer import PyramidTokenizer
 
 Config = Annotated[
     Path | None,
-    typer.Option(metavar="FILE", help="Layout and tower of a new model, in the format of a saved model's config.json."),
+    typer.Option(
+        metavar="FILE", help="Layout and backbone of a new model, in the format of a saved model's config.json."
+    ),
 ]
 BackboneDir = Annotated[
     Path | None,
-    typer.Option(metavar="FOLDER", help="With --config: the tower, in open_clip's local-directory layout."),
+    typer.Option(metavar="FOLDER", help="With --config: the backbone, in open_clip's local-directory layout."),
 ]
 Model = Annotated[
     str | None,
     typer.Option(
-        metavar="NAME", help="Instead of --config: the model whose tower and layout are reused.  [default: tiny]"
+        metavar="NAME", help="Instead of --config: the model whose backbone and layout are reused.  [default: tiny]"
     ),
 ]
 Backbone = Annotated[
     str | None,
     typer.Option(
         metavar="NAME",
-        help='Instead of --config: an open_clip tower with the layout that suits it, e.g. "ViT-B-16" or "hf-hub:ORG/REPO".',
+        help='Instead of --config: an open_clip backbone with the layout that suits it, e.g. "ViT-B-16" or "hf-hub:ORG/REPO".',
     ),
 ]
-Weights = Annotated[
+Pretrained = Annotated[
     str | None,
     typer.Option(metavar="TAG", help="With --backbone: open_clip's tag of the weights, or a checkpoint file."),
 ]
@@ -72,7 +74,7 @@ def train(
     images: Source,
     out: Out,
     backbone: Backbone = None,
-    weights: Weights = None,
+    pretrained: Pretrained = None,
     config: Config = None,
     backbone_dir: BackboneDir = None,
     model: Model = None,
@@ -95,11 +97,11 @@ def train(
 ) -> None:
     """Train a model on images.
 
-    Fits the codebooks, then trains the decoder; the tower stays frozen. Interrupt it at any time: the same command resumes.
+    Fits the codebooks, then trains the decoder; the backbone stays frozen. Interrupt it at any time: the same command resumes.
     On several GPUs, run it with `accelerate launch -m pyramid_tokenizer.cli train ...`.
     """
     check_out(out)
-    from pyramid_tokenizer.data import open_images
+    from pyramid_tokenizer.images import open_images
     from pyramid_tokenizer.training import TrainConfig
     from pyramid_tokenizer.training import train as train_images
 
@@ -122,7 +124,7 @@ def train(
     )
     console = make_console()
     source = open_images(images, column=column)
-    tok = _make_tokenizer(backbone, weights, config, backbone_dir, model)
+    tok = _make_tokenizer(backbone, pretrained, config, backbone_dir, model)
     sizes = "+".join(str(size) for size in tok.quantizer.codebook_sizes)
     console.print(f"train: {len(source):,} images, codebooks of {sizes} entries -> {out}")
     with show_steps(console) as log:
@@ -131,21 +133,21 @@ def train(
 
 
 def _make_tokenizer(
-    backbone: str | None, weights: str | None, config: Path | None, backbone_dir: Path | None, model: str | None
+    backbone: str | None, pretrained: str | None, config: Path | None, backbone_dir: Path | None, model: str | None
 ) -> PyramidTokenizer:
-    """A tokenizer with a tower and empty codebooks."""
+    """A tokenizer with a backbone and empty codebooks."""
     from pyramid_tokenizer.tokenizer import PyramidTokenizer
 
     named = {"--backbone": backbone, "--config": config, "--model": model}
     given = [f"{option} {value}" for option, value in named.items() if value is not None]
     if len(given) > 1:
         raise ConfigError(f"expected one of {', '.join(named)}, got {' and '.join(given)}: leave one out")
-    for option, value, owner in (("--weights", weights, backbone), ("--backbone-dir", backbone_dir, config)):
+    for option, value, owner in (("--pretrained", pretrained, backbone), ("--backbone-dir", backbone_dir, config)):
         if value is not None and owner is None:
-            needed = "--backbone" if option == "--weights" else "--config"
-            raise ConfigError(f"expected {needed} with {option} {value}, got none: a model has its own tower")
+            needed = "--backbone" if option == "--pretrained" else "--config"
+            raise ConfigError(f"expected {needed} with {option} {value}, got none: a model has its own backbone")
     if backbone is not None:
-        return PyramidTokenizer.from_backbone(backbone, weights=weights)
+        return PyramidTokenizer.from_backbone(backbone, pretrained=pretrained)
     if config is not None:
         return PyramidTokenizer.from_config(_read_config(config), directory=backbone_dir)
     base = PyramidTokenizer.from_pretrained(model or "tiny")
@@ -153,7 +155,8 @@ def _make_tokenizer(
 
 
 def _read_config(path: Path) -> TokenizerConfig:
-    from pyramid_tokenizer.config import TokenizerConfig, from_dict
+    from pyramid_tokenizer.config.models import TokenizerConfig
+    from pyramid_tokenizer.config.plain import from_dict
 
     try:
         data = json.loads(path.expanduser().read_text(encoding="utf-8"))

@@ -39,9 +39,9 @@ Out = Annotated[
 ]
 Steps = Annotated[int, typer.Option(metavar="N", min=0, help="Steps of the decoder.")]
 CodebookSteps = Annotated[
-    int, typer.Option(metavar="N", min=0, help="Steps that refine the codebooks; 0 keeps their closed-form fit.")
+    int, typer.Option(metavar="N", min=0, help="Steps that refine the codebooks; 0 keeps their gradient-free fit.")
 ]
-FitImages = Annotated[int, typer.Option(metavar="N", min=1, help="Crops of the closed-form fit, at most.")]
+FitImages = Annotated[int, typer.Option(metavar="N", min=1, help="Crops of the gradient-free fit, at most.")]
 BatchSize = Annotated[int, typer.Option(metavar="N", min=1, help="Crops per pass and process.")]
 Accumulate = Annotated[int, typer.Option(metavar="N", min=1, help="Passes whose gradients make one step.")]
 Crop = Annotated[int, typer.Option(metavar="PIXELS", min=1, help="Side of a crop, a multiple of the coarsest stride.")]
@@ -52,7 +52,7 @@ CodebookRate = Annotated[
 Perceptual = Annotated[
     PerceptualKind,
     typer.Option(
-        metavar="none|backbone|lpips", help="Further loss of the decoder: on the tower's finest maps, or LPIPS."
+        metavar="none|backbone|lpips", help="Further loss of the decoder: on the backbone's finest maps, or LPIPS."
     ),
 ]
 Bf16 = Annotated[bool, typer.Option("--bf16", help="Train in bfloat16; the codebooks stay in float32.")]
@@ -92,7 +92,7 @@ def tell_end(console: Console, out: Path, num_images: int) -> None:
         out: Folder of the new model.
         num_images: Of the source.
     """
-    from pyramid_tokenizer.data import read_skip_log
+    from pyramid_tokenizer.images import read_skip_log
     from pyramid_tokenizer.training.train import SKIP_LOG
 
     skipped = read_skip_log(out / SKIP_LOG)

@@ -15,7 +15,7 @@ from pyramid_tokenizer.errors import ConfigError
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from pyramid_tokenizer.tokens import TokenPyramid
+    from pyramid_tokenizer.tokens.pyramid import TokenPyramid
 
 Images = Annotated[
     list[str] | None, typer.Argument(metavar="IMAGES", help="Image files, folders of them, or quoted globs.")
@@ -54,8 +54,8 @@ class Inputs:
             ImageError: The image cannot be read.
             TokenError: The token file cannot be read.
         """
-        from pyramid_tokenizer.images import to_batch
-        from pyramid_tokenizer.tokens import TokenPyramid
+        from pyramid_tokenizer.images.read import to_batch
+        from pyramid_tokenizer.tokens.pyramid import TokenPyramid
 
         return TokenPyramid.load(source.path) if self.are_tokens else to_batch(source.path, size=self.size)
 
@@ -68,18 +68,18 @@ def find_inputs(images: Sequence[str] | None, tokens: Sequence[str] | None, *, s
         PyramidTokenizerError: As `find_images` and `find_tokens`.
     """
     arguments = images or []
-    pictures = [name for name in arguments if not name.endswith(TOKEN_SUFFIX)]
+    paths = [name for name in arguments if not name.endswith(TOKEN_SUFFIX)]
     stored = [*(tokens or []), *(name for name in arguments if name.endswith(TOKEN_SUFFIX))]
-    if pictures and stored:
-        got = f"both, {pictures[0]!r} and {stored[0]!r}"
+    if paths and stored:
+        got = f"both, {paths[0]!r} and {stored[0]!r}"
         raise ConfigError(f"expected IMAGES or --tokens, got {got}: give each kind a call of its own")
-    if not pictures and not stored:
+    if not paths and not stored:
         raise ConfigError("expected IMAGES or --tokens, got neither: name an image, a folder of images or a token file")
     if stored and size is not None:
         raise ConfigError(
             f"expected --size with IMAGES, got it with token files, which keep their size: leave {size} out"
         )
-    sources = find_tokens(stored) if stored else find_images(pictures)
+    sources = find_tokens(stored) if stored else find_images(paths)
     return Inputs(sources, are_tokens=bool(stored), size=size)
 
 

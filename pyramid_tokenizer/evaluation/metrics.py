@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from pyramid_tokenizer.errors import ImageValueError, MissingExtraError
-from pyramid_tokenizer.images import to_uint8
+from pyramid_tokenizer.images.pixels import to_uint8
 
 SSIM_WINDOW_PX = 11
 """Side of the Gaussian window: sigma 1.5 cut at 3.5 sigma, as in the paper."""
@@ -23,7 +23,7 @@ def psnr(a: Tensor, b: Tensor) -> Tensor:
         b: The same shape and range.
 
     Returns:
-        (B,) float64 on the CPU; infinite where both are the same picture in 8 bit. Average it over images (the mean of
+        (B,) float64 on the CPU; infinite where both are the same image in 8 bit. Average it over images (the mean of
         PSNRs is not the PSNR of the mean error).
 
     Raises:
@@ -50,7 +50,7 @@ def ssim(a: Tensor, b: Tensor) -> Tensor:
         b: The same shape and range.
 
     Returns:
-        (B,) float64 on the CPU, in [-1, 1]; 1 for the same picture.
+        (B,) float64 on the CPU, in [-1, 1]; 1 for the same image.
 
     Raises:
         ImageValueError: Different shapes, not (B, 3, H, W) float, values outside [0, 1], or a side shorter than the window.

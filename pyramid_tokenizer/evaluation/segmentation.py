@@ -13,8 +13,8 @@ from torch import Tensor
 from pyramid_tokenizer.errors import ConfigError, DataError
 from pyramid_tokenizer.evaluation.bootstrap import bootstrap_intervals
 from pyramid_tokenizer.evaluation.confusion import NONE, SCORES, ClassCounts, ConfusionMatrix, ConfusionScores
-from pyramid_tokenizer.evaluation.segmentation_data import IGNORED, Sample
-from pyramid_tokenizer.images import read_image
+from pyramid_tokenizer.images.labelled.sets import IGNORED, Sample
+from pyramid_tokenizer.images.read import read_image
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -77,9 +77,9 @@ def evaluate_segmentation(
 
     Raises:
         ConfigError: `names` of another length, or `none_class` outside the classes.
-        DataError: No samples, a picture of another size than its labels, or labels and predictions that
+        DataError: No samples, an image of another size than its labels, or labels and predictions that
             `ConfusionMatrix.add` refuses; the message names the sample.
-        ImageError: A picture that cannot be read.
+        ImageError: An image that cannot be read.
 
     Example:
         >>> image = torch.zeros(3, 2, 4)
@@ -97,8 +97,8 @@ def evaluate_segmentation(
         image = read_image(sample.image)
         if image.shape[1:] != sample.labels.shape:
             got = f"{tuple(image.shape[1:])} for labels {tuple(sample.labels.shape)}"
-            fix = "make them anew, or bake the picture's EXIF turn in"
-            raise DataError(f"expected a picture of the size of its labels, got {got} in {sample.name!r}: {fix}")
+            fix = "make them anew, or bake the image's EXIF turn in"
+            raise DataError(f"expected an image of the size of its labels, got {got} in {sample.name!r}: {fix}")
         predicted = predict(image)
         if none_class is not None:
             predicted = torch.where(predicted == NONE, none_class, predicted)

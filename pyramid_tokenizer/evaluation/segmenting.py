@@ -9,11 +9,11 @@ import torch
 from torch import Tensor
 
 from pyramid_tokenizer.errors import ConfigError
-from pyramid_tokenizer.evaluation.class_names import distinct_names, split_name
 from pyramid_tokenizer.evaluation.confusion import NONE
-from pyramid_tokenizer.evaluation.protocols import SegmentationProtocol
 from pyramid_tokenizer.evaluation.windows import ScoreFn, at_short_side, sliding_window
-from pyramid_tokenizer.segmenter import Mode, Segmenter
+from pyramid_tokenizer.images.labelled.class_names import distinct_names, split_name
+from pyramid_tokenizer.images.labelled.protocols import SegmentationProtocol
+from pyramid_tokenizer.segmentation.segmenter import Mode, Segmenter
 from pyramid_tokenizer.text import parse_names
 
 CHUNK_FLOATS = 2**27
@@ -36,7 +36,7 @@ def label_images(
     """What segments an image as a protocol demands; its class names are asked as `distinct_names` leaves them.
 
     Args:
-        seg: Tokenizer, head and text tower.
+        seg: Tokenizer, head and text encoder.
         protocol: With names, e.g. that of a `SegmentationSet`.
         background: What belongs to the background's class: words, or a threshold on the scale of
             `SegmentationMap.scores`. Exactly where `protocol.background` is "class".
@@ -54,7 +54,7 @@ def label_images(
         DataError: As `distinct_names`.
 
     Example:
-        >>> from pyramid_tokenizer.evaluation import find_protocol
+        >>> from pyramid_tokenizer.images.labelled import find_protocol
         >>> predict = label_images(Segmenter.from_pretrained("tiny"), find_protocol("voc-20"), window_px=64)
         >>> predict(torch.rand(3, 64, 96)).shape
         torch.Size([64, 96])

@@ -10,9 +10,9 @@ from typing import Any
 import torch.nn.functional as F
 
 from pyramid_tokenizer.errors import DataError
-from pyramid_tokenizer.evaluation.segmentation_data import Sample
-from pyramid_tokenizer.evaluation.token_meaning import LevelMeaning, TokenMeaning, oracle_scores
-from pyramid_tokenizer.images import read_image
+from pyramid_tokenizer.evaluation.token_semantics import LevelSemantics, TokenSemantics, oracle_scores
+from pyramid_tokenizer.images.labelled.sets import Sample
+from pyramid_tokenizer.images.read import read_image
 from pyramid_tokenizer.tokenizer import PyramidTokenizer
 
 
@@ -27,7 +27,7 @@ class TokenFigures:
     num_seen: int
     """Codes that cover a labelled pixel."""
     purity: float
-    """Share of pixels that are of the commonest class under their code; grows with K, see `LevelMeaning`."""
+    """Share of pixels that are of the commonest class under their code; grows with K, see `LevelSemantics`."""
     majority_share: float
     """Share of pixels of the commonest class: purity with one code."""
     oracle_miou: float
@@ -43,17 +43,17 @@ class TokenFigures:
 def token_figures(
     tok: PyramidTokenizer, samples: Iterable[Sample], *, num_classes: int, short_side_px: int | None = None
 ) -> tuple[TokenFigures, ...]:
-    """The figures of every level, coarse to fine. Each picture is tokenised as a whole.
+    """The figures of every level, coarse to fine. Each image is tokenised as a whole.
 
     Args:
         tok: A fitted tokenizer.
         samples: Two or more.
         num_classes: N.
-        short_side_px: Pictures and labels are resized to this short side first; None keeps their size.
+        short_side_px: Images and labels are resized to this short side first; None keeps their size.
 
     Raises:
-        DataError: Fewer than two samples, or a picture of another size than its labels.
-        ImageError: A picture that cannot be read.
+        DataError: Fewer than two samples, or an image of another size than its labels.
+        ImageError: An image that cannot be read.
 
     Example:
         >>> import torch
@@ -64,14 +64,14 @@ def token_figures(
         [(32, 1.0), (16, 1.0), (8, 1.0)]
     """
     sizes, strides = tok.quantizer.codebook_sizes, tok.quantizer.strides
-    halves = [TokenMeaning(sizes, strides=strides, num_classes=num_classes) for _ in range(2)]
+    halves = [TokenSemantics(sizes, strides=strides, num_classes=num_classes) for _ in range(2)]
     count = 0
     for count, sample in enumerate(samples, start=1):
         image, labels = read_image(sample.image), sample.labels
         if image.shape[1:] != labels.shape:
             got = f"{tuple(image.shape[1:])} for labels {tuple(labels.shape)}"
             raise DataError(
-                f"expected a picture of its labels' size, got {got} in {sample.name!r}: make the labels anew"
+                f"expected an image of its labels' size, got {got} in {sample.name!r}: make the labels anew"
             )
         if short_side_px is not None:
             image = read_image(image, size=short_side_px)
@@ -85,8 +85,8 @@ def token_figures(
     return tuple(_figures(stride, even, odd) for stride, (even, odd) in zip(strides, pairs, strict=True))
 
 
-def _figures(stride: int, even: LevelMeaning, odd: LevelMeaning) -> TokenFigures:
-    both = LevelMeaning(counts=even.counts + odd.counts)
+def _figures(stride: int, even: LevelSemantics, odd: LevelSemantics) -> TokenFigures:
+    both = LevelSemantics(counts=even.counts + odd.counts)
     oracle = oracle_scores(even, odd)
     return TokenFigures(
         stride=stride,

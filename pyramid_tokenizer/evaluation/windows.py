@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from pyramid_tokenizer.errors import ConfigError, DataError
-from pyramid_tokenizer.images import read_image
+from pyramid_tokenizer.images.read import read_image
 
 ScoreFn = Callable[[Tensor], Tensor]
 """Image (3, h, w) float in [0, 1] -> scores (N, h, w) float, higher = more likely."""

@@ -1,6 +1,6 @@
 """Class names -> text embeddings, for open-vocabulary segmentation and classification.
 
-    names ─parse_names─▶ phrases ─templates─▶ prompts ─text tower─▶ VocabularyEmbeddings ─class_scores─▶ a score a class
+    names ─parse_names─▶ phrases ─templates─▶ prompts ─text encoder─▶ VocabularyEmbeddings ─class_scores─▶ a score a class
 
 Legend, beside that of `pyramid.py`
     N            classes
@@ -10,7 +10,7 @@ Legend, beside that of `pyramid.py`
 
 from pyramid_tokenizer.text.cache import text_fingerprint
 from pyramid_tokenizer.text.embeddings import VocabularyEmbeddings
-from pyramid_tokenizer.text.encoder import TEMPLATES, TextEncoder, TextTower
+from pyramid_tokenizer.text.encoder import TEMPLATES, TextEncoder, TextNetwork
 from pyramid_tokenizer.text.names import BACKGROUND, ClassNames, parse_names
 
 __all__ = [
@@ -18,7 +18,7 @@ __all__ = [
     "TEMPLATES",
     "ClassNames",
     "TextEncoder",
-    "TextTower",
+    "TextNetwork",
     "VocabularyEmbeddings",
     "parse_names",
     "text_fingerprint",

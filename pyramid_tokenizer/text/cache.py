@@ -1,4 +1,4 @@
-"""`EmbeddingCache`: text embeddings on disk, one file a list of phrases; and the fingerprint of the tower they are of."""
+"""`EmbeddingCache`: text embeddings on disk, one file a list of phrases; and the fingerprint of the backbone they are of."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from pyramid_tokenizer.errors import BackboneError
 
 _FORMAT = 1
-_IMAGE_TOWER = "model.visual."
+_IMAGE_NETWORK = "model.visual."
 _STACK_LEVEL = 5  # a warning points at the line that called the encoder
 
 
@@ -31,7 +31,7 @@ class EmbeddingCache:
 
     Example:
         >>> import tempfile
-        >>> cache = EmbeddingCache(tempfile.mkdtemp(), facts=["a tower's fingerprint", ["a photo of a {}"]])
+        >>> cache = EmbeddingCache(tempfile.mkdtemp(), facts=["a backbone's fingerprint", ["a photo of a {}"]])
         >>> cache.write(["dog"], torch.ones(1, 4))
         >>> cache.read(["dog"], dim=4), cache.read(["cat"], dim=4)
         (tensor([[1., 1., 1., 1.]]), None)
@@ -92,10 +92,10 @@ class EmbeddingCache:
 
 
 def text_fingerprint(backbone: object) -> str:
-    """SHA-256 (hex) of what determines `encode_text`: all weights outside the image tower, their dtype, the text config.
+    """SHA-256 (hex) of what determines `encode_text`: all weights outside the backbone, their dtype, the text config.
 
     Args:
-        backbone: A `Backbone`. What is left out is `model.visual`, where an `OpenClipBackbone` has its image tower.
+        backbone: A `Backbone`. What is left out is `model.visual`, where an `OpenClipBackbone` has its backbone.
 
     Raises:
         BackboneError: It is no torch module, so that its weights cannot be read.
@@ -115,7 +115,7 @@ def text_fingerprint(backbone: object) -> str:
     facts = [type(backbone).__name__, config.get("text_cfg"), bool(config.get("quick_gelu", False))]
     digest = hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode())
     for name, tensor in sorted(backbone.state_dict().items()):
-        if not name.startswith(_IMAGE_TOWER):
+        if not name.startswith(_IMAGE_NETWORK):
             digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
             digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
     return digest.hexdigest()

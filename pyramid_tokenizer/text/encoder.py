@@ -24,12 +24,12 @@ TEMPLATES: dict[str, tuple[str, ...]] = {
 }
 """Sets of prompts by name; "{}" is where a phrase goes."""
 
-# What is held beside the answer does not grow with the number of names; large enough to fill a tower's batch.
+# What is held beside the answer does not grow with the number of names; large enough to fill a backbone's batch.
 _PROMPTS_PER_CALL = 256
 _MEMO_PHRASES = 20_000  # 40 MB at 512 dimensions
 
 
-class TextTower(Protocol):
+class TextNetwork(Protocol):
     """What is needed of a `Backbone`."""
 
     embedding_dim: int
@@ -43,7 +43,7 @@ class TextTower(Protocol):
 class TextEncoder:
     """Phrases -> embeddings, each the mean over prompt templates; remembers what it has encoded, on disk too if asked to.
 
-    What is remembered holds for the tower's weights at first use: make a new encoder when they change. Embeddings of the same
+    What is remembered holds for the backbone's weights at first use: make a new encoder when they change. Embeddings of the same
     phrase may differ in the last bits between batches and machines; a remembered one comes back bit for bit.
 
     Source:
@@ -59,7 +59,7 @@ class TextEncoder:
 
     def __init__(
         self,
-        backbone: TextTower,
+        backbone: TextNetwork,
         *,
         templates: str | Sequence[str] = "default",
         cache_dir: str | os.PathLike[str] | None = None,
@@ -67,7 +67,7 @@ class TextEncoder:
         """Encodes nothing yet.
 
         Args:
-            backbone: A loaded tower; see `load_backbone`.
+            backbone: A loaded backbone; see `load_backbone`.
             templates: A name in `TEMPLATES`, or prompts of your own with one "{}" each.
             cache_dir: Folder to keep embeddings in, "auto" for the user's own (see `EmbeddingCache`), None for memory only.
 
@@ -126,7 +126,7 @@ class TextEncoder:
 
     @cached_property
     def _cache(self) -> EmbeddingCache | None:
-        # at first use: hashing the weights of a large tower takes seconds
+        # at first use: hashing the weights of a large backbone takes seconds
         if self._cache_dir is None:
             return None
         return EmbeddingCache(self._cache_dir, facts=[text_fingerprint(self.backbone), self.templates])
@@ -142,7 +142,7 @@ class TextEncoder:
         whole = torch.cat(rows)
         if not torch.isfinite(whole).all():
             raise BackboneError(
-                "expected finite text embeddings, got NaN or infinite ones: the tower overflows in its dtype; use float32 "
+                "expected finite text embeddings, got NaN or infinite ones: the backbone overflows in its dtype; use float32 "
                 "or bfloat16"
             )
         return whole

@@ -1,4 +1,4 @@
-"""Training: `train` and `finetune` run the closed form, stage 1 (adapters and codebooks), stage 2 (trunk and pixel decoder)."""
+"""Training: `train` and `finetune` run the gradient-free fit, stage 1 (adapters and codebooks), stage 2 (trunk and pixel decoder)."""
 
 from pyramid_tokenizer.errors import MissingExtraError
 from pyramid_tokenizer.training.config import TrainConfig

@@ -26,13 +26,13 @@ class TrainConfig:
     """
 
     codebooks: Codebooks = "fit"
-    """Where they start. "fit": empty ones are fitted in closed form. The others are for a fitted tokenizer: "refit" runs
+    """Where they start. "fit": empty ones are fitted without gradients. The others are for a fitted tokenizer: "refit" runs
     k-means anew in the adapters' coordinates, which a trained decoder still understands; "continue" refines adapters and
     codebooks by `codebook_steps`; "frozen" keeps every id, so that stored tokens stay valid."""
     fit_images: int = 4000
-    """Crops of the closed-form fit, at most; of few pictures, eight each."""
+    """Crops of the gradient-free fit, at most; of few images, eight each."""
     vectors_per_code: int = 64
-    """Cells sampled per codebook entry in the closed-form fit."""
+    """Cells sampled per codebook entry in the gradient-free fit."""
     codebook_steps: int = 0
     """Steps of stage 1, gradient refinement of adapters and codebooks, which ends with a refit; 0 leaves it out."""
     decoder_steps: int = 2000
@@ -69,14 +69,14 @@ class TrainConfig:
     pixel_loss: PixelLoss = "psnr"
     """"l1", "l2", or "psnr": the mean of log squared errors per image, which is mean PSNR's own loss."""
     perceptual: Perceptual = "none"
-    """Further term of the decoder's loss: "backbone" compares the frozen tower's finest maps, "lpips" needs the extra of
+    """Further term of the decoder's loss: "backbone" compares the frozen backbone's finest maps, "lpips" needs the extra of
     that name."""
     perceptual_weight: float = 1.0
     """Of that term, against the pixel loss."""
     commit_weight: float = 0.25
     """Stage 1: pull of projections to their codes."""
     align_weight: float = 0.1
-    """Stage 1: one less the cosine between a code's text address and the tower's dense map."""
+    """Stage 1: one less the cosine between a code's text address and the backbone's dense map."""
     seed: int = 0
     """With a step's number, the only source of chance."""
     mixed_precision: Literal["no", "bf16"] = "no"

@@ -9,7 +9,7 @@ from torch import Tensor
 from pyramid_tokenizer.training.config import PixelLoss
 
 PSNR_FLOOR = 1e-4
-"""Squared error below which an image counts as solved (40 dB): keeps flat pictures from ruling the gradient."""
+"""Squared error below which an image counts as solved (40 dB): keeps flat images from ruling the gradient."""
 
 
 def pixel_loss(images: Tensor, targets: Tensor, kind: PixelLoss) -> Tensor:
@@ -36,7 +36,7 @@ def pixel_loss(images: Tensor, targets: Tensor, kind: PixelLoss) -> Tensor:
     return (((images - targets) ** 2).flatten(1).mean(1) + PSNR_FLOOR).log().mean()
 
 
-def alignment_loss(addresses: Tensor, dense: Tensor) -> Tensor:
+def alignment_loss(text_embeddings: Tensor, dense: Tensor) -> Tensor:
     """One less the cosine between unit maps (B, D, h, w), averaged; `dense` is the fixed side.
 
     Example:
@@ -44,7 +44,7 @@ def alignment_loss(addresses: Tensor, dense: Tensor) -> Tensor:
         >>> float(alignment_loss(up, up)), float(alignment_loss(up, right))
         (0.0, 1.0)
     """
-    return 1 - (addresses * dense.detach()).sum(1).mean()
+    return 1 - (text_embeddings * dense.detach()).sum(1).mean()
 
 
 def commitment_loss(projected: Tensor, codes: Tensor) -> Tensor:

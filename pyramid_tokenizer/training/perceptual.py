@@ -1,4 +1,4 @@
-"""Distances between pictures that follow looks more than pixels do: an optional term of the decoder's loss."""
+"""Distances between images that follow looks more than pixels do: an optional term of the decoder's loss."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ def perceptual_distance(kind: Perceptual, backbone: Any) -> Distance | None:
     """The distance of that kind.
 
     Args:
-        kind: "none"; "backbone" compares the frozen tower's own finest maps, which costs no further weights; "lpips" is the
+        kind: "none"; "backbone" compares the frozen backbone's own finest maps, which costs no further weights; "lpips" is the
             learned metric of the package of that name, whose trunk is fetched on first use.
-        backbone: The tokenizer's tower.
+        backbone: The tokenizer's backbone.
 
     Returns:
         A function of decoded images and originals, or None for "none".

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from pyramid_tokenizer.errors import MissingExtraError
-from pyramid_tokenizer.images import to_pil
+from pyramid_tokenizer.images.pixels import to_pil
 from pyramid_tokenizer.tokenizer import PyramidTokenizer
 from pyramid_tokenizer.visualize.sheets import contact_sheet
 
@@ -20,7 +20,7 @@ Log = Callable[[dict[str, Any]], None]
 
 
 def write_sheet(tok: PyramidTokenizer, images: Tensor, path: Path) -> None:
-    """One row a picture: the original, then what every prefix of levels decodes to, with the tokenizer as it is now.
+    """One row an image: the original, then what every prefix of levels decodes to, with the tokenizer as it is now.
 
     Args:
         tok: With fitted codebooks.

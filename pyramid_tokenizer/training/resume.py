@@ -8,10 +8,11 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
-from pyramid_tokenizer import distributed, hub
-from pyramid_tokenizer.config import to_dict
+from pyramid_tokenizer import hub
+from pyramid_tokenizer.config.plain import to_dict
 from pyramid_tokenizer.errors import CheckpointError
 from pyramid_tokenizer.tokenizer import PyramidTokenizer
+from pyramid_tokenizer.training import distributed
 from pyramid_tokenizer.training.config import TrainConfig
 
 STATE_SUFFIX = ".pt"

@@ -1,4 +1,4 @@
-"""Stage 3: a segmentation head learns masks from labelled pictures, on frozen ids and, unless told otherwise, a frozen trunk."""
+"""Stage 3: a segmentation head learns masks from labelled images, on frozen ids and, unless told otherwise, a frozen trunk."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pyramid_tokenizer.blocks import enlarge
-from pyramid_tokenizer.config import SegmentationConfig
+from pyramid_tokenizer.backbones.features import enlarge
+from pyramid_tokenizer.config.models import SegmentationConfig
 from pyramid_tokenizer.errors import CheckpointError, NotFittedError
-from pyramid_tokenizer.evaluation import SegmentationSet, distinct_names
-from pyramid_tokenizer.segmentation_head import gather_rows
-from pyramid_tokenizer.segmenter import Segmenter, build_head
+from pyramid_tokenizer.images.labelled import SegmentationSet, distinct_names
+from pyramid_tokenizer.images.labelled.crops import LabelledBatch, LabelledCrops
+from pyramid_tokenizer.quantizer.nearest import gather_rows
+from pyramid_tokenizer.segmentation.segmenter import Segmenter, build_head
 from pyramid_tokenizer.tokenizer import PyramidTokenizer
 from pyramid_tokenizer.training.config import TrainConfig
-from pyramid_tokenizer.training.labelled_crops import LabelledBatch, LabelledCrops
 from pyramid_tokenizer.training.loop import run_stage
 from pyramid_tokenizer.training.losses import pixel_loss
 from pyramid_tokenizer.training.reports import Log
@@ -32,7 +32,7 @@ LOGIT_STRIDE = 4
 
 
 class SegmentationStage(nn.Module):
-    """Per-class sigmoid cross-entropy of the head's logits with the labels, each picture among its own set's names.
+    """Per-class sigmoid cross-entropy of the head's logits with the labels, each image among its own set's names.
 
     Args:
         seg: With a head; its parameters learn. With `config.decoupled` false trunk and pixel decoder learn too, for masks
@@ -79,7 +79,7 @@ class SegmentationStage(nn.Module):
         figures = {"accuracy": accuracy}
         if self.joint is not None:
             finest = (fused if own is None else tok.trunk(codes))[-1]  # what the pixel decoder will be given
-            decoded = tok.pixel_decoder(finest, tok.quantizer.sketch(codes))
+            decoded = tok.pixel_decoder(finest, tok.quantizer.linear_reconstruction(codes))
             pixels = pixel_loss(decoded, batch.images, self.config.pixel_loss)
             figures["pixels"] = float(pixels.detach())
             loss = loss + pixels
@@ -183,12 +183,12 @@ def cell_inputs(tok: PyramidTokenizer, images: Tensor, *, continuous: bool = Fal
     quantizer = tok.quantizer
     if not continuous:
         ids = quantizer.encode(tok.features(images))
-        return list(quantizer.codes(ids)), gather_rows(quantizer.weighted_addresses(), ids)
+        return list(quantizer.codes(ids)), gather_rows(quantizer.weighted_text_embeddings(), ids)
     codes = list(quantizer.encode_continuous(tok.features(images)))
     total: Tensor | None = None
     for index, level_codes in enumerate(codes):
         level = quantizer.level(index)
-        own = level.share * level.aligned(level_codes)
+        own = level.share * level.with_dense(level_codes)
         total = own if total is None else own + enlarge(total, own.shape[-1] // total.shape[-1])
     assert total is not None
     return codes, total
@@ -206,13 +206,13 @@ def train_segmentation(  # noqa: PLR0913
     half: bool = False,
     log: Log = print_log,
 ) -> Segmenter:
-    """Trains a segmentation head on labelled pictures and saves it with its tokenizer; a run cut short goes on by the same call.
+    """Trains a segmentation head on labelled images and saves it with its tokenizer; a run cut short goes on by the same call.
 
     Ids stay what they are, and unless `config.decoupled` is false so does every decoded pixel.
 
     Args:
         tok: Fitted and trained; its config takes over the head's shape.
-        sets: Labelled pictures, e.g. of `evaluation.open_segmentation_set`; several sets may have names of their own.
+        sets: Labelled images, e.g. of `evaluation.open_segmentation_set`; several sets may have names of their own.
         config: `head_steps`, `head_lr`, `decoupled`, `batch_size`, `crop_px` and what all stages share.
         segmentation: The head's shape; its defaults, or those of `tok.config`, if not given.
         out: Directory of the model, `out/.training` holds what a resumed run needs. None keeps the result in memory alone.
@@ -228,7 +228,7 @@ def train_segmentation(  # noqa: PLR0913
         NotFittedError: The codebooks are empty.
         ConfigError: The crop is no multiple of the coarsest stride, the tokenizer was cast to another dtype, or no set has a
             class that is left out.
-        DataError: No pictures, labels of another size than their picture, no class to learn or one without a word of its own.
+        DataError: No images, labels of another size than their image, no class to learn or one without a word of its own.
         CheckpointError: The state in `out` belongs to other settings, is damaged, or cannot be written.
 
     Source: Per-class sigmoid over text embeddings: CAT-Seg (arXiv 2303.11797).

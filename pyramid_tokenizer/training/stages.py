@@ -6,11 +6,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pyramid_tokenizer.blocks import enlarge
-from pyramid_tokenizer.ema_codebook import EmaCodebook
-from pyramid_tokenizer.pyramid import meaning_at
+from pyramid_tokenizer.backbones.features import enlarge, semantic_target
 from pyramid_tokenizer.tokenizer import PyramidTokenizer
 from pyramid_tokenizer.training.config import TrainConfig
+from pyramid_tokenizer.training.ema_codebook import EmaCodebook
 from pyramid_tokenizer.training.losses import (
     alignment_loss,
     commitment_loss,
@@ -24,7 +23,7 @@ from pyramid_tokenizer.training.usage import CodebookUsage
 
 
 class CodebookStage(nn.Module):
-    """Stage 1: the sketch is the throw-away decoder, so adapters learn with one matrix between them and the pixels."""
+    """Stage 1: the linear reconstruction is the throw-away decoder, so adapters learn with one matrix between them and the pixels."""
 
     name = "codebooks"
 
@@ -52,12 +51,12 @@ class CodebookStage(nn.Module):
         return [self.quantizer.level(i) for i in range(len(self.quantizer.levels))]
 
     def forward(self, images: Tensor, step: int) -> tuple[Tensor, dict[str, float]]:
-        """Sketches at every prefix against the images, commitment, and alignment. Images (B, 3, H, W)."""
-        features = self._features(images, aligned=True)
+        """Linear reconstructions at every prefix against the images, commitment, and alignment. Images (B, 3, H, W)."""
+        features = self._features(images, with_dense=True)
         codes: dict[int, Tensor] = {}
         ids: dict[int, Tensor] = {}
         commit = images.new_zeros(())
-        align = images.new_zeros(())
+        text_readout = images.new_zeros(())
         place: Tensor | None = None
         for index, x in self.quantizer.inputs(features, codes):
             level = self.quantizer.level(index)
@@ -70,25 +69,27 @@ class CodebookStage(nn.Module):
             codes[index] = straight_through(projected, quantised)
             # every level's read-out learns its meaning; the adapter feels the level's share of it
             felt = torch.lerp(codes[index].detach(), codes[index], level.config.semantic_weight)
-            place = self._place(index, level.aligned(felt), place)
-            align = align + alignment_loss(F.normalize(place, dim=1), meaning_at(features, x))
+            place = self._place(index, level.with_dense(felt), place)
+            text_readout = text_readout + alignment_loss(F.normalize(place, dim=1), semantic_target(features, x))
         ordered = [codes[i] for i in range(len(codes))]
-        sketches = self.quantizer.sketches(ordered)
+        linear_reconstructions = self.quantizer.linear_reconstructions(ordered)
         scales = [stride // self.quantizer.patch_px for stride in self.quantizer.strides]
-        paint = sum(F.mse_loss(s, target_at(images, scale)) for s, scale in zip(sketches, scales, strict=True))
+        pixel_readout = sum(
+            F.mse_loss(s, target_at(images, scale)) for s, scale in zip(linear_reconstructions, scales, strict=True)
+        )
         # 0.07 is the variance of natural pixels: all terms are then shares of order one
-        loss = paint / 0.07 + self.config.commit_weight * commit + self.config.align_weight * align
+        loss = pixel_readout / 0.07 + self.config.commit_weight * commit + self.config.align_weight * text_readout
         self.usage.add(step, [ids[i] for i in range(len(ids))])
         return loss, {
-            "psnr": mean_psnr(sketches[-1], images),
+            "psnr": mean_psnr(linear_reconstructions[-1], images),
             "commit": float(commit.detach()),
-            "align": float(align.detach()),
+            "text_readout": float(text_readout.detach()),
             **self.usage.shares(step),
         }
 
     def _place(self, index: int, address: Tensor, coarser: Tensor | None) -> Tensor:
         """A cell's place in the text space (B, D, h, w): a level's own address, or what it adds to the coarser levels'."""
-        if self.quantizer.config.meaning == "whole" or coarser is None:
+        if self.quantizer.config.semantics == "whole" or coarser is None:
             return address
         ratio = self.quantizer.strides[index - 1] // self.quantizer.strides[index]
         return address + enlarge(coarser.detach(), ratio)
@@ -128,11 +129,11 @@ class DecoderStage(nn.Module):
         self.ema_decay = config.ema_decay
         self.trunk, self.pixel_decoder = tok.trunk, tok.pixel_decoder
         # behind functions, so that this module holds what trains and nothing else
-        self._features, self._encode, self._codes, self._sketch = (
+        self._features, self._encode, self._codes, self._linear_reconstruction = (
             tok.features,
             tok.quantizer.encode,
             tok.quantizer.codes,
-            tok.quantizer.sketch,
+            tok.quantizer.linear_reconstruction,
         )
         self._perceptual = perceptual_distance(config.perceptual, tok.backbone)
         self.num_levels = len(tok.quantizer.levels)
@@ -143,13 +144,13 @@ class DecoderStage(nn.Module):
         with torch.no_grad():
             ids = self._encode(self._features(images))
             codes = self._codes(ids)[: self._prefix()]
-            sketch = self._sketch(codes)
+            linear_reconstruction = self._linear_reconstruction(codes)
         self.usage.add(step, ids)
-        decoded = self.pixel_decoder(self.trunk(codes)[-1], sketch)
+        decoded = self.pixel_decoder(self.trunk(codes)[-1], linear_reconstruction)
         loss = pixel_loss(decoded, images, self.config.pixel_loss)
         psnr = mean_psnr(decoded, images)
         name = "psnr" if len(codes) == self.num_levels else f"psnr@{len(codes)}"
-        figures = {name: psnr, "gain": psnr - mean_psnr(sketch, images), **self.usage.shares(step)}
+        figures = {name: psnr, "gain": psnr - mean_psnr(linear_reconstruction, images), **self.usage.shares(step)}
         if self._perceptual is not None:
             distance = self._perceptual(decoded, images)
             figures["perceptual"] = float(distance.detach())

@@ -1,4 +1,4 @@
-"""`train` and `finetune`: codebooks in closed form, stage 1, stage 2, save. Every step resumes, and what it made is kept."""
+"""`train` and `finetune`: codebooks without gradients, stage 1, stage 2, save. Every step resumes, and what it made is kept."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from accelerate import Accelerator
 from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwargs
 from torch import Tensor
 
-from pyramid_tokenizer import distributed
-from pyramid_tokenizer.data import ImageSource, RandomCrops, open_images
 from pyramid_tokenizer.errors import ConfigError, NotFittedError
+from pyramid_tokenizer.images import ImageSource, RandomCrops, open_images
 from pyramid_tokenizer.tokenizer import PyramidTokenizer
+from pyramid_tokenizer.training import distributed
 from pyramid_tokenizer.training.config import Codebooks, TrainConfig
 from pyramid_tokenizer.training.loop import run_stage
 from pyramid_tokenizer.training.reports import Log, tensorboard_log, write_sheet
@@ -27,10 +27,10 @@ from pyramid_tokenizer.training.resume import STATE_SUFFIX, check_settings, once
 from pyramid_tokenizer.training.stages import CodebookStage, DecoderStage
 
 SKIP_LOG = "skipped.tsv"
-"""In the model's folder: name and reason of every picture that could not be used."""
+"""In the model's folder: name and reason of every image that could not be used."""
 SHEET_IMAGES = 6
 CROPS_PER_IMAGE = 8
-"""For the closed form, at most: more crops of a picture say little that is new."""
+"""For the gradient-free fit, at most: more crops of an image say little that is new."""
 CONTINUE_STEPS = 500
 """Steps of stage 1 that `finetune(codebooks="continue")` takes where its config does not say."""
 LONGEST_FIT = timedelta(hours=6)
@@ -64,7 +64,7 @@ def train(
     Args:
         tok: Built by `from_config` or `from_backbone` (codebooks empty: they are fitted first) or trained already; changed
             in place.
-        images: What `open_images` takes: a folder, a list of files or pictures, tar shards, Parquet, a data set.
+        images: What `open_images` takes: a folder, a list of files or images, tar shards, Parquet, a data set.
         config: Lengths, crops, losses.
         out: Directory of the model; `out/.training` holds what a resumed run needs. None keeps the result in memory alone.
         half: Store the decoder as float16.

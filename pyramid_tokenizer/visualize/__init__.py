@@ -1,7 +1,7 @@
-"""Pictures for people: sheets of many pictures with titles and captions, and label maps over their photos."""
+"""Images for people: sheets of many images with titles and captions, and label maps over their photos."""
 
+from pyramid_tokenizer.tokens.palette import class_colour
 from pyramid_tokenizer.visualize.overlay import overlay
-from pyramid_tokenizer.visualize.palette import class_colour
 from pyramid_tokenizer.visualize.sheets import contact_sheet
 
 __all__ = ["class_colour", "contact_sheet", "overlay"]

@@ -1,4 +1,4 @@
-"""Letters on pictures: their colours and measures, and fonts that have the letters of a text."""
+"""Letters on images: their colours and measures, and fonts that have the letters of a text."""
 
 from __future__ import annotations
 

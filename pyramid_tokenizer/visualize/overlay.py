@@ -11,9 +11,10 @@ from PIL import Image, ImageColor
 from torch import Tensor
 
 from pyramid_tokenizer.errors import ImageValueError
-from pyramid_tokenizer.images import ImageLike, read_image, to_pil
+from pyramid_tokenizer.images.pixels import to_pil
+from pyramid_tokenizer.images.read import ImageLike, read_image
+from pyramid_tokenizer.tokens.palette import class_colour
 from pyramid_tokenizer.visualize.legend import LegendEntry, draw_legend
-from pyramid_tokenizer.visualize.palette import class_colour
 
 _Colour: TypeAlias = tuple[int, int, int]
 
@@ -32,7 +33,7 @@ def overlay(
 ) -> Image.Image:
     """A photo with each class in its colour, thin borders in the full colour, and a legend below.
 
-    The legend lists the classes that occur, most frequent first, each with its share of the picture, in as many columns as
+    The legend lists the classes that occur, most frequent first, each with its share of the image, in as many columns as
     fit; where there is no room for all, it says how many are left out. Names in letters that no font of this machine has are
     shown as "class 7", with a warning.
 
@@ -42,7 +43,7 @@ def overlay(
         names: What the classes are called.
         alpha: How much of the colour covers the photo, in [0, 1]; 0 leaves the borders.
         palette: A colour for each name, as "#rrggbb", a CSS name or (red, green, blue) in 0..255. By default `class_colour`:
-            a class has the same colour in every picture.
+            a class has the same colour in every image.
         legend: Add the legend.
 
     Returns:
@@ -57,8 +58,8 @@ def overlay(
 
     Example:
         >>> labels = np.repeat([[-1, 0, 2]], 60, axis=1).repeat(90, axis=0)
-        >>> picture = overlay(Image.new("RGB", (180, 90)), labels, ["cat", "dog", "grass"])
-        >>> picture.width, picture.height > 90
+        >>> image = overlay(Image.new("RGB", (180, 90)), labels, ["cat", "dog", "grass"])
+        >>> image.width, image.height > 90
         (180, True)
     """
     if isinstance(names, str):
@@ -68,8 +69,8 @@ def overlay(
     photo = to_pil(read_image(image))[0]
     classes = _read_labels(labels, size=(photo.height, photo.width), num_names=len(names))
     colours = _read_palette(palette, len(names))
-    picture = _paint(photo, classes, colours, alpha)
-    return _add_legend(picture, classes, names, colours) if legend else picture
+    drawn = _to_images(photo, classes, colours, alpha)
+    return _add_legend(drawn, classes, names, colours) if legend else drawn
 
 
 def _read_labels(labels: Tensor | NDArray[Any], *, size: tuple[int, int], num_names: int) -> NDArray[Any]:
@@ -112,7 +113,7 @@ def _read_colour(colour: str | _Colour) -> _Colour:
     return red, green, blue
 
 
-def _paint(photo: Image.Image, classes: NDArray[Any], colours: Sequence[_Colour], alpha: float) -> Image.Image:
+def _to_images(photo: Image.Image, classes: NDArray[Any], colours: Sequence[_Colour], alpha: float) -> Image.Image:
     table = np.array([*colours, (0, 0, 0)], dtype=np.uint8)  # -1 takes the last
     opacity = np.where(_borders(classes), 255, round(255 * alpha)).astype(np.uint8)
     opacity[classes == _NO_CLASS] = 0
@@ -132,7 +133,7 @@ def _borders(classes: NDArray[Any]) -> NDArray[np.bool_]:
 
 
 def _add_legend(
-    picture: Image.Image, classes: NDArray[Any], names: Sequence[str], colours: Sequence[_Colour]
+    drawn: Image.Image, classes: NDArray[Any], names: Sequence[str], colours: Sequence[_Colour]
 ) -> Image.Image:
     no_class, *counts = np.bincount(classes.ravel().astype(np.intp) + 1, minlength=len(names) + 1).tolist()
     entries = [
@@ -144,8 +145,8 @@ def _add_legend(
     ]
     entries.sort(key=lambda entry: -entry.share)
     rest = LegendEntry(name="no class", fallback="no class", share=no_class / classes.size, colour=_WHITE)
-    legend = draw_legend(entries, width_px=picture.width, height_px=picture.height, last=[rest] if no_class else [])
-    whole = Image.new("RGB", (legend.width, picture.height + legend.height), _WHITE)
-    whole.paste(picture, (0, 0))
-    whole.paste(legend, (0, picture.height))
+    legend = draw_legend(entries, width_px=drawn.width, height_px=drawn.height, last=[rest] if no_class else [])
+    whole = Image.new("RGB", (legend.width, drawn.height + legend.height), _WHITE)
+    whole.paste(drawn, (0, 0))
+    whole.paste(legend, (0, drawn.height))
     return whole

@@ -1,4 +1,4 @@
-"""`contact_sheet`: rows of pictures with titles and captions, as one picture on white."""
+"""`contact_sheet`: rows of images with titles and captions, as one image on white."""
 
 from __future__ import annotations
 
@@ -20,22 +20,22 @@ def contact_sheet(
     row_titles: Sequence[str] = (),
     captions: Sequence[Sequence[str]] = (),
 ) -> Image.Image:
-    """Pictures in rows and columns, each at its own size in the middle of its cell, with text around them.
+    """Images in rows and columns, each at its own size in the middle of its cell, with text around them.
 
-    A column is as wide as its widest picture or text, a row as high as its highest picture. Text grows with the pictures.
+    A column is as wide as its widest image or text, a row as high as its highest image. Text grows with the images.
     It is set in Pillow's own font, which has ASCII and little more: other letters show as boxes.
 
     Args:
-        rows: Pictures of any size; rows may differ in length.
+        rows: Images of any size; rows may differ in length.
         column_titles: Above the columns; () for none.
         row_titles: Left of the rows; () for none.
-        captions: Below each picture, in rows like the pictures; may have several lines; () for none.
+        captions: Below each image, in rows like the images; may have several lines; () for none.
 
     Returns:
-        One RGB picture; transparency is composited on white.
+        One RGB image; transparency is composited on white.
 
     Raises:
-        ImageValueError: There is no picture, or titles or captions do not match the rows and columns.
+        ImageValueError: There is no image, or titles or captions do not match the rows and columns.
 
     Example:
         >>> red, blue = Image.new("RGB", (64, 48), "red"), Image.new("RGB", (64, 48), "blue")
@@ -52,11 +52,11 @@ def contact_sheet(
     for (top, bottom), title in zip(layout.rows, row_titles, strict=False):
         draw.text((layout.margin, (top + bottom) / 2), title, fill=TITLE, font=layout.title, anchor="lm")
     for i, row in enumerate(rows):
-        for j, picture in enumerate(row):
+        for j, image in enumerate(row):
             (left, right), (top, bottom) = layout.columns[j], layout.rows[i]
-            x, y = (left + right - picture.width) // 2, (top + bottom - picture.height) // 2
-            draw.rectangle((x - 1, y - 1, x + picture.width, y + picture.height), outline=FRAME)
-            sheet.paste(_to_rgb(picture), (x, y))
+            x, y = (left + right - image.width) // 2, (top + bottom - image.height) // 2
+            draw.rectangle((x - 1, y - 1, x + image.width, y + image.height), outline=FRAME)
+            sheet.paste(_to_rgb(image), (x, y))
             for k, line in enumerate(captions[i][j].split("\n") if captions else ()):
                 place = (left + right) / 2, bottom + layout.gap / 2 + k * line_height(layout.caption)
                 draw.text(place, line, fill=CAPTION, font=layout.caption, anchor="ma")
@@ -76,7 +76,7 @@ class _Layout:
     columns: list[tuple[int, int]]
     """Left and right of each column."""
     rows: list[tuple[int, int]]
-    """Top and bottom of each row's pictures; captions follow below."""
+    """Top and bottom of each row's images; captions follow below."""
     size: tuple[int, int]
     """Width and height of the sheet."""
 
@@ -88,18 +88,16 @@ class _Layout:
         row_titles: Sequence[str],
         captions: Sequence[Sequence[str]],
     ) -> _Layout:
-        side = statistics.median(min(picture.size) for row in rows for picture in row)
+        side = statistics.median(min(image.size) for row in rows for image in row)
         text_px = min(max(round(side / 18), 12), 72)
         title, caption = ImageFont.load_default(round(1.2 * text_px)), ImageFont.load_default(text_px)
         gap, margin = text_px, 2 * text_px
 
-        pictures = [max(p.width for p in column) for column in _columns(rows)]
-        texts = [widest(column, caption) for column in _columns(captions)] or [0] * len(pictures)
-        titles = [widest([text], title) for text in column_titles] or [0] * len(pictures)
+        images = [max(p.width for p in column) for column in _columns(rows)]
+        texts = [widest(column, caption) for column in _columns(captions)] or [0] * len(images)
+        titles = [widest([text], title) for text in column_titles] or [0] * len(images)
         left = margin + widest(row_titles, title) + (gap if any(row_titles) else 0)
-        columns = _spans(
-            left, [max(three) for three in zip(pictures, texts, titles, strict=True)], [gap] * len(pictures)
-        )
+        columns = _spans(left, [max(three) for three in zip(images, texts, titles, strict=True)], [gap] * len(images))
 
         top = margin + (line_height(title) + gap // 2 if any(column_titles) else 0)
         below = [_captions_height(row, caption, gap) for row in captions] or [0] * len(rows)
@@ -116,7 +114,7 @@ def _check(
 ) -> None:
     lengths = [len(row) for row in rows]
     if not any(lengths):
-        raise ImageValueError(f"expected at least one picture, got rows of {lengths} pictures: pass rows of PIL images")
+        raise ImageValueError(f"expected at least one image, got rows of {lengths} images: pass rows of PIL images")
     for what, titles, count in (("column", column_titles, max(lengths)), ("row", row_titles, len(rows))):
         if titles and len(titles) != count:
             raise ImageValueError(
@@ -124,7 +122,7 @@ def _check(
             )
     texts = [len(row) for row in captions]
     if captions and texts != lengths:
-        raise ImageValueError(f"expected rows of {lengths} captions, got {texts}: give one for each picture, or none")
+        raise ImageValueError(f"expected rows of {lengths} captions, got {texts}: give one for each image, or none")
 
 
 def _columns(rows: Sequence[Sequence[object]]) -> list[list]:
@@ -144,8 +142,8 @@ def _captions_height(captions: Sequence[str], font: Font, gap: int) -> int:
     return gap // 2 + lines * line_height(font) if lines else 0
 
 
-def _to_rgb(picture: Image.Image) -> Image.Image:
-    if not picture.has_transparency_data:
-        return picture.convert("RGB")
-    white = Image.new("RGBA", picture.size, WHITE)
-    return Image.alpha_composite(white, picture.convert("RGBA")).convert("RGB")
+def _to_rgb(image: Image.Image) -> Image.Image:
+    if not image.has_transparency_data:
+        return image.convert("RGB")
+    white = Image.new("RGBA", image.size, WHITE)
+    return Image.alpha_composite(white, image.convert("RGBA")).convert("RGB")

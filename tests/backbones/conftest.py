@@ -1,4 +1,4 @@
-"""Shrunken towers of every family, with made-up weights in open_clip's local-directory layout."""
+"""Shrunken backbones of every family, with made-up weights in open_clip's local-directory layout."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import save_file
 
 from pyramid_tokenizer.backbones import Backbone, ToyBackbone, load_backbone
-from pyramid_tokenizer.config import BackboneConfig
+from pyramid_tokenizer.config.models import BackboneConfig
 
 _TEXT = {"context_length": 8, "vocab_size": 49408, "width": 16, "heads": 2, "layers": 1}
 _PREPROCESS = {"mean": [0.5, 0.4, 0.3], "std": [0.3, 0.25, 0.2], "interpolation": "bicubic", "resize_mode": "shortest"}

@@ -25,7 +25,7 @@ FAMILIES = {
     "timm_clip": ((64, 64, 64, 64), (16, 16, 16, 16), 160, 6),
 }
 VIT = ("kk_gaussian", "vv", "kk", "qq", "v")
-DENSE_VARIANTS = {
+DENSE_READINGS = {
     "toy": ("projection",),
     "vit": VIT,
     "resnet": ("values",),
@@ -74,7 +74,7 @@ def test_channels_strides_and_dimension_are_those_of_the_family(family: str, bac
 def test_maps_have_the_promised_grid_at_native_and_other_sizes(family: str, backbone: Any, cells: Any) -> None:
     native = FAMILIES[family][2]
     height, width = (native, native) if cells is None else tuple(32 * n for n in cells)
-    features = backbone(pictures(2, height, width), aligned=True)
+    features = backbone(pictures(2, height, width), with_dense=True)
     assert features.image_size == (height, width)
     assert features.strides == backbone.strides
     for found, channels, stride in zip(features.maps, backbone.channels, backbone.strides, strict=True):
@@ -87,8 +87,8 @@ def test_maps_have_the_promised_grid_at_native_and_other_sizes(family: str, back
         assert features.dense.shape == (2, backbone.embedding_dim, height // coarsest, width // coarsest)
 
 
-def test_every_map_depends_on_the_picture(backbone: Any) -> None:
-    one, other = (backbone(images, aligned=True) for images in pictures(2, 64, 64).split(1))
+def test_every_map_depends_on_the_image(backbone: Any) -> None:
+    one, other = (backbone(images, with_dense=True) for images in pictures(2, 64, 64).split(1))
     for left, right in zip(outputs_of(one), outputs_of(other), strict=True):
         assert not torch.allclose(left, right, atol=1e-3)
 
@@ -102,7 +102,7 @@ def test_it_stays_frozen_after_train(backbone: Any) -> None:
 
 def test_it_records_no_gradient_but_later_modules_may(backbone: Any) -> None:
     images = pictures(1, 32, 32).requires_grad_()
-    features = backbone(images, aligned=True)
+    features = backbone(images, with_dense=True)
     assert not any(m.requires_grad for m in outputs_of(features))
     scale = torch.ones(1, requires_grad=True)
     (features.maps[0] * scale).sum().backward()  # inference tensors would raise here
@@ -116,7 +116,7 @@ def test_shallow_is_the_finest_map_of_forward(backbone: Any) -> None:
 
 
 def test_a_gradient_flows_through_shallow_to_the_pixels_and_to_nothing_else(backbone: Any) -> None:
-    images = (pictures(1, 64, 32) * 1.2 - 0.1).requires_grad_()  # decoded pictures overshoot
+    images = (pictures(1, 64, 32) * 1.2 - 0.1).requires_grad_()  # decoded images overshoot
     with torch.autocast("cpu", dtype=torch.bfloat16):
         shallow = backbone.shallow(images)
     assert shallow.dtype == torch.float32
@@ -151,48 +151,48 @@ def test_the_blocks_read_are_told_shallow_to_deep(family: str, backbone: Any, lo
     assert load(family, blocks=(-2, -1)).blocks == (count - 2, count - 1)
 
 
-def test_the_same_picture_gives_the_same_bits(backbone: Any) -> None:
+def test_the_same_image_gives_the_same_bits(backbone: Any) -> None:
     images = pictures(1, 64, 32)
-    assert_same(backbone(images, aligned=True), backbone(images, aligned=True))
+    assert_same(backbone(images, with_dense=True), backbone(images, with_dense=True))
 
 
 def test_asking_for_the_aligned_outputs_does_not_change_the_maps(backbone: Any) -> None:
     images = pictures(1, 64, 32)
-    plain, aligned = backbone(images), backbone(images, aligned=True)
+    plain, with_dense = backbone(images), backbone(images, with_dense=True)
     assert plain.embedding is None
     assert plain.dense is None
-    for left, right in zip(plain.maps, aligned.maps, strict=True):
+    for left, right in zip(plain.maps, with_dense.maps, strict=True):
         assert torch.equal(left, right)
 
 
 def test_a_batch_of_two_equals_two_singles(backbone: Any) -> None:
     images = pictures(2, 64, 32)
-    both = backbone(images, aligned=True)
+    both = backbone(images, with_dense=True)
     for row, image in enumerate(images.split(1)):
-        single = backbone(image, aligned=True)
+        single = backbone(image, with_dense=True)
         for left, right in zip(outputs_of(both), outputs_of(single), strict=True):
             torch.testing.assert_close(left[row : row + 1], right, rtol=1e-4, atol=1e-4)
 
 
 def test_dense_maps_are_those_of_the_family_and_the_first_is_the_aligned_one(family: str, backbone: Any) -> None:
     images = pictures(1, 64, 64)
-    assert backbone.dense_variants == DENSE_VARIANTS[family]
-    assert backbone.has_dense == bool(backbone.dense_variants)
+    assert backbone.dense_readings == DENSE_READINGS[family]
+    assert backbone.has_dense == bool(backbone.dense_readings)
     if not backbone.has_dense:
-        assert backbone(images, aligned=True).dense is None
+        assert backbone(images, with_dense=True).dense is None
         return
-    aligned = backbone(images, aligned=True).dense
-    assert torch.equal(backbone.dense(images), aligned)
-    maps = [backbone.dense(images, variant=variant) for variant in backbone.dense_variants]
-    assert torch.equal(maps[0], aligned)
+    with_dense = backbone(images, with_dense=True).dense
+    assert torch.equal(backbone.dense(images), with_dense)
+    maps = [backbone.dense(images, variant=variant) for variant in backbone.dense_readings]
+    assert torch.equal(maps[0], with_dense)
     for index, found in enumerate(maps):
-        assert found.shape == aligned.shape
+        assert found.shape == with_dense.shape
         assert not found.requires_grad
         assert not any(torch.equal(found, other) for other in maps[:index])
 
 
 def test_a_dense_map_that_is_not_defined_is_refused_and_says_which_are(family: str, backbone: Any) -> None:
-    known = ", ".join(backbone.dense_variants)
+    known = ", ".join(backbone.dense_readings)
     message = rf"{known}, got 'vw': name one" if known else r"test_vit\), whose attention-pool head .*check `has_dense`"
     with pytest.raises(CapabilityError, match=message):
         backbone.dense(pictures(1, 64, 64), variant="vw")
@@ -203,21 +203,23 @@ def test_a_dense_map_that_is_not_defined_is_refused_and_says_which_are(family: s
 
 def test_the_config_chooses_which_dense_map_is_the_default(family: str, backbone: Any, load: Any) -> None:
     images = pictures(1, 64, 64)
-    for variant in backbone.dense_variants:
-        chosen = load(family, dense=variant)
-        assert chosen.dense_variants[0] == variant
-        assert sorted(chosen.dense_variants) == sorted(backbone.dense_variants)
+    for variant in backbone.dense_readings:
+        chosen = load(family, dense_reading=variant)
+        assert chosen.dense_readings[0] == variant
+        assert sorted(chosen.dense_readings) == sorted(backbone.dense_readings)
         assert chosen.fingerprint == backbone.fingerprint
-        assert torch.equal(chosen(images, aligned=True).dense, backbone.dense(images, variant=variant))
-    message = "backbone.dense " + ("one of " + ", ".join(backbone.dense_variants) if backbone.has_dense else "empty")
+        assert torch.equal(chosen(images, with_dense=True).dense, backbone.dense(images, variant=variant))
+    message = "backbone.dense_reading " + (
+        "one of " + ", ".join(backbone.dense_readings) if backbone.has_dense else "empty"
+    )
     with pytest.raises(ConfigError, match=f"{message}.*got 'vw'"):
-        load(family, dense="vw")
+        load(family, dense_reading="vw")
 
 
 def test_bfloat16_weights_give_float32_maps_near_the_exact_ones(backbone: Any) -> None:
     images = pictures(1, 64, 64)
-    exact = backbone(images, aligned=True)
-    rounded = copy.deepcopy(backbone).to(torch.bfloat16)(images, aligned=True)
+    exact = backbone(images, with_dense=True)
+    rounded = copy.deepcopy(backbone).to(torch.bfloat16)(images, with_dense=True)
     for left, right in zip(outputs_of(exact), outputs_of(rounded), strict=True):
         assert right.dtype == torch.float32
         assert not torch.equal(left, right)
@@ -226,13 +228,13 @@ def test_bfloat16_weights_give_float32_maps_near_the_exact_ones(backbone: Any) -
 
 def test_autocast_around_it_changes_nothing(backbone: Any) -> None:
     images = pictures(1, 64, 64)
-    exact, texts = backbone(images, aligned=True), backbone.encode_text(["a cat"])
+    exact, texts = backbone(images, with_dense=True), backbone.encode_text(["a cat"])
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        assert_same(backbone(images, aligned=True), exact)
+        assert_same(backbone(images, with_dense=True), exact)
         assert torch.equal(backbone.encode_text(["a cat"]), texts)
 
 
-def test_half_precision_pictures_are_accepted(backbone: Any) -> None:
+def test_half_precision_images_are_accepted(backbone: Any) -> None:
     images = pictures(1, 32, 32).half()
     for left, right in zip(backbone(images).maps, backbone(images.float()).maps, strict=True):
         assert torch.equal(left, right)
@@ -278,7 +280,7 @@ def test_save_then_load_gives_the_same_bits_and_fingerprint(family: str, backbon
     backbone.save(tmp_path / "new" / "backbone")
     again = load_backbone(backbone.config, directory=tmp_path / "new" / "backbone")
     assert again.fingerprint == backbone.fingerprint
-    assert_same(again(images, aligned=True), backbone(images, aligned=True))
+    assert_same(again(images, with_dense=True), backbone(images, with_dense=True))
     assert torch.equal(again.encode_text(["a cat"]), backbone.encode_text(["a cat"]))
     assert not list(tmp_path.rglob("*.part"))
 
@@ -290,27 +292,29 @@ def test_chosen_blocks_give_the_same_maps_as_among_all(family: str, load: Any) -
     chosen = load(family, blocks=(1, count - 1))
     assert chosen.channels == (everything.channels[0], everything.channels[-2])
     assert chosen.strides == (everything.strides[0], everything.strides[-2])
-    for aligned in (False, True):
-        maps, chosen_maps = everything(images, aligned=aligned).maps, chosen(images, aligned=aligned).maps
+    for with_dense in (False, True):
+        maps, chosen_maps = everything(images, with_dense=with_dense).maps, chosen(images, with_dense=with_dense).maps
         assert torch.equal(chosen_maps[0], maps[0])
         assert torch.equal(chosen_maps[1], maps[-2])
 
 
 def test_leaving_out_the_last_blocks_does_not_change_the_aligned_outputs(family: str, backbone: Any, load: Any) -> None:
     images = pictures(1, 64, 64)
-    exact, shallow = backbone(images, aligned=True), load(family, blocks=(0,))(images, aligned=True)
+    exact, shallow = backbone(images, with_dense=True), load(family, blocks=(0,))(images, with_dense=True)
     assert torch.equal(shallow.embedding, exact.embedding)
     assert (shallow.dense is None) == (exact.dense is None)
     assert exact.dense is None or torch.equal(shallow.dense, exact.dense)
 
 
 @pytest.mark.parametrize("family", ["toy", "resnet", "fasternet", "convnext"], scope="function")
-def test_shallow_blocks_read_finer_sizes_but_the_aligned_outputs_need_the_whole_tower(family: str, load: Any) -> None:
+def test_shallow_blocks_read_finer_sizes_but_the_aligned_outputs_need_the_whole_backbone(
+    family: str, load: Any
+) -> None:
     shallow = load(family, blocks=(0,))
     images = pictures(1, 64, 36)
     assert shallow(images).maps[0].shape[-2:] == (16, 9)
     with pytest.raises(ImageValueError, match="multiples of 32 px, got 64x36"):
-        shallow(images, aligned=True)
+        shallow(images, with_dense=True)
 
 
 def test_the_fingerprint_tells_blocks_apart_and_sees_through_their_spelling(
@@ -326,6 +330,6 @@ def test_the_fingerprint_tells_blocks_apart_and_sees_through_their_spelling(
 
 
 @pytest.mark.parametrize("blocks", [(0, 99), (-99,), (-1, 0)])
-def test_blocks_outside_the_tower_or_out_of_order_are_refused(family: str, load: Any, blocks: Any) -> None:
+def test_blocks_outside_the_backbone_or_out_of_order_are_refused(family: str, load: Any, blocks: Any) -> None:
     with pytest.raises(ConfigError, match=rf"below {FAMILIES[family][3]}.*preset"):
         load(family, blocks=blocks)

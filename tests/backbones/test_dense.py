@@ -15,23 +15,23 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from pyramid_tokenizer.backbones import OpenClipBackbone, ToyBackbone, describe_tower, load_backbone, name_backbone
-from pyramid_tokenizer.backbones.base import check_variant, order_variants
-from pyramid_tokenizer.backbones.dense_attention import (
-    DENSE_VARIANTS,
+from pyramid_tokenizer.backbones import OpenClipBackbone, ToyBackbone, describe_backbone, load_backbone, name_backbone
+from pyramid_tokenizer.backbones.base import check_reading, order_readings
+from pyramid_tokenizer.backbones.dense import (
+    DENSE_READINGS,
     attend,
     gaussian_window,
     open_clip_block,
     timm_block,
-    timm_obstacle,
+    timm_no_dense_reason,
 )
-from pyramid_tokenizer.config import BackboneConfig, TokenizerConfig
+from pyramid_tokenizer.config.models import BackboneConfig, TokenizerConfig
 from pyramid_tokenizer.errors import BackboneError, CapabilityError
 from pyramid_tokenizer.tokenizer import PyramidTokenizer
 from tests.backbones.conftest import MODEL_CONFIGS, make_model
 
 TINY = {"image_size": 32, "patch_size": 8, "width": 32, "layers": 3, "head_width": 16}  # 2 heads
-TOWERS: dict[str, dict[str, Any]] = {
+BACKBONES: dict[str, dict[str, Any]] = {
     "plain": {},
     "layer scale": {"ls_init_value": 0.3},
     "mean pool": {"pool_type": "avg"},
@@ -73,7 +73,7 @@ def make_timm(*, proj: str = "", **trunk: Any) -> OpenClipBackbone:
     return wrap(model)
 
 
-TIMM_TOWERS: dict[str, dict[str, Any]] = {
+TIMM_BACKBONES: dict[str, dict[str, Any]] = {
     "class token": {},
     "class token, registers, layer scale": {"reg_tokens": 2, "init_values": 0.3},
     "mean pool, no class token": {"class_token": False, "global_pool": "avg", "num_classes": 0, "proj": "linear"},
@@ -167,58 +167,58 @@ def slow_timm(visual: Any, tokens: Tensor, grid: tuple[int, int], variant: str) 
     return dense
 
 
-@pytest.mark.parametrize("tower", TOWERS)
+@pytest.mark.parametrize("tower", BACKBONES)
 @pytest.mark.parametrize(("height", "width"), SIZES)
 def test_every_variant_of_a_vit_is_the_slow_one(tower: str, height: int, width: int) -> None:
-    backbone = make_vit(**TOWERS[tower])
+    backbone = make_vit(**BACKBONES[tower])
     visual, images, grid = backbone.model.visual, pictures(height, width), (height // 8, width // 8)
-    tokens = tokens_before(visual.transformer.resblocks[-1], lambda: backbone(images, aligned=True))
-    for variant in DENSE_VARIANTS:
+    tokens = tokens_before(visual.transformer.resblocks[-1], lambda: backbone(images, with_dense=True))
+    for variant in DENSE_READINGS:
         expected = slow_vit(visual, tokens[0], grid, variant)
         found = backbone.dense(images, variant=variant)[0]
         torch.testing.assert_close(found.double(), expected, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("tower", TIMM_TOWERS)
+@pytest.mark.parametrize("tower", TIMM_BACKBONES)
 @pytest.mark.parametrize(("height", "width"), SIZES)
 def test_every_variant_of_a_timm_vit_is_the_slow_one(tower: str, height: int, width: int) -> None:
-    backbone = make_timm(**TIMM_TOWERS[tower])
+    backbone = make_timm(**TIMM_BACKBONES[tower])
     visual, images, grid = backbone.model.visual, pictures(height, width), (height // 8, width // 8)
-    tokens = tokens_before(visual.trunk.blocks[-1], lambda: backbone(images, aligned=True))
-    assert backbone.dense_variants == DENSE_VARIANTS
-    for variant in DENSE_VARIANTS:
+    tokens = tokens_before(visual.trunk.blocks[-1], lambda: backbone(images, with_dense=True))
+    assert backbone.dense_readings == DENSE_READINGS
+    for variant in DENSE_READINGS:
         expected = slow_timm(visual, tokens[0], grid, variant)
         found = backbone.dense(images, variant=variant)[0]
         torch.testing.assert_close(found.double(), expected, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("tower", [*TOWERS, *TIMM_TOWERS])
-def test_with_plain_attention_the_parts_are_those_of_the_tower_itself(tower: str) -> None:
-    """Queries and keys in place of likes, residual and FFN put back: that is the tower's own block and embedding."""
-    is_timm = tower in TIMM_TOWERS
-    backbone = make_timm(**TIMM_TOWERS[tower]) if is_timm else make_vit(**TOWERS[tower])
+@pytest.mark.parametrize("tower", [*BACKBONES, *TIMM_BACKBONES])
+def test_with_plain_attention_the_parts_are_those_of_the_backbone_itself(tower: str) -> None:
+    """Queries and keys in place of likes, residual and FFN put back: that is the backbone's own block and embedding."""
+    is_timm = tower in TIMM_BACKBONES
+    backbone = make_timm(**TIMM_BACKBONES[tower]) if is_timm else make_vit(**BACKBONES[tower])
     visual, images = backbone.model.visual, pictures(32, 32)
     last = visual.trunk.blocks[-1] if is_timm else visual.transformer.resblocks[-1]
-    x = tokens_before(last, lambda: backbone(images, aligned=True)).float()
+    x = tokens_before(last, lambda: backbone(images, with_dense=True)).float()
     parts = (timm_block if is_timm else open_clip_block)(visual)
     q, k, v = parts.qkv(parts.norm(x)).unflatten(2, (3, parts.num_heads, -1)).permute(2, 0, 3, 1, 4)
     weights = (parts.norm_q(q) @ parts.norm_k(k).transpose(2, 3) / math.sqrt(v.shape[3])).softmax(3)
     x = x + parts.out((weights @ v).transpose(1, 2).flatten(2))
     x = x + (last.ls2(last.mlp(last.norm2(x))) if is_timm else last.ls_2(last.mlp(last.ln_2(x))))
-    torch.testing.assert_close(x, last(tokens_before(last, lambda: backbone(images, aligned=True)).float()))
+    torch.testing.assert_close(x, last(tokens_before(last, lambda: backbone(images, with_dense=True)).float()))
     if "mean" not in tower and tower != "CLIPA":  # a mean of head(x) is not head(mean of x)
-        torch.testing.assert_close(parts.head(x)[:, 0], backbone(images, aligned=True).embedding)
+        torch.testing.assert_close(parts.head(x)[:, 0], backbone(images, with_dense=True).embedding)
 
 
 def test_neither_the_last_ffn_nor_its_activation_matters() -> None:
     backbone, images = make_vit(), pictures(32, 32)
-    dense, embedding = backbone.dense(images), backbone(images, aligned=True).embedding
+    dense, embedding = backbone.dense(images), backbone(images, with_dense=True).embedding
     block = backbone.model.visual.transformer.resblocks[-1]
     for parameter in (*block.mlp.parameters(), *block.ln_2.parameters()):
         parameter.data.add_(1)
     block.mlp.gelu = nn.SiLU()
     assert torch.equal(backbone.dense(images), dense)
-    assert not torch.allclose(backbone(images, aligned=True).embedding, embedding, atol=1e-2)
+    assert not torch.allclose(backbone(images, with_dense=True).embedding, embedding, atol=1e-2)
 
 
 @pytest.mark.parametrize("grid", [(1, 1), (1, 4), (3, 5)])
@@ -244,13 +244,13 @@ def heads_of(grid: tuple[int, int], *, prefix: int = 1) -> Tensor:
     return torch.randn(shape, generator=torch.Generator().manual_seed(0))
 
 
-@pytest.mark.parametrize("variant", DENSE_VARIANTS)
+@pytest.mark.parametrize("variant", DENSE_READINGS)
 def test_one_patch_alone_reads_its_own_value(variant: str) -> None:
     q, k, v = heads_of((1, 1), prefix=0)
     torch.testing.assert_close(attend(q, k, v, grid=(1, 1), variant=variant), v)
 
 
-@pytest.mark.parametrize("variant", DENSE_VARIANTS)
+@pytest.mark.parametrize("variant", DENSE_READINGS)
 def test_mirrored_tokens_give_the_mirrored_map(variant: str) -> None:
     heads = heads_of((2, 3))
     mirror = [0, *(1 + row * 3 + column for row in range(2) for column in (2, 1, 0))]
@@ -272,7 +272,7 @@ def test_the_value_of_a_patch_alone_does_not_depend_on_the_other_patches() -> No
     assert torch.equal(attend(q, k, v, grid=(2, 3), variant="v"), v[:, :, 1:])
 
 
-@pytest.mark.parametrize("variant", DENSE_VARIANTS)
+@pytest.mark.parametrize("variant", DENSE_READINGS)
 def test_bfloat16_weights_give_a_float32_map_near_the_exact_one(variant: str) -> None:
     backbone, images = make_vit(), pictures(24, 40, count=2)
     exact = backbone.dense(images, variant=variant)
@@ -283,7 +283,7 @@ def test_bfloat16_weights_give_a_float32_map_near_the_exact_one(variant: str) ->
 
 def test_no_gradient_is_recorded() -> None:
     backbone, images = make_vit(), pictures(32, 32).requires_grad_()
-    assert not any(backbone.dense(images, variant=variant).requires_grad for variant in DENSE_VARIANTS)
+    assert not any(backbone.dense(images, variant=variant).requires_grad for variant in DENSE_READINGS)
 
 
 @pytest.mark.parametrize(
@@ -296,12 +296,14 @@ def test_no_gradient_is_recorded() -> None:
 )
 def test_a_vit_without_a_dense_map_says_why_and_works_otherwise(vision: dict[str, Any], reason: str) -> None:
     backbone = make_vit(**vision)
-    assert backbone.dense_variants == ()
+    assert backbone.dense_readings == ()
     assert not backbone.has_dense
-    features = backbone(pictures(32, 32), aligned=True)
+    features = backbone(pictures(32, 32), with_dense=True)
     assert features.dense is None
     assert features.embedding is not None
-    with pytest.raises(CapabilityError, match=f"expected a tower with a dense .*{reason}.*check `has_dense`, or use"):
+    with pytest.raises(
+        CapabilityError, match=f"expected a backbone with a dense .*{reason}.*check `has_dense`, or use"
+    ):
         backbone.dense(pictures(32, 32))
 
 
@@ -331,16 +333,16 @@ def test_only_plain_vits_of_timm_have_a_dense_map(name: str, options: dict[str, 
     with torch.device("meta"):
         trunk = timm.create_model(name, **options)
     assert re.fullmatch(
-        f"{reason}.*" if reason else "", timm_obstacle(SimpleNamespace(trunk=trunk, head=nn.Sequential()))
+        f"{reason}.*" if reason else "", timm_no_dense_reason(SimpleNamespace(trunk=trunk, head=nn.Sequential()))
     )
 
 
 @pytest.mark.parametrize(
     ("name", "variants"),
     [
-        ("ViT-B-16", DENSE_VARIANTS),
-        ("ViT-L-14-CLIPA", DENSE_VARIANTS),
-        ("MobileCLIP-B", DENSE_VARIANTS),
+        ("ViT-B-16", DENSE_READINGS),
+        ("ViT-L-14-CLIPA", DENSE_READINGS),
+        ("MobileCLIP-B", DENSE_READINGS),
         ("coca_ViT-B-32", ()),
         ("ViT-B-16-SigLIP2", ()),
         ("EVA02-B-16", ()),
@@ -350,8 +352,8 @@ def test_only_plain_vits_of_timm_have_a_dense_map(name: str, options: dict[str, 
     ],
 )
 def test_a_description_lists_the_dense_maps(name: str, variants: tuple[str, ...]) -> None:
-    found = describe_tower(name)
-    assert found.dense_variants == variants
+    found = describe_backbone(name)
+    assert found.dense_readings == variants
     assert found.has_dense == bool(variants)
 
 
@@ -360,26 +362,26 @@ def test_the_chosen_default_stays_through_a_saved_tokenizer(
 ) -> None:
     preset = PyramidTokenizer.from_backbone(str(checkpoint_of("vit"))).config
     levels = tuple(dataclasses.replace(level, codebook_size=4) for level in preset.quantizer.levels)
-    chosen = name_backbone(str(checkpoint_of("vit")), dense="vv")
+    chosen = name_backbone(str(checkpoint_of("vit")), dense_reading="vv")
     config = TokenizerConfig(backbone=chosen, quantizer=dataclasses.replace(preset.quantizer, levels=levels))
     tok = PyramidTokenizer.from_config(config)
     tok.fit([smooth(8)])
     again = PyramidTokenizer.from_pretrained(tok.save_pretrained(tmp_path / "model"))
-    assert again.config.backbone.dense == "vv"
-    assert again.backbone.dense_variants == ("vv", "kk_gaussian", "kk", "qq", "v")
+    assert again.config.backbone.dense_reading == "vv"
+    assert again.backbone.dense_readings == ("vv", "kk_gaussian", "kk", "qq", "v")
     assert again.fingerprint == tok.fingerprint
 
 
-def test_the_config_names_the_default_where_a_tower_is_loaded(checkpoint_of: Callable[[str], Path]) -> None:
-    config = BackboneConfig(dense="qq")
-    assert load_backbone(config, directory=checkpoint_of("vit")).dense_variants[0] == "qq"
-    assert ToyBackbone(BackboneConfig(kind="toy", dense="projection")).dense_variants == ("projection",)
+def test_the_config_names_the_default_where_a_backbone_is_loaded(checkpoint_of: Callable[[str], Path]) -> None:
+    config = BackboneConfig(dense_reading="qq")
+    assert load_backbone(config, directory=checkpoint_of("vit")).dense_readings[0] == "qq"
+    assert ToyBackbone(BackboneConfig(kind="toy", dense_reading="projection")).dense_readings == ("projection",)
 
 
 def test_the_first_variant_is_taken_and_unknown_ones_are_refused() -> None:
-    assert order_variants("", ("vv", "kk")) == ("vv", "kk")
-    assert order_variants("kk", ("vv", "kk")) == ("kk", "vv")
-    assert check_variant(None, ("vv", "kk"), tower="it") == "vv"
-    assert check_variant("kk", ("vv", "kk"), tower="it") == "kk"
+    assert order_readings("", ("vv", "kk")) == ("vv", "kk")
+    assert order_readings("kk", ("vv", "kk")) == ("kk", "vv")
+    assert check_reading(None, ("vv", "kk"), backbone="it") == "vv"
+    assert check_reading("kk", ("vv", "kk"), backbone="it") == "kk"
     with pytest.raises(BackboneError, match="dense maps that it defines, vv, kk, got '': name one of them"):
-        check_variant("", ("vv", "kk"), tower="it")
+        check_reading("", ("vv", "kk"), backbone="it")

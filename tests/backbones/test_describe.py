@@ -1,4 +1,4 @@
-"""A tower's geometry by name: the same as the loaded one tells, without its weights and without any values."""
+"""A backbone's geometry by name: the same as the loaded one tells, without its weights and without any values."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 import torch
 
-from pyramid_tokenizer.backbones import describe_tower, name_backbone
-from pyramid_tokenizer.config import BackboneConfig
+from pyramid_tokenizer.backbones import describe_backbone, name_backbone
+from pyramid_tokenizer.config.models import BackboneConfig
 from pyramid_tokenizer.errors import BackboneError, ConfigError
 from tests.backbones.conftest import MODEL_CONFIGS, make_model
 
@@ -31,26 +31,26 @@ def assert_described(found: Any, backbone: Any) -> None:
     assert found.strides == backbone.strides
     assert found.multiple_px == backbone.multiple_px
     assert found.embedding_dim == backbone.embedding_dim
-    assert found.dense_variants == backbone.dense_variants
+    assert found.dense_readings == backbone.dense_readings
     assert found.has_dense == backbone.has_dense
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_a_tower_is_described_as_it_is_when_loaded(
+def test_a_backbone_is_described_as_it_is_when_loaded(
     checkpoint_of: Callable[[str], Path], load: Any, family: str
 ) -> None:
     backbone = load(family)
-    found = describe_tower(f"local-dir:{checkpoint_of(family)}")
+    found = describe_backbone(f"local-dir:{checkpoint_of(family)}")
     assert_described(found, backbone)
     assert found.family == FAMILIES[family]
     assert found.num_parameters == sum(p.numel() for p in backbone.model.visual.parameters())
-    assert found.weights == ()
-    assert_described(describe_tower(str(checkpoint_of(family)), blocks=(1, 2)), load(family, blocks=(1, 2)))
+    assert found.pretrained == ()
+    assert_described(describe_backbone(str(checkpoint_of(family)), blocks=(1, 2)), load(family, blocks=(1, 2)))
 
 
 def test_the_toy_is_described_too(load: Any) -> None:
-    assert_described(describe_tower("toy"), load("toy"))
-    assert describe_tower("toy", blocks=(-1,)).strides == (32,)
+    assert_described(describe_backbone("toy"), load("toy"))
+    assert describe_backbone("toy", blocks=(-1,)).strides == (32,)
 
 
 @pytest.mark.parametrize(
@@ -64,19 +64,19 @@ def test_the_toy_is_described_too(load: Any) -> None:
         {"timm_model_name": "test_vit2", "timm_pool": "avg", "timm_proj": "linear"},
     ],
 )
-def test_a_head_is_tried_as_that_of_a_tower_with_values(vision_cfg: dict[str, Any], tmp_path: Path) -> None:
+def test_a_head_is_tried_as_that_of_a_backbone_with_values(vision_cfg: dict[str, Any], tmp_path: Path) -> None:
     """Whether a dense map is defined depends on what the head computes, which nothing without values tells."""
-    from pyramid_tokenizer.backbones.towers import find_tower
+    from pyramid_tokenizer.backbones.open_clip import find_reader
 
     model_config = {**MODEL_CONFIGS["convnext"], "vision_cfg": {**vision_cfg, "image_size": 160}}
     (tmp_path / "open_clip_config.json").write_text(json.dumps({"model_cfg": model_config, "preprocess_cfg": {}}))
     (tmp_path / "open_clip_model.safetensors").write_bytes(b"")
     with torch.no_grad():
-        real = find_tower(make_model(model_config).visual)
-    assert describe_tower(str(tmp_path)).dense_variants == real.dense_variants
+        real = find_reader(make_model(model_config).visual)
+    assert describe_backbone(str(tmp_path)).dense_readings == real.dense_readings
 
 
-def test_nothing_of_a_tower_has_values_and_chance_is_not_touched(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nothing_of_a_backbone_has_values_and_chance_is_not_touched(monkeypatch: pytest.MonkeyPatch) -> None:
     import open_clip.model
 
     built = []
@@ -88,7 +88,7 @@ def test_nothing_of_a_tower_has_values_and_chance_is_not_touched(monkeypatch: py
 
     monkeypatch.setattr(open_clip.model, "CLIP", build)
     state = torch.random.get_rng_state()
-    found = describe_tower("ViT-bigG-14")
+    found = describe_backbone("ViT-bigG-14")
     assert found.num_parameters > 1.8e9
     assert found.strides == (14, 14, 14, 14)
     assert torch.equal(torch.random.get_rng_state(), state)
@@ -96,10 +96,10 @@ def test_nothing_of_a_tower_has_values_and_chance_is_not_touched(monkeypatch: py
 
 
 def test_published_weights_are_listed() -> None:
-    found = describe_tower("RN50")
-    assert "openai" in found.weights
+    found = describe_backbone("RN50")
+    assert "openai" in found.pretrained
     assert found.config == BackboneConfig(name="RN50", blocks=(1, 2, 3, 4))
-    assert describe_tower("convnext_tiny").weights == ()
+    assert describe_backbone("convnext_tiny").pretrained == ()
 
 
 @pytest.mark.parametrize(
@@ -108,12 +108,12 @@ def test_published_weights_are_listed() -> None:
         ("ViT-B16", "got 'ViT-B16': did you mean 'ViT-B-16'"),
         ("no/such/folder", "a directory with open_clip_config.json, got 'no/such/folder'"),
         ("local-dir:nowhere", "got no folder 'nowhere'"),
-        ("swin_base_patch4_window7_224", "expected a tower that reads images of any size"),
+        ("swin_base_patch4_window7_224", "expected a backbone that reads images of any size"),
     ],
 )
 def test_a_name_that_cannot_be_described_is_refused(name: str, message: str) -> None:
     with pytest.raises(BackboneError, match=message):
-        describe_tower(name)
+        describe_backbone(name)
 
 
 def test_a_trunk_that_timm_does_not_know_says_what_to_install(tmp_path: Path) -> None:
@@ -121,12 +121,12 @@ def test_a_trunk_that_timm_does_not_know_says_what_to_install(tmp_path: Path) ->
     (tmp_path / "open_clip_config.json").write_text(json.dumps({"model_cfg": model_config}))
     (tmp_path / "open_clip_model.safetensors").write_bytes(b"")
     with pytest.raises(BackboneError, match=r"installed open_clip and timm can build.*resnet_of_2031.*install newer"):
-        describe_tower(str(tmp_path))
+        describe_backbone(str(tmp_path))
 
 
-def test_blocks_outside_the_tower_are_refused() -> None:
+def test_blocks_outside_the_backbone_are_refused() -> None:
     with pytest.raises(ConfigError, match="below 5"):
-        describe_tower("RN50", blocks=(5,))
+        describe_backbone("RN50", blocks=(5,))
 
 
 def test_a_hub_description_that_cannot_be_fetched_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -137,16 +137,16 @@ def test_a_hub_description_that_cannot_be_fetched_says_so(monkeypatch: pytest.Mo
 
     monkeypatch.setattr(open_clip.factory, "download_pretrained_from_hf", fail)
     with pytest.raises(BackboneError, match="'hf-hub:someone/model'.*no route to host"):
-        describe_tower("hf-hub:someone/model")
+        describe_backbone("hf-hub:someone/model")
 
 
 def test_a_name_becomes_a_config_and_a_folder_needs_no_prefix(checkpoint_of: Callable[[str], Path]) -> None:
     folder = checkpoint_of("vit")
-    assert name_backbone("ViT-B-16", weights="openai", blocks=[1, 2]) == BackboneConfig(
-        name="ViT-B-16", weights="openai", blocks=(1, 2)
+    assert name_backbone("ViT-B-16", pretrained="openai", blocks=[1, 2]) == BackboneConfig(
+        name="ViT-B-16", pretrained="openai", blocks=(1, 2)
     )
     assert name_backbone("toy") == BackboneConfig(kind="toy")
-    assert name_backbone("RN50", dense="values") == BackboneConfig(name="RN50", dense="values")
+    assert name_backbone("RN50", dense_reading="values") == BackboneConfig(name="RN50", dense_reading="values")
     assert (
         name_backbone(str(folder)) == name_backbone(f"local-dir:{folder}") == BackboneConfig(name=f"local-dir:{folder}")
     )
@@ -154,5 +154,5 @@ def test_a_name_becomes_a_config_and_a_folder_needs_no_prefix(checkpoint_of: Cal
 
 @pytest.mark.parametrize("name", ["toy", "hf-hub:someone/model", "local-dir:somewhere"])
 def test_weights_beside_a_name_that_brings_its_own_are_refused(name: str) -> None:
-    with pytest.raises(ConfigError, match=f"no backbone.weights with the name '{name}'.*set weights to None"):
-        name_backbone(name, weights="openai")
+    with pytest.raises(ConfigError, match=f"no backbone.pretrained with the name '{name}'.*set pretrained to None"):
+        name_backbone(name, pretrained="openai")

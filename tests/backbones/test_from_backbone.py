@@ -1,4 +1,4 @@
-"""From a tower's name to a tokenizer: preset, fit, ids, pictures, and back from disk, for every family."""
+"""From a backbone's name to a tokenizer: preset, fit, ids, images, and back from disk, for every family."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 import torch
 
-from pyramid_tokenizer.backbones import describe_tower
-from pyramid_tokenizer.config import LevelConfig
+from pyramid_tokenizer.backbones import describe_backbone
+from pyramid_tokenizer.config.models import LevelConfig
 from pyramid_tokenizer.errors import BackboneError, CheckpointError, ConfigError
-from pyramid_tokenizer.presets import preset_levels
+from pyramid_tokenizer.quantizer.recipe import preset_levels
 from pyramid_tokenizer.tokenizer import PyramidTokenizer
 from tests.backbones.conftest import MODEL_CONFIGS, make_model, write_directory
 from tests.backbones.test_loading import register
@@ -46,38 +46,38 @@ def folder_of(checkpoint_of: Callable[[str], Path], tmp_path_factory: pytest.Tem
 
 
 def small_levels(name: str) -> list[LevelConfig]:
-    """The preset with few entries: tests have few pictures."""
-    tower = describe_tower(name)
+    """The preset with few entries: tests have few images."""
+    tower = describe_backbone(name)
     levels = preset_levels(channels=tower.channels, strides=tower.strides)
     return [dataclasses.replace(v, codebook_size=size) for v, size in zip(levels, SIZES, strict=True)]
 
 
 @pytest.mark.parametrize("family", STRIDES)
-def test_a_tower_of_every_family_becomes_a_tokenizer_that_comes_back_from_disk(
+def test_a_backbone_of_every_family_becomes_a_tokenizer_that_comes_back_from_disk(
     folder_of: Callable[[str], Path], smooth: Callable[..., torch.Tensor], tmp_path: Path, family: str
 ) -> None:
     folder = folder_of(family)
-    pictures = smooth(16)
+    images = smooth(16)
     tok = PyramidTokenizer.from_backbone(str(folder), levels=small_levels(str(folder)))
     assert tok.quantizer.strides == STRIDES[family]
-    tok.fit([pictures])
-    tokens = tok.encode(pictures[:4])
+    tok.fit([images])
+    tokens = tok.encode(images[:4])
     assert all(len(ids.unique()) > 2 for ids in tokens.ids)
-    errors = [(tok.decode(tokens[:n]) - pictures[:4]).square().mean().item() for n in (1, 2, 3)]
-    flat = pictures[:4].var((2, 3), correction=0).mean().item()
+    errors = [(tok.decode(tokens[:n]) - images[:4]).square().mean().item() for n in (1, 2, 3)]
+    flat = images[:4].var((2, 3), correction=0).mean().item()
     assert flat > errors[0] > errors[1] > errors[2]
 
     again = PyramidTokenizer.from_pretrained(tok.save_pretrained(tmp_path / "model"))
     assert again.fingerprint == tok.fingerprint
-    assert again.config.backbone.name == ""  # the tower lies in the model's own folder
+    assert again.config.backbone.name == ""  # the backbone lies in the model's own folder
     assert again.config.backbone.blocks == tok.backbone.blocks
-    assert all(torch.equal(a, b) for a, b in zip(again.encode(pictures[:4]).ids, tokens.ids, strict=True))
+    assert all(torch.equal(a, b) for a, b in zip(again.encode(images[:4]).ids, tokens.ids, strict=True))
     assert torch.equal(again.decode(tokens), tok.decode(tokens))
 
 
 def test_without_levels_it_is_the_preset(checkpoint_of: Callable[[str], Path]) -> None:
     folder = str(checkpoint_of("convnext"))
-    tower = describe_tower(folder)
+    tower = describe_backbone(folder)
     tok = PyramidTokenizer.from_backbone(folder)
     assert tok.config.quantizer.levels == preset_levels(channels=tower.channels, strides=tower.strides)
     assert tok.config.quantizer.composition == "residual"
@@ -91,7 +91,7 @@ def test_chosen_blocks_are_what_the_levels_read(checkpoint_of: Callable[[str], P
     assert [level.maps for level in tok.config.quantizer.levels] == [(0, 1), (0, 1), (1,)]
 
 
-def test_a_name_with_a_checkpoint_file_is_saved_with_its_tower(
+def test_a_name_with_a_checkpoint_file_is_saved_with_its_backbone(
     checkpoint_of: Callable[[str], Path],
     smooth: Callable[..., torch.Tensor],
     tmp_path: Path,
@@ -99,8 +99,8 @@ def test_a_name_with_a_checkpoint_file_is_saved_with_its_tower(
 ) -> None:
     register(monkeypatch, "ViT-Tiny", MODEL_CONFIGS["vit"])
     weights = checkpoint_of("vit") / "open_clip_model.safetensors"
-    tok = PyramidTokenizer.from_backbone("ViT-Tiny", weights=weights, levels=small_levels("ViT-Tiny"))
-    assert tok.config.backbone.weights == str(weights)
+    tok = PyramidTokenizer.from_backbone("ViT-Tiny", pretrained=weights, levels=small_levels("ViT-Tiny"))
+    assert tok.config.backbone.pretrained == str(weights)
     tok.fit([smooth(16)])
     tok.save_pretrained(tmp_path / "model")
     monkeypatch.undo()  # a machine whose open_clip never heard of it
@@ -118,7 +118,7 @@ def test_a_checkpoint_of_another_architecture_is_refused(
     weights = checkpoint_of(family) / "open_clip_model.safetensors"
     for name in ("ConvNeXt-Tiny", "ViT-Wide"):
         with pytest.raises(CheckpointError, match=f"expected weights that fit .* of '{name}'.*name .*architecture"):
-            PyramidTokenizer.from_backbone(name, weights=weights)
+            PyramidTokenizer.from_backbone(name, pretrained=weights)
 
 
 @pytest.mark.parametrize(
@@ -126,8 +126,8 @@ def test_a_checkpoint_of_another_architecture_is_refused(
     [
         ("ViT-B16", {}, BackboneError, "did you mean 'ViT-B-16'"),
         ("RN50", {}, BackboneError, "expected weights for 'RN50', got none.*there are openai, yfcc15m, cc12m"),
-        ("RN50", {"weights": "yfcc15"}, BackboneError, "got 'yfcc15': did you mean 'yfcc15m'"),
-        ("toy", {"weights": "openai"}, ConfigError, "set weights to None"),
+        ("RN50", {"pretrained": "yfcc15"}, BackboneError, "got 'yfcc15': did you mean 'yfcc15m'"),
+        ("toy", {"pretrained": "openai"}, ConfigError, "set pretrained to None"),
         ("toy", {"blocks": (0, 9)}, ConfigError, "below 4"),
         (
             "toy",

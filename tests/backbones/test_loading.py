@@ -1,4 +1,4 @@
-"""From a config to a tower: every source, and every way it can go wrong."""
+"""From a config to a backbone: every source, and every way it can go wrong."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from pyramid_tokenizer.backbones import load_backbone
-from pyramid_tokenizer.config import BackboneConfig
+from pyramid_tokenizer.config.models import BackboneConfig
 from pyramid_tokenizer.errors import BackboneError, CheckpointError, ConfigError, MissingExtraError
 from tests.backbones.conftest import MODEL_CONFIGS
 
@@ -48,7 +48,7 @@ def register(monkeypatch: pytest.MonkeyPatch, name: str, model_config: dict[str,
     monkeypatch.setitem(open_clip.pretrained._PRETRAINED, name, tags)
 
 
-def test_the_name_local_dir_reads_the_same_tower_as_a_directory(folder: Path) -> None:
+def test_the_name_local_dir_reads_the_same_backbone_as_a_directory(folder: Path) -> None:
     one, other = load_backbone(BackboneConfig(name=f"local-dir:{folder}")), load(folder)
     assert one.fingerprint == other.fingerprint
     assert torch.equal(one(IMAGES).maps[0], other(IMAGES).maps[0])
@@ -56,7 +56,7 @@ def test_the_name_local_dir_reads_the_same_tower_as_a_directory(folder: Path) ->
 
 def test_a_name_with_a_checkpoint_file_reads_the_same_weights(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     register(monkeypatch, "ViT-Tiny", MODEL_CONFIGS["vit"], one={"mean": (0.5, 0.4, 0.3), "std": (0.3, 0.25, 0.2)})
-    backbone = load_backbone(BackboneConfig(name="ViT-Tiny", weights=str(folder / WEIGHTS)))
+    backbone = load_backbone(BackboneConfig(name="ViT-Tiny", pretrained=str(folder / WEIGHTS)))
     assert backbone.fingerprint == load(folder).fingerprint  # the only published tag told mean and std
     assert torch.equal(backbone(IMAGES).maps[0], load(folder)(IMAGES).maps[0])
     assert torch.equal(backbone.encode_text(["a cat"]), load(folder).encode_text(["a cat"]))
@@ -68,7 +68,7 @@ def test_a_checkpoint_file_without_any_published_normalisation_takes_open_clips_
     import open_clip
 
     register(monkeypatch, "ViT-Tiny", MODEL_CONFIGS["vit"])
-    backbone = load_backbone(BackboneConfig(name="ViT-Tiny", weights=str(folder / WEIGHTS)))
+    backbone = load_backbone(BackboneConfig(name="ViT-Tiny", pretrained=str(folder / WEIGHTS)))
     mean, std = (
         torch.tensor(v).view(1, 3, 1, 1) for v in (open_clip.OPENAI_DATASET_MEAN, open_clip.OPENAI_DATASET_STD)
     )
@@ -79,7 +79,7 @@ def test_a_checkpoint_file_without_any_published_normalisation_takes_open_clips_
 def test_a_pickled_checkpoint_of_plain_tensors_is_read(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     register(monkeypatch, "ViT-Tiny", MODEL_CONFIGS["vit"], one={"mean": (0.5, 0.4, 0.3), "std": (0.3, 0.25, 0.2)})
     torch.save({"state_dict": load_file(folder / WEIGHTS)}, folder / "weights.pt")
-    backbone = load_backbone(BackboneConfig(name="ViT-Tiny", weights=str(folder / "weights.pt")))
+    backbone = load_backbone(BackboneConfig(name="ViT-Tiny", pretrained=str(folder / "weights.pt")))
     assert backbone.fingerprint == load(folder).fingerprint
 
 
@@ -91,7 +91,7 @@ def test_a_tag_brings_its_normalisation_and_the_activation_it_was_trained_with(
 
     tag = {"file": str(folder / WEIGHTS), "mean": (0.5, 0.4, 0.3), "std": (0.3, 0.25, 0.2), "quick_gelu": quick}
     register(monkeypatch, "ViT-Tiny", MODEL_CONFIGS["vit"], fine_tag=tag)
-    backbone: Any = load_backbone(BackboneConfig(name="ViT-Tiny", weights="fine-tag"))
+    backbone: Any = load_backbone(BackboneConfig(name="ViT-Tiny", pretrained="fine-tag"))
     assert any(isinstance(module, QuickGELU) for module in backbone.modules()) is quick
     assert (backbone.fingerprint == load(folder).fingerprint) is not quick
     backbone.save(tmp_path / "saved")
@@ -110,13 +110,13 @@ def test_a_stored_fingerprint_is_checked(folder: Path) -> None:
         load_backbone(BackboneConfig(kind="toy", fingerprint=fingerprint))
 
 
-def test_one_changed_number_of_the_image_tower_changes_the_fingerprint(folder: Path) -> None:
+def test_one_changed_number_of_the_image_backbone_changes_the_fingerprint(folder: Path) -> None:
     before = load(folder).fingerprint
     change_weights(folder, lambda state: state["visual.conv1.weight"][0, 0, 0].add_(1e-3))
     assert load(folder).fingerprint != before
 
 
-def test_the_text_tower_does_not_count_in_the_fingerprint(folder: Path) -> None:
+def test_the_text_backbone_does_not_count_in_the_fingerprint(folder: Path) -> None:
     before = load(folder).fingerprint
     change_weights(folder, lambda state: state["text_projection"].add_(1.0))
     assert load(folder).fingerprint == before
@@ -195,13 +195,13 @@ def test_a_model_config_that_open_clip_does_not_know_is_refused(folder: Path) ->
 @pytest.mark.parametrize(
     ("config", "message"),
     [
-        ({"name": "ViT-B16", "weights": "openai"}, r"got 'ViT-B16': did you mean .*'ViT-B-16'"),
-        ({"name": "vit-b-16", "weights": "openai"}, r"got 'vit-b-16': did you mean 'ViT-B-16'"),
-        ({"name": "zzzzzz", "weights": "openai"}, "list_models"),
+        ({"name": "ViT-B16", "pretrained": "openai"}, r"got 'ViT-B16': did you mean .*'ViT-B-16'"),
+        ({"name": "vit-b-16", "pretrained": "openai"}, r"got 'vit-b-16': did you mean 'ViT-B-16'"),
+        ({"name": "zzzzzz", "pretrained": "openai"}, "list_models"),
         ({"name": ""}, "expected an open_clip model name"),
         ({"name": "ViT-B-16"}, "expected weights for 'ViT-B-16', got none.*there are openai, "),
-        ({"name": "ViT-B-16", "weights": "opneai"}, "got 'opneai': did you mean 'openai'"),
-        ({"name": "ViT-B-16", "weights": "no/such/file.pt"}, "got 'no/such/file.pt': there are openai, "),
+        ({"name": "ViT-B-16", "pretrained": "opneai"}, "got 'opneai': did you mean 'openai'"),
+        ({"name": "ViT-B-16", "pretrained": "no/such/file.pt"}, "got 'no/such/file.pt': there are openai, "),
     ],
 )
 def test_a_name_or_tag_that_nobody_knows_is_refused_with_near_ones(config: dict[str, Any], message: str) -> None:
@@ -211,8 +211,8 @@ def test_a_name_or_tag_that_nobody_knows_is_refused_with_near_ones(config: dict[
 
 @pytest.mark.parametrize("name", ["hf-hub:someone/model", "local-dir:somewhere"])
 def test_weights_beside_a_name_that_brings_its_own_are_refused(name: str) -> None:
-    with pytest.raises(ConfigError, match="set weights to None"):
-        load_backbone(BackboneConfig(name=name, weights="openai"))
+    with pytest.raises(ConfigError, match="set pretrained to None"):
+        load_backbone(BackboneConfig(name=name, pretrained="openai"))
 
 
 def test_a_tag_that_cannot_be_fetched_says_what_was_tried_and_how_to_go_on(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -222,8 +222,8 @@ def test_a_tag_that_cannot_be_fetched_says_what_was_tried_and_how_to_go_on(monke
         raise OSError("no route to host")
 
     monkeypatch.setattr(open_clip.factory, "download_pretrained", fail)
-    with pytest.raises(BackboneError, match="'openai' of 'ViT-B-16'.*no route to host.*backbone.weights"):
-        load_backbone(BackboneConfig(name="ViT-B-16", weights="openai"))
+    with pytest.raises(BackboneError, match="'openai' of 'ViT-B-16'.*no route to host.*backbone.pretrained"):
+        load_backbone(BackboneConfig(name="ViT-B-16", pretrained="openai"))
 
 
 def test_a_hub_model_that_cannot_be_fetched_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -237,7 +237,7 @@ def test_a_hub_model_that_cannot_be_fetched_says_so(monkeypatch: pytest.MonkeyPa
         load_backbone(BackboneConfig(name="hf-hub:someone/model"))
 
 
-def test_a_hub_model_whose_weights_alone_are_missing_is_no_random_tower(
+def test_a_hub_model_whose_weights_alone_are_missing_is_no_random_backbone(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     import open_clip.factory
@@ -260,6 +260,6 @@ def test_a_model_whose_text_tokenizer_needs_another_package_names_it(
     (folder / CONFIG).write_text(json.dumps(content))
     monkeypatch.setitem(__import__("sys").modules, "transformers", None)
     backbone = load(folder)
-    assert backbone(IMAGES).maps[0].shape == (1, 32, 4, 4)  # pictures do not need it
+    assert backbone(IMAGES).maps[0].shape == (1, 32, 4, 4)  # images do not need it
     with pytest.raises(MissingExtraError, match="pip install transformers"):
         backbone.encode_text(["a cat"])

@@ -52,9 +52,9 @@ def test_half_false_stores_every_tensor_as_it_is(load: Load, tmp_path: Path) -> 
         assert torch.equal(stored[name], tensor)
 
 
-def test_a_cast_tower_is_not_saved_under_the_old_fingerprint(load: Load, tmp_path: Path) -> None:
+def test_a_cast_backbone_is_not_saved_under_the_old_fingerprint(load: Load, tmp_path: Path) -> None:
     backbone = load("vit").to(torch.bfloat16)
-    with pytest.raises(BackboneError, match="load the tower again in float32"):
+    with pytest.raises(BackboneError, match="load the backbone again in float32"):
         backbone.save(tmp_path / "new")
     assert not (tmp_path / "new").exists()
 

@@ -1,4 +1,4 @@
-"""What the toy tower promises beyond the common laws."""
+"""What the toy backbone promises beyond the common laws."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 
 from pyramid_tokenizer.backbones import ToyBackbone
-from pyramid_tokenizer.config import BackboneConfig
+from pyramid_tokenizer.config.models import BackboneConfig
 from pyramid_tokenizer.errors import ConfigError
 
 TOY_FINGERPRINT = "040adc47a542652f14aca48ef52b1361222d5af1732460608e70057e65abdcdc"
@@ -36,7 +36,7 @@ def test_the_kernels_of_every_step_are_orthogonal() -> None:
         torch.testing.assert_close(product, product[0, 0] * torch.eye(len(rows)), rtol=0, atol=1e-5)
 
 
-def test_a_picture_made_of_the_kept_patterns_comes_back_from_the_finest_map() -> None:
+def test_a_image_made_of_the_kept_patterns_comes_back_from_the_finest_map() -> None:
     backbone = ToyBackbone()
     kernel = backbone.kernels[0]
     codes = torch.randn(1, 8, 8, 8, generator=torch.Generator().manual_seed(0))
@@ -49,7 +49,7 @@ def test_a_picture_made_of_the_kept_patterns_comes_back_from_the_finest_map() ->
 def test_coarse_maps_average_what_finer_ones_hold() -> None:
     features = ToyBackbone()(torch.full((1, 3, 32, 32), 0.75))
     bend = lambda x: x + 0.05 * x * abs(x)  # noqa: E731
-    luma = 3**0.5  # a flat picture at one standard deviation above the mean
+    luma = 3**0.5  # a flat image at one standard deviation above the mean
     for found in reversed(features.maps):
         luma = bend(luma)
         torch.testing.assert_close(found[:, 0], torch.full_like(found[:, 0], luma), rtol=1e-5, atol=1e-5)
@@ -68,7 +68,7 @@ def test_maps_are_not_linear_functions_of_each_other() -> None:
 
 def test_its_embedding_is_the_mean_of_the_dense_map_and_dense_a_projection_of_the_coarsest() -> None:
     backbone = ToyBackbone()
-    features = backbone(torch.rand(2, 3, 64, 96, generator=torch.Generator().manual_seed(0)), aligned=True)
+    features = backbone(torch.rand(2, 3, 64, 96, generator=torch.Generator().manual_seed(0)), with_dense=True)
     expected = torch.einsum("dc,bchw->bdhw", backbone.projection[:, :, 0, 0], features.maps[0])
     torch.testing.assert_close(features.dense, expected)
     torch.testing.assert_close(features.embedding, expected.mean(dim=(2, 3)))

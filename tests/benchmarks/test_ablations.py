@@ -11,11 +11,11 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
-from benchmarks import ablations, ablations_kept, towers
+from benchmarks import ablations, ablations_kept, backbones
 from benchmarks import ablations_segmentation as heads
 from benchmarks.variants import VARIANTS, nearest_grid
 from pyramid_tokenizer import PyramidTokenizer
-from pyramid_tokenizer.config import BackboneConfig, LevelConfig, QuantizerConfig, TokenizerConfig
+from pyramid_tokenizer.config.models import BackboneConfig, LevelConfig, QuantizerConfig, TokenizerConfig
 from pyramid_tokenizer.evaluation import psnr, ssim
 
 BASE = TokenizerConfig(
@@ -55,7 +55,7 @@ CHANGES = {
         "semantic_weight": [0.5, 0.25, 0.25, 0.05],
         "fsq": [()] * 4,
         "address": ["linear"] * 4,
-        "sees_dense": [False] * 4,
+        "reads_dense": [False] * 4,
         "widths": (160, 128, 128, 96),
         "depths": (2, 1, 1, 3),
     },
@@ -68,12 +68,12 @@ CHANGES = {
         "semantic_weight": [0.5, 0.25, 0.05, 0.05],
         "fsq": [()] * 4,
         "address": ["linear"] * 4,
-        "sees_dense": [False] * 4,
+        "reads_dense": [False] * 4,
         "widths": (160, 128, 96, 96),
         "depths": (2, 2, 2, 1),
     },
 }
-SMALL = ablations.Settings(images=16, steps=2, tower_steps=3, batch_size=4, crop_px=64, pictures=3, side_px=64)
+SMALL = ablations.Settings(images=16, steps=2, backbone_steps=3, batch_size=4, crop_px=64, val_images=3, side_px=64)
 
 
 def fields_of(config):
@@ -85,13 +85,13 @@ def fields_of(config):
 
 @pytest.fixture
 def data(tmp_path, smooth):
-    """A data folder of small pictures, two of three with a label."""
+    """A data folder of small images, two of three with a label."""
     lines = ["file,source,label,w,h"]
     for split, count in (("train", 9), ("val", 3)):
         folder = tmp_path / "data" / "recon" / split
         folder.mkdir(parents=True)
-        for i, picture in enumerate(smooth(count, 64, 64, seed=count)):
-            pixels = picture.mul(255).byte().permute(1, 2, 0).numpy()
+        for i, image in enumerate(smooth(count, 64, 64, seed=count)):
+            pixels = image.mul(255).byte().permute(1, 2, 0).numpy()
             Image.fromarray(pixels).save(folder / f"{i}.png")
             lines += [f"train/{i}.png,made,{('', 'cat', 'dog')[i % 3]},64,64"] if split == "train" else []
     (tmp_path / "data" / "recon" / "train.csv").write_text("\n".join(lines) + "\n")
@@ -146,8 +146,12 @@ def test_alignment_is_the_mean_cosine_and_no_constant_beats_the_best_one(toy_tok
     for index, codes in enumerate(toy_tokenizer.codes(tokens)):
         level = toy_tokenizer.quantizer.level(index)
         wanted = F.interpolate(dense, codes.shape[-2:], mode="bilinear", align_corners=False)
-        addresses = torch.einsum("ed,bdhw->behw", level.align.weight, codes) + level.align.bias[:, None, None]
-        assert found[index] == pytest.approx(F.cosine_similarity(addresses, wanted, dim=1).mean().item(), abs=1e-5)
+        text_embeddings = (
+            torch.einsum("ed,bdhw->behw", level.text_readout.weight, codes) + level.text_readout.bias[:, None, None]
+        )
+        assert found[index] == pytest.approx(
+            F.cosine_similarity(text_embeddings, wanted, dim=1).mean().item(), abs=1e-5
+        )
     directions = F.normalize(dense, dim=1).permute(0, 2, 3, 1).flatten(0, 2)  # (cells, D)
     others = F.normalize(torch.cat([torch.randn(100, 16), directions]), dim=1)
     reached = (others @ directions.T).mean(1)
@@ -160,7 +164,7 @@ def test_a_row_is_made_once_for_its_settings_and_survives_an_interruption(data, 
     pictures = torch.randint(0, 256, (2, 3, 64, 64), dtype=torch.uint8)
     trained: list[str] = []
 
-    def train(config, tower, images, settings, *, refine):
+    def train(config, backbone, images, settings, *, refine):
         trained.append(config.quantizer.composition)
         return toy_tokenizer
 
@@ -182,7 +186,7 @@ def test_a_row_is_made_once_for_its_settings_and_survives_an_interruption(data, 
     assert len(list((tmp_path / "out").glob("bottom-up-*.json"))) == 2
 
 
-def test_a_small_run_trains_a_variant_on_the_bases_tower(data, tmp_path, toy_config):
+def test_a_small_run_trains_a_variant_on_the_bases_backbone(data, tmp_path, toy_config):
     base, pictures = PyramidTokenizer.from_config(toy_config), torch.randint(0, 256, (2, 3, 64, 64), dtype=torch.uint8)
     where = {"data": data, "out": tmp_path / "out", "settings": SMALL}
     row = ablations.row_of("finest-in-two", base, pictures, **where)
@@ -258,8 +262,8 @@ def test_the_list_has_the_rows_of_both_tables():
 def test_layer_norm_hides_contrast_and_batch_norm_keeps_it(smooth):
     images = smooth(2)
     maps = {}
-    for norm in towers.TRUNKS:
-        model = towers.TowerTraining(norm, 2).eval()
+    for norm in backbones.TRUNKS:
+        model = backbones.BackboneTraining(norm, 2).eval()
         mean = torch.tensor(model.mean).view(1, 3, 1, 1)
         for name, pictures in (("full", images), ("faint", mean + 0.5 * (images - mean))):
             normed = (pictures - mean) / torch.tensor(model.std).view(1, 3, 1, 1)
@@ -271,22 +275,22 @@ def test_layer_norm_hides_contrast_and_batch_norm_keeps_it(smooth):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("norm", towers.TRUNKS)
-def test_a_stopped_tower_goes_on_to_the_same_weights_and_loads(norm, data, tmp_path, monkeypatch):
-    monkeypatch.setattr(towers, "SAVE_EVERY", 2)
-    whole = ablations.tower_on(norm, data, tmp_path / "whole", SMALL)
+@pytest.mark.parametrize("norm", backbones.TRUNKS)
+def test_a_stopped_backbone_goes_on_to_the_same_weights_and_loads(norm, data, tmp_path, monkeypatch):
+    monkeypatch.setattr(backbones, "SAVE_EVERY", 2)
+    whole = ablations.backbone_on(norm, data, tmp_path / "whole", SMALL)
     crops = iter(range(2 * SMALL.batch_size))
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        cut = towers.random_crop
-        patch.setattr(towers, "random_crop", lambda *args: cut(*args) if next(crops, None) is not None else _stop())
-        ablations.tower_on(norm, data, tmp_path / "stopped", SMALL)
-    resumed = ablations.tower_on(norm, data, tmp_path / "stopped", SMALL)
+        cut = backbones.random_crop
+        patch.setattr(backbones, "random_crop", lambda *args: cut(*args) if next(crops, None) is not None else _stop())
+        ablations.backbone_on(norm, data, tmp_path / "stopped", SMALL)
+    resumed = ablations.backbone_on(norm, data, tmp_path / "stopped", SMALL)
     assert resumed.fingerprint == whole.fingerprint
     assert (whole.strides, whole.channels, whole.has_dense) == ((32, 16, 8, 4), (320, 160, 80, 40), True)
     kinds = {type(module).__name__ for module in whole.model.visual.modules()}
     assert ("BatchNorm2d" in kinds, "LayerNorm2d" in kinds) == (norm == "batch", norm == "layer")
-    monkeypatch.setattr(towers, "read_rows", lambda _: _stop())  # a finished tower is not trained again
-    assert ablations.tower_on(norm, data, tmp_path / "whole", SMALL).fingerprint == whole.fingerprint
+    monkeypatch.setattr(backbones, "read_rows", lambda _: _stop())  # a finished backbone is not trained again
+    assert ablations.backbone_on(norm, data, tmp_path / "whole", SMALL).fingerprint == whole.fingerprint
 
 
 def _stop():

@@ -13,10 +13,10 @@ from benchmarks import ablations
 from benchmarks import ablations_segmentation as heads
 from benchmarks import segmentation_rows as rows
 from benchmarks.segmentation import learned_row
-from pyramid_tokenizer.segmenter import Segmenter, build_head
+from pyramid_tokenizer.segmentation.segmenter import Segmenter, build_head
 
 NAMES = ("sky", "sheep", "grass", "boat", "car")  # two of which are kept out of training
-SMALL = heads.HeadSettings(head_steps=2, batch_size=2, crop_px=32, short_side_px=32, pictures=2, side_px=64)
+SMALL = heads.HeadSettings(head_steps=2, batch_size=2, crop_px=32, short_side_px=32, val_images=2, side_px=64)
 
 
 @pytest.fixture(scope="module")
@@ -32,23 +32,23 @@ def data(tmp_path_factory):
             (folder / "seg" / name / "splits" / f"{split}.txt").write_text("\n".join(stems) + "\n")
             for stem in stems:
                 for part, shape, top in (("labels", (3, 4), len(NAMES)), ("images", (5, 6, 3), 256)):
-                    picture = Image.fromarray(rng.integers(0, top, shape, dtype=np.uint8))
+                    image = Image.fromarray(rng.integers(0, top, shape, dtype=np.uint8))
                     how = Image.Resampling.NEAREST if part == "labels" else Image.Resampling.BICUBIC
-                    picture.resize((48, 40), how).save(folder / "seg" / name / part / f"{stem}.png")
+                    image.resize((48, 40), how).save(folder / "seg" / name / part / f"{stem}.png")
     return folder
 
 
 @pytest.fixture
-def pictures(smooth):
+def images(smooth):
     return smooth(2, seed=7).mul(255).byte()
 
 
 @pytest.fixture
-def row(data, tmp_path, toy_tokenizer, pictures):
+def row(data, tmp_path, toy_tokenizer, images):
     """row(name) -> that row on the toy tokenizer; kept in a folder of this test."""
 
     def make(name, base=toy_tokenizer, settings=SMALL):
-        return heads.row_of(name, base, pictures, data=data, out=tmp_path / "out", settings=settings)
+        return heads.row_of(name, base, images, data=data, out=tmp_path / "out", settings=settings)
 
     return make
 
@@ -57,7 +57,7 @@ def size_of(*modules):
     return sum(parameter.numel() for module in modules for parameter in module.parameters())
 
 
-def test_decoupled_rows_leave_every_decoded_picture_and_joint_learning_does_not(row, toy_tokenizer):
+def test_decoupled_rows_leave_every_decoded_image_and_joint_learning_does_not(row, toy_tokenizer):
     before = {name: tensor.clone() for name, tensor in toy_tokenizer.own_tensors().items()}
     found = {name: row(name) for name in heads.VARIANTS}
     assert all(torch.equal(tensor, before[name]) for name, tensor in toy_tokenizer.own_tensors().items())
@@ -132,11 +132,11 @@ def test_the_table_shows_masks_of_each_set_beside_the_pixels():
     ]
 
 
-def test_the_command_trains_a_row_and_prints_the_table(data, tmp_path, toy_tokenizer, pictures, monkeypatch, capsys):
+def test_the_command_trains_a_row_and_prints_the_table(data, tmp_path, toy_tokenizer, images, monkeypatch, capsys):
     (tmp_path / "data" / "recon" / "val").mkdir(parents=True)
     (tmp_path / "data" / "seg").symlink_to(data / "seg")
-    for i, picture in enumerate(pictures):
-        Image.fromarray(picture.permute(1, 2, 0).numpy()).save(tmp_path / "data" / "recon" / "val" / f"{i}.png")
+    for i, image in enumerate(images):
+        Image.fromarray(image.permute(1, 2, 0).numpy()).save(tmp_path / "data" / "recon" / "val" / f"{i}.png")
     model = toy_tokenizer.save_pretrained(tmp_path / "model")
     where = ["--data", str(tmp_path / "data"), "--out", str(tmp_path / "out"), "--model", str(model)]
     how = ["--quick", "--head-steps", "1", "--batch", "2", "--crop", "32", "--variants", "look-up,shared"]

@@ -1,4 +1,4 @@
-"""The table of towers: what a row tells, and that docs/backbones.md tells the same."""
+"""The table of backbones: what a row tells, and that docs/backbones.md tells the same."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pyramid_tokenizer import PyramidTokenizer
 DOCS = Path(__file__).parents[2] / "docs" / "backbones.md"
 
 
-def test_a_row_tells_levels_blocks_and_the_cost_of_a_picture() -> None:
+def test_a_row_tells_levels_blocks_and_the_cost_of_a_image() -> None:
     tok = PyramidTokenizer.from_backbone("toy")
     for index in range(3):
         tok.quantizer.level(index).codebook.normal_()
@@ -28,10 +28,10 @@ def test_a_row_tells_levels_blocks_and_the_cost_of_a_picture() -> None:
     )
 
 
-def test_a_tower_that_cannot_be_used_is_told_and_leaves_the_others(capsys: pytest.CaptureFixture[str]) -> None:
-    lines = presets.table_of(["toy", "no_tower"]).splitlines()
+def test_a_backbone_that_cannot_be_used_is_told_and_leaves_the_others(capsys: pytest.CaptureFixture[str]) -> None:
+    lines = presets.table_of(["toy", "no_backbone"]).splitlines()
     assert [line.split(" | ")[0] for line in lines] == ["| name", "| ---", "| toy"]
-    assert "no_tower: expected an open_clip model name" in capsys.readouterr().err
+    assert "no_backbone: expected an open_clip model name" in capsys.readouterr().err
 
 
 @pytest.mark.slow

@@ -11,8 +11,8 @@ from PIL import Image
 
 from benchmarks import reconstruction
 from pyramid_tokenizer import PyramidTokenizer, TokenPyramid
-from pyramid_tokenizer.config import BackboneConfig, DecoderConfig, LevelConfig, QuantizerConfig, TokenizerConfig
-from pyramid_tokenizer.model_card import model_card
+from pyramid_tokenizer.config.models import BackboneConfig, DecoderConfig, LevelConfig, QuantizerConfig, TokenizerConfig
+from pyramid_tokenizer.hub.card import model_card
 
 CONFIG = TokenizerConfig(
     backbone=BackboneConfig(kind="toy"),
@@ -75,12 +75,12 @@ def test_a_model_card_reads_the_result():
     assert "| ours | 0.235 | 23.46 | 0.679 |\n| not measured | – | – | – |" in card
 
 
-def test_a_score_is_the_mean_of_each_pictures_own():
-    pictures = torch.zeros(2, 3, 16, 16, dtype=torch.uint8)
-    coded = pictures.clone()
+def test_a_score_is_the_mean_of_each_images_own():
+    images = torch.zeros(2, 3, 16, 16, dtype=torch.uint8)
+    coded = images.clone()
     coded[0] += 1  # 48.13 dB
     coded[1] += 4  # 36.09 dB
-    row = reconstruction.score("grey", pictures, coded, 0.5)
+    row = reconstruction.score("grey", images, coded, 0.5)
     assert (row.what, row.bits_per_pixel) == ("grey", 0.5)
     assert row.psnr == pytest.approx((20 * np.log10(255) + 20 * np.log10(255 / 4)) / 2, abs=1e-9)
 

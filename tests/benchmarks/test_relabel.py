@@ -9,7 +9,7 @@ from PIL import Image
 
 from benchmarks import relabel
 from benchmarks.speed import Spread
-from pyramid_tokenizer.segmenter import Segmenter
+from pyramid_tokenizer.segmentation.segmenter import Segmenter
 
 WORDS = ["sky", "grass", "zebra", "car", "tree"]
 
@@ -49,7 +49,7 @@ def test_scores_that_differ_stop_the_measurement():
 def test_the_spaces_are_the_models_own_and_the_larger_ones(seg):
     found = list(relabel.spaces(seg, WORDS))
     assert [space.words.shape[1] for space in found] == [16, *relabel.SPACES]
-    assert [tuple(rows.shape) for rows in found[1].addresses] == [(8, 512), (16, 512), (64, 512)]
+    assert [tuple(rows.shape) for rows in found[1].text_embeddings] == [(8, 512), (16, 512), (64, 512)]
 
 
 def test_ratios_are_those_within_a_round(seg, ids, monkeypatch):
@@ -87,10 +87,10 @@ def test_names_differ_whatever_their_case(data):
 
 def test_stored_images_repeat_in_batches_with_their_tokens(seg, data):
     stored = relabel.store(seg, [data / "recon" / part for part in ("heldout", "val")], 6)
-    assert [len(batch) for batch in stored.pictures] == [4, 2]
+    assert [len(batch) for batch in stored.images] == [4, 2]
     assert [tokens.batch_size for tokens in stored.tokens] == [4, 2]
-    assert torch.equal(stored.pictures[1], stored.pictures[0][:2])
-    assert seg.tok.encode(stored.pictures[1] / 255) == stored.tokens[1]
+    assert torch.equal(stored.images[1], stored.images[0][:2])
+    assert seg.tok.encode(stored.images[1] / 255) == stored.tokens[1]
 
 
 def test_the_script_says_what_both_ways_cost(toy_tokenizer, data, tmp_path, capsys):

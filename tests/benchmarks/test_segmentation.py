@@ -15,8 +15,9 @@ from benchmarks import segmentation, segmentation_tables
 from benchmarks import segmentation_kept_out as kept_out
 from benchmarks import segmentation_rows as rows
 from benchmarks.segmentation_rows import Names
-from pyramid_tokenizer.evaluation import TokenMeaning, open_segmentation_set
-from pyramid_tokenizer.segmenter import Segmenter, build_head
+from pyramid_tokenizer.evaluation import TokenSemantics
+from pyramid_tokenizer.images.labelled import open_segmentation_set
+from pyramid_tokenizer.segmentation.segmenter import Segmenter, build_head
 from pyramid_tokenizer.tokenizer import PyramidTokenizer
 
 NAMES = ("background", "sky", "zebra", "grass", "boat", "car")
@@ -28,7 +29,7 @@ def one_hot(labels: torch.Tensor, num_classes: int = len(NAMES)) -> torch.Tensor
 
 
 def empty_counts() -> rows.Counts:
-    return rows.Counts(meaning=TokenMeaning((4,), strides=(1,), num_classes=len(NAMES)))
+    return rows.Counts(semantics=TokenSemantics((4,), strides=(1,), num_classes=len(NAMES)))
 
 
 @pytest.fixture(scope="module")
@@ -58,13 +59,13 @@ def test_pixels_of_kept_out_names_and_background_do_not_count_and_cannot_be_pred
     labels = torch.tensor([[0, 1, 1, 2], [-1, 3, 3, 2]])
     scores = one_hot(labels) * 2
     scores[4] = 3  # "boat" is the likeliest everywhere, and is no learned name
-    rows.add_picture(counts, "x", scores, labels, names)
+    rows.add_image(counts, "x", scores, labels, names)
     (found,) = counts.learned["x"]
     assert found.wanted.tolist() == found.correct.tolist() == found.predicted.tolist() == [0, 2, 0, 2, 0, 0]
     row = segmentation.learned_row("x", counts.learned["x"])
     assert [row[name] for name in segmentation_tables.SINGLE] == [1, 1, 1, 1]
     assert (row["classes_present"], row["interval"]) == (2, [1, 1])
-    (every,) = counts.pictures_of_kept_out["x"]
+    (every,) = counts.images_of_kept_out["x"]
     assert every[:, 4].tolist() == [
         0,
         2,
@@ -75,15 +76,15 @@ def test_pixels_of_kept_out_names_and_background_do_not_count_and_cannot_be_pred
     ]  # among all names "boat" wins, on all pixels but background and void
 
 
-def test_a_picture_without_kept_out_names_is_left_out_of_their_table():
+def test_a_image_without_kept_out_names_is_left_out_of_their_table():
     counts = empty_counts()
-    rows.add_picture(counts, "x", one_hot(torch.tensor([[1, 3]])), torch.tensor([[1, 3]]), Names.of(NAMES))
-    assert not counts.pictures_of_kept_out
+    rows.add_image(counts, "x", one_hot(torch.tensor([[1, 3]])), torch.tensor([[1, 3]]), Names.of(NAMES))
+    assert not counts.images_of_kept_out
 
 
 def test_half_wrong_masks_give_the_ious_worked_out_by_hand():
     counts, labels = empty_counts(), torch.tensor([[1, 1, 3, 3]])
-    rows.add_picture(counts, "x", one_hot(torch.tensor([[1, 1, 1, 5]])), labels, Names.of(NAMES))
+    rows.add_image(counts, "x", one_hot(torch.tensor([[1, 1, 1, 5]])), labels, Names.of(NAMES))
     row = segmentation.learned_row("x", counts.learned["x"])
     assert row["miou_present"] == pytest.approx((2 / 3 + 0) / 2)
     assert row["miou_union"] == pytest.approx((2 / 3 + 0 + 0) / 3)
@@ -101,18 +102,18 @@ def test_iou_by_name_is_that_of_masks_with_their_names_dealt_out_anew():
     assert torch.equal(kept_out.iou_by_name(counts)[torch.arange(4), deal], expected)
 
 
-def right_masks(pictures: int) -> list[torch.Tensor]:
-    """Counts of pictures in which every class is there and right."""
+def right_masks(images: int) -> list[torch.Tensor]:
+    """Counts of images in which every class is there and right."""
     return [
         torch.eye(6, 7, dtype=torch.int64) * (10 + i) * torch.tensor([[0], [1], [1], [1], [1], [1]])
-        for i in range(pictures)
+        for i in range(images)
     ]
 
 
 def test_shuffled_names_score_below_the_true_ones_and_as_every_name_in_turn_on_average():
     names = Names.of(NAMES)
     scores = kept_out.kept_out_scores([(names, right_masks(4))])
-    assert (scores.pictures, scores.classes, scores.miou, scores.interval) == (4, 2, 1, (1, 1))
+    assert (scores.images, scores.classes, scores.miou, scores.interval) == (4, 2, 1, (1, 1))
     assert scores.every_name == pytest.approx(1 / 5)  # right by chance: one of five names
     assert scores.shuffled == pytest.approx(1 / 5, abs=0.15)
     assert scores.ratio == pytest.approx(1 / scores.shuffled)
@@ -133,7 +134,7 @@ def test_two_sets_are_averaged_over_their_classes_and_absent_classes_are_not_cou
     wrong = torch.zeros(6, 7, dtype=torch.int64)
     wrong[2, 4] = 10  # a zebra taken for a boat; no boat is there
     both = kept_out.kept_out_scores([(names, right_masks(2)), (names, [wrong])])
-    assert (both.pictures, both.classes) == (3, 3)
+    assert (both.images, both.classes) == (3, 3)
     assert both.miou == pytest.approx((1 + 1 + 0) / 3)
 
 
@@ -181,7 +182,7 @@ def write_set(folder: Path, names: list[str], *, count: int) -> None:
         stems = [f"{split}{i}" for i in range(count)]
         (folder / "splits" / f"{split}.txt").write_text("\n".join(stems) + "\n")
         for i, stem in enumerate(stems):
-            size = (40 + 8 * i, 36)  # pictures differ in size
+            size = (40 + 8 * i, 36)  # images differ in size
             labels = rng.integers(0, len(names), (3, 4), dtype=np.uint8)
             labels[0, 0] = 255
             Image.fromarray(labels).resize(size, Image.Resampling.NEAREST).save(folder / "labels" / f"{stem}.png")
@@ -209,7 +210,7 @@ def test_the_script_measures_a_model_with_a_head(data, tmp_path, model, monkeypa
     monkeypatch.setattr(kept_out, "SAMPLES", 20)
     folder = model.save_pretrained(tmp_path / "model")
     found = run(data, tmp_path, folder, "--limit", "2", "--continuous-head", str(folder))
-    assert [(entry["set"], entry["pictures"], entry["names"], entry["learned_names"]) for entry in found["sets"]] == [
+    assert [(entry["set"], entry["images"], entry["names"], entry["learned_names"]) for entry in found["sets"]] == [
         ("msrc", 2, 4, 2),
         ("coco80", 2, 5, 3),
         ("ccp", 2, 2, 2),
@@ -220,7 +221,7 @@ def test_the_script_measures_a_model_with_a_head(data, tmp_path, model, monkeypa
     assert [row["set"] for row in found["kept_out"][::5]] == ["msrc", "coco80", "msrc + coco80"]
     assert found["notes"] == []
     assert capsys.readouterr().out.strip() == (tmp_path / "found.md").read_text().strip()
-    assert "coco80: 3 of 5 names, 2 pictures, background ignored" in (tmp_path / "found.md").read_text()
+    assert "coco80: 3 of 5 names, 2 images, background ignored" in (tmp_path / "found.md").read_text()
 
 
 def test_the_script_measures_a_model_without_a_head_twice_alike(data, tmp_path, toy_tokenizer, monkeypatch):
@@ -244,7 +245,7 @@ def test_codes_are_named_on_one_split_and_measured_on_the_other(model, data):
     test = open_segmentation_set(data / "seg" / "coco80", split="test")
     levels = rows.name_codes(model, test, Names.of(test.names), px=32, limit=None, say=lambda _: None)
     counts = rows.count(model, test, Names.of(test.names), px=32, limit=None, say=lambda _: None)
-    for found, again in zip(levels, counts.meaning.levels, strict=True):
+    for found, again in zip(levels, counts.semantics.levels, strict=True):
         assert torch.equal(found.counts, again.counts)
         assert found.counts[:, [0, 2, 4]].sum() == 0  # background and kept-out names
         assert found.counts.sum() > 0

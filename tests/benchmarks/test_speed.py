@@ -39,14 +39,14 @@ def test_the_table_shows_each_case_by_threads():
 
 def test_photos_are_square_and_repeat():
     pytest.importorskip("skimage")
-    found, what = speed.pictures(5, 32)
+    found, what = speed.images(5, 32)
     assert found.shape == (5, 3, 32, 32)
     assert torch.equal(found[0], found[4])
     assert not torch.equal(found[0], found[1])
     assert "photos" in what
 
 
-def test_without_scikit_image_pictures_are_made_up(monkeypatch):
+def test_without_scikit_image_images_are_made_up(monkeypatch):
     original = builtins.__import__
 
     def refuse(name, *args, **kwargs):
@@ -55,7 +55,7 @@ def test_without_scikit_image_pictures_are_made_up(monkeypatch):
         return original(name, *args, **kwargs)
 
     monkeypatch.setattr(builtins, "__import__", refuse)
-    found, what = speed.pictures(2, 32)
+    found, what = speed.images(2, 32)
     assert found.shape == (2, 3, 32, 32)
     assert bool((found >= 0).all() and (found <= 1).all())
     assert "random" in what
@@ -66,7 +66,7 @@ def test_the_script_measures_a_model_and_leaves_the_threads_as_they_were(toy_tok
     folder = toy_tokenizer.save_pretrained(tmp_path / "model")
     assert speed.main(["--model", str(folder), "--px", "32", "--batch", "2", "--rounds", "1"]) == 0
     shown = capsys.readouterr().out
-    assert all(what in shown for what in ("encode", "decode", "tower alone", "machine: ", "32 px, batches of 2"))
+    assert all(what in shown for what in ("encode", "decode", "backbone alone", "machine: ", "32 px, batches of 2"))
     assert torch.get_num_threads() == before
 
 

@@ -9,7 +9,7 @@ from PIL import Image
 
 from benchmarks import twins
 from pyramid_tokenizer import PyramidTokenizer
-from pyramid_tokenizer.config import BackboneConfig, DecoderConfig, LevelConfig, QuantizerConfig, TokenizerConfig
+from pyramid_tokenizer.config.models import BackboneConfig, DecoderConfig, LevelConfig, QuantizerConfig, TokenizerConfig
 
 LEVELS = (
     LevelConfig(stride=32, maps=(0, 1), codebook_size=4, dim=3),
@@ -29,7 +29,7 @@ def test_the_last_layer_twin_reads_one_map_and_spends_the_same_bits() -> None:
     assert dataclasses.replace(twin, quantizer=dataclasses.replace(twin.quantizer, levels=kept)) == CONFIG
 
 
-def test_a_fitted_twin_stands_on_the_same_tower_and_shows_its_sketch(tmp_path, monkeypatch) -> None:
+def test_a_fitted_twin_stands_on_the_same_backbone_and_shows_its_linear_reconstruction(tmp_path, monkeypatch) -> None:
     for i in range(8):
         noise = torch.rand(8, 8, 3, generator=torch.Generator().manual_seed(i)).mul(255).byte().numpy()
         Image.fromarray(noise).resize((160, 128), Image.Resampling.BICUBIC).save(tmp_path / f"{i}.png")
@@ -40,4 +40,6 @@ def test_a_fitted_twin_stands_on_the_same_tower_and_shows_its_sketch(tmp_path, m
     assert twin.backbone is tok.backbone
     images = torch.rand(1, 3, 64, 64)
     tokens = twin.encode(images)
-    torch.testing.assert_close(twin.decode(tokens), twin.quantizer.sketch(twin.codes(tokens)).clamp(0, 1))
+    torch.testing.assert_close(
+        twin.decode(tokens), twin.quantizer.linear_reconstruction(twin.codes(tokens)).clamp(0, 1)
+    )

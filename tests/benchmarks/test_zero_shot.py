@@ -23,7 +23,7 @@ def test_top1_counts_right_names_and_shuffled_names_fall_to_chance() -> None:
 
 def test_caption_recall_reads_both_directions() -> None:
     images = torch.eye(3)
-    captions = torch.eye(3)[[0, 1, 1]]  # the third caption is of picture 2 and looks like picture 1
+    captions = torch.eye(3)[[0, 1, 1]]  # the third caption is of image 2 and looks like image 1
     owner = torch.tensor([0, 1, 2])
     to_image, to_caption = zero_shot.caption_recall(images, captions, owner, k=1)
     assert to_image == pytest.approx(2 / 3)
@@ -66,10 +66,10 @@ def data(tmp_path: Path) -> Path:
 
 def test_classification_takes_the_test_rows_of_its_sources(data: Path) -> None:
     found = zero_shot.classification(data, ("caltech101",))
-    assert found == zero_shot.Pictures([data / "recon" / "train/4.jpg"], [1], ["ketch", "sea horse"])
+    assert found == zero_shot.Images([data / "recon" / "train/4.jpg"], [1], ["ketch", "sea horse"])
 
 
-def test_kept_out_pictures_are_named_by_label_or_by_their_largest_class(data: Path) -> None:
+def test_kept_out_images_are_named_by_label_or_by_their_largest_class(data: Path) -> None:
     found = zero_shot.kept_out(data)
     named = [(file.name, found.names[target]) for file, target in zip(found.files, found.targets, strict=True)]
     assert named == [("5.jpg", "boat"), ("a.jpg", "zebra"), ("c.jpg", "zebra")]

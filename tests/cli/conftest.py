@@ -1,4 +1,4 @@
-"""A toy model on disk, pictures to feed it, and a way to call the commands."""
+"""A toy model on disk, images to feed it, and a way to call the commands."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from PIL import Image
 from typer.testing import CliRunner, Result
 
 from pyramid_tokenizer.cli import app
-from pyramid_tokenizer.config import BackboneConfig, DecoderConfig, LevelConfig, QuantizerConfig, TokenizerConfig
-from pyramid_tokenizer.images import to_pil
-from pyramid_tokenizer.segmenter import Segmenter, build_head
+from pyramid_tokenizer.config.models import BackboneConfig, DecoderConfig, LevelConfig, QuantizerConfig, TokenizerConfig
+from pyramid_tokenizer.images.pixels import to_pil
+from pyramid_tokenizer.segmentation.segmenter import Segmenter, build_head
 from pyramid_tokenizer.tokenizer import PyramidTokenizer
 
 CONFIG = TokenizerConfig(
@@ -88,7 +88,7 @@ def photos(here: Path) -> Path:
     folder = here / "photos"
     (folder / "trip").mkdir(parents=True)
     for seed, (name, height, width) in enumerate([("a.png", 32, 40), ("b.png", 48, 48), ("trip/a.png", 48, 48)]):
-        picture(height, width, seed=seed).save(folder / name)
+        image(height, width, seed=seed).save(folder / name)
     return folder
 
 
@@ -101,7 +101,7 @@ def tokens(tok: PyramidTokenizer, photos: Path, here: Path) -> Path:
     return here / "tokens"
 
 
-def picture(height: int, width: int, *, seed: int) -> Image.Image:
+def image(height: int, width: int, *, seed: int) -> Image.Image:
     return to_pil(smooth_images(1, height, width, seed=seed))[0]
 
 

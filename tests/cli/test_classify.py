@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from pyramid_tokenizer.tokens import TokenPyramid
+from pyramid_tokenizer.tokens.pyramid import TokenPyramid
 
 NAMES = ["cat|kitten", "dog", "bicycle|bike"]
 

@@ -5,37 +5,37 @@ from __future__ import annotations
 import numpy as np
 from PIL import Image
 
-from pyramid_tokenizer.images import to_pil
-from pyramid_tokenizer.tokens import TokenPyramid
+from pyramid_tokenizer.images.pixels import to_pil
+from pyramid_tokenizer.tokens.pyramid import TokenPyramid
 
 
-def assert_same_picture(path, picture) -> None:
+def assert_same_image(path, image) -> None:
     with Image.open(path) as stored:
         assert (stored.format, stored.mode) == ("PNG", "RGB")
-        assert np.array_equal(np.asarray(stored), np.asarray(picture))
+        assert np.array_equal(np.asarray(stored), np.asarray(image))
 
 
-def test_a_folder_becomes_pictures_in_the_same_places_with_the_pixels_of_the_library(run, model, tok, tokens, here):
+def test_a_folder_becomes_images_in_the_same_places_with_the_pixels_of_the_library(run, model, tok, tokens, here):
     done = run("decode", tokens, "--model", model)
     assert done.exit_code == 0, done.stderr
     for name in ("a", "trip/a"):
         expected = to_pil(tok.decode(TokenPyramid.load(tokens / f"{name}.tokens")))[0]
-        assert_same_picture(here / "decoded" / f"{name}.png", expected)
+        assert_same_image(here / "decoded" / f"{name}.png", expected)
 
 
 def test_levels_decodes_the_prefix_to_the_named_file(run, model, tok, tokens, here):
     done = run("decode", tokens / "a.tokens", "--model", model, "--levels", 1, "--out", "x.png")
     assert done.exit_code == 0, done.stderr
-    assert_same_picture(here / "x.png", to_pil(tok.decode(TokenPyramid.load(tokens / "a.tokens")[:1]))[0])
+    assert_same_image(here / "x.png", to_pil(tok.decode(TokenPyramid.load(tokens / "a.tokens")[:1]))[0])
     assert done.stdout == f"{tokens / 'a.tokens'}: 1 level, 40x32 px, 0.003 bits per pixel -> x.png\n"
 
 
-def test_a_file_of_several_images_becomes_numbered_pictures(run, model, tok, tokens, here):
+def test_a_file_of_several_images_becomes_numbered_images(run, model, tok, tokens, here):
     both = TokenPyramid.stack([tok.encode(here / "photos" / name) for name in ("b.png", "trip/a.png")])
     both.save(tokens / "both.tokens")
     assert run("decode", tokens / "both.tokens", "--model", model).exit_code == 0
     for i, expected in enumerate(to_pil(tok.decode(both))):
-        assert_same_picture(here / "decoded" / f"both-{i}.png", expected)
+        assert_same_image(here / "decoded" / f"both-{i}.png", expected)
     again = run("decode", tokens / "both.tokens", "--model", model)
     assert again.exit_code == 1
     assert "'decoded/both-0.png' and 1 more there already" in again.stderr
@@ -65,7 +65,7 @@ def test_damaged_files_and_files_with_too_few_levels_are_passed_over_and_named(r
     assert told[2] == "error: 2 of 4 files could not be used, see above"
 
 
-def test_existing_pictures_are_replaced_by_force_alone(run, model, tokens, here):
+def test_existing_images_are_replaced_by_force_alone(run, model, tokens, here):
     (here / "decoded").mkdir()
     (here / "decoded" / "a.png").write_bytes(b"precious")
     assert run("decode", tokens, "--model", model).exit_code == 1

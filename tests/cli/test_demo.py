@@ -10,8 +10,8 @@ import pytest
 from PIL import Image
 
 from pyramid_tokenizer.cli.demo import PHOTOS, WORDS
-from pyramid_tokenizer.segmenter import Segmenter
-from pyramid_tokenizer.tokens import TokenPyramid
+from pyramid_tokenizer.segmentation.segmenter import Segmenter
+from pyramid_tokenizer.tokens.pyramid import TokenPyramid
 from pyramid_tokenizer.visualize import overlay
 
 

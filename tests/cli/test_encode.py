@@ -6,7 +6,7 @@ import os
 
 import pytest
 
-from pyramid_tokenizer.tokens import TokenPyramid
+from pyramid_tokenizer.tokens.pyramid import TokenPyramid
 
 
 def files_below(folder) -> list[str]:
@@ -51,7 +51,7 @@ def test_the_files_do_not_depend_on_the_batch_size(run, model, photos, here, bat
 
 @pytest.mark.parametrize("batch_size", [1, 4])
 def test_images_that_cannot_be_read_are_passed_over_named_and_counted(run, model, photos, here, batch_size):
-    (photos / "aa.jpg").write_bytes(b"not a picture")
+    (photos / "aa.jpg").write_bytes(b"not an image")
     (photos / "c.png").write_bytes((photos / "b.png").read_bytes()[:200])
     done = run("encode", photos, "--model", model, "--batch-size", batch_size)
     assert done.exit_code == 1

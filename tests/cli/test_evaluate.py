@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pyramid_tokenizer.evaluation import evaluate_segmentation, label_images, open_segmentation_set
-from pyramid_tokenizer.segmenter import Segmenter
+from pyramid_tokenizer.evaluation import evaluate_segmentation, label_images
+from pyramid_tokenizer.images.labelled import open_segmentation_set
+from pyramid_tokenizer.segmentation.segmenter import Segmenter
 
 SMALL = ("--data", "set", "--protocol", "folder")
 
@@ -21,9 +22,9 @@ def labelled(here, photos):
         (here / "set" / folder).mkdir(parents=True)
     rng = np.random.default_rng(0)
     for index, name in enumerate(("a.png", "b.png", "trip/a.png", "b.png")):
-        picture = Image.open(photos / name)
-        picture.save(here / "set" / "images" / f"{index}.png")
-        labels = np.repeat(np.repeat(rng.choice([0, 1, 2, 255], (6, 6)), 8, 0), 8, 1)[: picture.height, : picture.width]
+        image = Image.open(photos / name)
+        image.save(here / "set" / "images" / f"{index}.png")
+        labels = np.repeat(np.repeat(rng.choice([0, 1, 2, 255], (6, 6)), 8, 0), 8, 1)[: image.height, : image.width]
         Image.fromarray(labels.astype(np.uint8)).save(here / "set" / "labels" / f"{index}.png")
     (here / "set" / "classes.txt").write_text("sky\ntree|bush\ncar\n")
     (here / "set" / "splits" / "few.txt").write_text("0\n2\n")
@@ -44,7 +45,7 @@ def test_the_table_and_the_file_hold_what_the_library_measures(run, head_model, 
     row = f"{100 * wanted['miou_present']:.2f} {100 * low:.2f} to {100 * high:.2f}"
     lines = [" ".join(line.split()) for line in done.stdout.splitlines()]
     assert f"mIoU of the classes in the labels {row}" in lines
-    assert "4 of 4 pictures, 3 of 3 classes in their labels" in lines
+    assert "4 of 4 images, 3 of 3 classes in their labels" in lines
     assert any(line.startswith(f"tree {100 * wanted['classes'][1]['iou']:.2f} ") for line in lines)
     assert [path.name for path in (labelled.parent / "figures").iterdir()] == ["seg.json"]
 
@@ -53,7 +54,7 @@ def test_views_splits_and_limits_are_told_and_kept(run, model, labelled):
     options = ("--split", "few", "--limit", 1, "--size", 64, "--window", 48, "--mode", "dense", "--json", "x.json")
     done = run("evaluate", "segmentation", *SMALL, "--model", model, *options)
     assert done.exit_code == 0, done.stderr
-    assert "1 of 2 pictures" in done.stdout
+    assert "1 of 2 images" in done.stdout
     assert "mode dense, short side 64 px, windows of 48 px every 24" in done.stdout
     saved = json.loads((labelled.parent / "x.json").read_text())
     view = {"split": "few", "limit": 1, "short_side_px": 64, "window_px": 48, "window_stride_px": 24, "mode": "dense"}
@@ -72,10 +73,10 @@ def test_a_background_class_is_found_by_words_or_a_threshold(run, model, labelle
         assert told in done.stdout
 
 
-def test_token_meaning_has_a_row_a_level(run, model, tok, labelled):
+def test_token_semantics_has_a_row_a_level(run, model, tok, labelled):
     done = run("evaluate", "segmentation", *SMALL, "--model", model, "--token-meaning", "--json", "x.json")
     assert done.exit_code == 0, done.stderr
-    levels = json.loads((labelled.parent / "x.json").read_text())["token_meaning"]
+    levels = json.loads((labelled.parent / "x.json").read_text())["token_semantics"]
     assert [level["codebook_size"] for level in levels] == list(tok.quantizer.codebook_sizes)
     assert "commonest class %" in done.stdout
     assert all(0 <= level["majority_share"] <= level["purity"] <= 1 for level in levels)

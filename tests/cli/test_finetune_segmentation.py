@@ -9,7 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
-from pyramid_tokenizer.segmenter import Segmenter
+from pyramid_tokenizer.segmentation.segmenter import Segmenter
 from pyramid_tokenizer.tokenizer import PyramidTokenizer
 
 SHORT = ("--steps", 2, "--batch-size", 2, "--crop", 32)
@@ -17,7 +17,7 @@ SHORT = ("--steps", 2, "--batch-size", 2, "--crop", 32)
 
 @pytest.fixture
 def masks(here):
-    """masks/: four pictures whose dark half is one class and whose bright half is another."""
+    """masks/: four images whose dark half is one class and whose bright half is another."""
     for folder in ("images", "labels", "splits"):
         (here / "masks" / folder).mkdir(parents=True)
     for index in range(4):

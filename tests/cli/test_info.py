@@ -1,11 +1,11 @@
-"""`info`: what a model, a token file or a new model on a tower holds."""
+"""`info`: what a model, a token file or a new model on a backbone holds."""
 
 from __future__ import annotations
 
 import pytest
 import torch
 
-from pyramid_tokenizer.segmenter import Segmenter
+from pyramid_tokenizer.segmentation.segmenter import Segmenter
 from pyramid_tokenizer.tokenizer import PyramidTokenizer
 
 
@@ -63,7 +63,7 @@ def test_a_missing_or_damaged_token_file_is_one_line(run, tok, here):
         assert name in done.stderr
 
 
-def test_a_tower_shows_its_blocks_the_levels_of_its_preset_and_the_command_that_trains_it(run):
+def test_a_backbone_shows_its_blocks_the_levels_of_its_preset_and_the_command_that_trains_it(run):
     done = run("info", "--backbone", "ViT-L-14", "--size", 224)
     assert done.exit_code == 0, done.stderr
     shown = rows(done.stdout)
@@ -74,13 +74,13 @@ def test_a_tower_shows_its_blocks_the_levels_of_its_preset_and_the_command_that_
     assert ["2", "7", "32x32", "1,024", "512", "8", "9.00", "0.1837"] in shown
     assert ["all", "1,344", "1,280", "0.2398"] in shown
     command = (
-        "pyramid-tokenizer train --images FOLDER --backbone ViT-L-14 --weights openai --crop 140 --out my-tokenizer"
+        "pyramid-tokenizer train --images FOLDER --backbone ViT-L-14 --pretrained openai --crop 140 --out my-tokenizer"
     )
     assert ["train", "it", *command.split()] in shown
 
 
 @pytest.mark.parametrize("size", [64, 100])
-def test_a_towers_tokens_are_those_of_a_new_model_on_it(run, size):
+def test_a_backbones_tokens_are_those_of_a_new_model_on_it(run, size):
     tok = PyramidTokenizer.from_backbone("toy")
     for index in range(3):
         tok.quantizer.level(index).codebook.normal_()
@@ -95,9 +95,9 @@ def test_a_towers_tokens_are_those_of_a_new_model_on_it(run, size):
     ("name", "options"),
     [
         ("toy", ""),
-        ("RN50", "--weights openai "),
-        ("convnext_tiny", "--weights FILE "),
-        ("coca_base", "--weights FILE --crop 144 "),
+        ("RN50", "--pretrained openai "),
+        ("convnext_tiny", "--pretrained FILE "),
+        ("coca_base", "--pretrained FILE --crop 144 "),
     ],
 )
 def test_the_command_that_trains_it_names_weights_and_a_crop_where_they_are_needed(run, name, options):
@@ -107,16 +107,16 @@ def test_the_command_that_trains_it_names_weights_and_a_crop_where_they_are_need
     )
 
 
-def test_the_command_that_trains_on_a_local_tower_keeps_its_path(run, here):
+def test_the_command_that_trains_on_a_local_backbone_keeps_its_path(run, here):
     from tests.backbones.conftest import MODEL_CONFIGS, make_model, write_directory
 
     config = MODEL_CONFIGS["vit"]
-    write_directory(here / "my tower", config, make_model(config).state_dict())
-    last = run("info", "--backbone", "my tower").stdout.splitlines()[-1]
-    assert last.endswith("--images FOLDER --backbone 'my tower' --out my-tokenizer")
+    write_directory(here / "my backbone", config, make_model(config).state_dict())
+    last = run("info", "--backbone", "my backbone").stdout.splitlines()[-1]
+    assert last.endswith("--images FOLDER --backbone 'my backbone' --out my-tokenizer")
 
 
-def test_a_model_beside_a_tower_or_an_unknown_tower_is_one_line(run):
+def test_a_model_beside_a_backbone_or_an_unknown_backbone_is_one_line(run):
     both = run("info", "tiny", "--backbone", "toy")
     unknown = run("info", "--backbone", "vit-b16")
     for done, message in ((both, "got both, tiny and toy"), (unknown, "did you mean 'ViT-B-16'")):

@@ -8,11 +8,12 @@ from PIL import Image
 
 from pyramid_tokenizer.cli.prefixes import decode_prefixes
 from pyramid_tokenizer.evaluation import psnr, ssim
-from pyramid_tokenizer.images import read_image, to_pil
+from pyramid_tokenizer.images.pixels import to_pil
+from pyramid_tokenizer.images.read import read_image
 
 
 def holds(sheet: Image.Image, picture: Image.Image) -> bool:
-    """Whether the picture lies somewhere on the sheet, pixel by pixel."""
+    """Whether the image lies somewhere on the sheet, pixel by pixel."""
     windows = np.lib.stride_tricks.sliding_window_view(np.asarray(sheet), np.asarray(picture).shape)
     return bool((windows[:, :, 0] == np.asarray(picture)).all(axis=(2, 3, 4)).any())
 

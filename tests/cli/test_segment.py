@@ -8,9 +8,10 @@ import torch
 from PIL import Image
 
 from pyramid_tokenizer.cli.segment import describe_shares
-from pyramid_tokenizer.images import read_image, to_pil
-from pyramid_tokenizer.segmenter import Segmenter
-from pyramid_tokenizer.tokens import TokenPyramid
+from pyramid_tokenizer.images.pixels import to_pil
+from pyramid_tokenizer.images.read import read_image
+from pyramid_tokenizer.segmentation.segmenter import Segmenter
+from pyramid_tokenizer.tokens.pyramid import TokenPyramid
 from pyramid_tokenizer.visualize import overlay
 
 NAMES = ["cat|kitten", "dog", "tree"]
@@ -88,7 +89,7 @@ def test_auto_takes_the_head(run, head_model, photos):
     assert not np.array_equal(maps["auto"], maps["lookup"])
 
 
-def test_the_overlay_of_tokens_lies_on_the_decoded_picture(segment, segmenter, tokens):
+def test_the_overlay_of_tokens_lies_on_the_decoded_image(segment, segmenter, tokens):
     done = segment("--tokens", tokens / "a.tokens", "--out", "x.png")
     assert done.exit_code == 0, done.stderr
     stored = TokenPyramid.load(tokens / "a.tokens")
@@ -233,7 +234,7 @@ def test_what_cannot_be_done_is_told_in_one_line(segment, photos, here, options,
     assert files_below(here) == ["photos/a.png", "photos/b.png", "photos/trip/a.png"]
 
 
-def test_the_tower_s_own_map_needs_images(segment, tokens, here):
+def test_the_backbone_s_own_map_needs_images(segment, tokens, here):
     done = segment("--tokens", tokens, "--mode", "dense")
     assert (done.exit_code, done.stdout) == (1, "")
     assert done.stderr == 'error: expected images for mode "dense", got tokens: use mode "lookup" or "decoder"\n'

@@ -10,7 +10,7 @@ import torch
 from typer.main import get_command
 
 from pyramid_tokenizer.cli import app
-from pyramid_tokenizer.config import to_dict
+from pyramid_tokenizer.config.plain import to_dict
 from pyramid_tokenizer.tokenizer import PyramidTokenizer
 from pyramid_tokenizer.training import TrainConfig
 
@@ -76,7 +76,7 @@ def test_a_config_gives_a_model_that_loads_and_a_second_call_the_same_one(run, c
     assert "seed" in other.stderr
 
 
-def test_a_model_lends_its_tower_and_layout_and_its_codebooks_are_fitted_anew(run, model, tok, photos):
+def test_a_model_lends_its_backbone_and_layout_and_its_codebooks_are_fitted_anew(run, model, tok, photos):
     done = run("train", "--images", photos, "--out", "mine", "--model", model, *SHORT[2:], "--steps", 0)
     assert done.exit_code == 0, done.stderr
     mine = PyramidTokenizer.from_pretrained("mine")
@@ -102,10 +102,10 @@ def test_a_model_that_was_not_trained_there_is_not_replaced(run, other_model, mo
         (("--images", "photos", "--config", "tokenizer.json", "--model", "tiny"), "leave one out"),
         (("--images", "photos", "--backbone", "RN50", "--model", "tiny"), "--backbone RN50 and --model tiny"),
         (("--images", "photos", "--backbone", "RN50"), "weights for 'RN50'"),
-        (("--images", "photos", "--backbone", "RN51", "--weights", "openai"), "did you mean 'RN50'"),
-        (("--images", "photos", "--backbone", "RN50", "--weights", "openia"), "did you mean 'openai'"),
-        (("--images", "photos", "--weights", "openai"), "--backbone with --weights openai"),
-        (("--images", "photos", "--backbone-dir", "tower"), "--config with --backbone-dir tower"),
+        (("--images", "photos", "--backbone", "RN51", "--pretrained", "openai"), "did you mean 'RN50'"),
+        (("--images", "photos", "--backbone", "RN50", "--pretrained", "openia"), "did you mean 'openai'"),
+        (("--images", "photos", "--pretrained", "openai"), "--backbone with --pretrained openai"),
+        (("--images", "photos", "--backbone-dir", "backbone"), "--config with --backbone-dir backbone"),
         (("--images", "photos", "--config", "tokenizer.json", "--crop", 48), "crop"),
     ],
 )

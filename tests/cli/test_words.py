@@ -8,7 +8,7 @@ import pytest
 
 from pyramid_tokenizer.cli.words import find_inputs, read_names
 from pyramid_tokenizer.errors import ConfigError
-from pyramid_tokenizer.tokens import TokenPyramid
+from pyramid_tokenizer.tokens.pyramid import TokenPyramid
 
 USER_CACHE = "../cache/pyramid-tokenizer/text"
 COMMANDS = [("segment", "--classes"), ("classify", "--names")]
@@ -123,7 +123,7 @@ def test_token_files_and_folders_of_them_may_be_repeated(tokens, here):
 
 @pytest.mark.parametrize(("command", "option"), COMMANDS)
 def test_images_that_cannot_be_read_are_passed_over_named_and_counted(run, model, photos, command, option):
-    (photos / "aa.jpg").write_bytes(b"not a picture")
+    (photos / "aa.jpg").write_bytes(b"not an image")
     done = run(command, "photos", option, "cat,dog", "--model", model)
     assert done.exit_code == 1
     assert all(f"photos/{name}" in done.stdout for name in ("a.png", "b.png", "trip/a.png"))

@@ -60,7 +60,7 @@ def test_both_compare_8_bit_pixels():
     assert torch.equal(ssim(as_images(a), nudged), ssim(as_images(a), as_images(b)))
 
 
-def test_the_same_picture_is_perfect_without_a_warning():
+def test_the_same_image_is_perfect_without_a_warning():
     a = as_images(pair()[0])
     assert psnr(a, a + 0).tolist() == [math.inf] * 3
     assert ssim(a, a + 0).tolist() == [1.0] * 3

@@ -6,8 +6,9 @@ import torch
 from PIL import Image
 
 from pyramid_tokenizer.errors import ConfigError, DataError, ImageFileError
-from pyramid_tokenizer.evaluation import ConfusionMatrix, Sample, evaluate_segmentation, open_segmentation_set
+from pyramid_tokenizer.evaluation import ConfusionMatrix, evaluate_segmentation
 from pyramid_tokenizer.evaluation.confusion import SCORES
+from pyramid_tokenizer.images.labelled import Sample, open_segmentation_set
 
 
 def samples(count=4, num_classes=3):

@@ -9,16 +9,15 @@ import torch
 
 from pyramid_tokenizer.errors import ConfigError, DataError
 from pyramid_tokenizer.evaluation import (
-    Sample,
-    TokenMeaning,
+    TokenSemantics,
     check_background,
-    find_protocol,
     label_images,
     oracle_scores,
     segmenting,
     token_figures,
 )
-from pyramid_tokenizer.segmenter import Segmenter, build_head
+from pyramid_tokenizer.images.labelled import Sample, find_protocol
+from pyramid_tokenizer.segmentation.segmenter import Segmenter, build_head
 
 NAMES = ("sky", "tree|bush", "car", "road")
 
@@ -131,10 +130,10 @@ def test_codes_are_named_on_the_even_samples_and_measured_on_the_odd(toy_tokeniz
     samples = labelled(smooth)
     figures = token_figures(toy_tokenizer, samples, num_classes=3)
     sizes, strides = toy_tokenizer.quantizer.codebook_sizes, toy_tokenizer.quantizer.strides
-    even, odd, both = (TokenMeaning(sizes, strides=strides, num_classes=3) for _ in range(3))
-    for meaning, part in ((even, samples[::2]), (odd, samples[1::2]), (both, samples)):
+    even, odd, both = (TokenSemantics(sizes, strides=strides, num_classes=3) for _ in range(3))
+    for semantics, part in ((even, samples[::2]), (odd, samples[1::2]), (both, samples)):
         for sample in part:
-            meaning.add(toy_tokenizer.encode(sample.image).ids, sample.labels[None])
+            semantics.add(toy_tokenizer.encode(sample.image).ids, sample.labels[None])
     for index, level in enumerate(figures):
         oracle = oracle_scores(even.levels[index], odd.levels[index])
         assert (level.stride, level.codebook_size) == (strides[index], sizes[index])
@@ -143,7 +142,7 @@ def test_codes_are_named_on_the_even_samples_and_measured_on_the_odd(toy_tokeniz
     assert figures[0].to_dict()["purity"] == figures[0].purity
 
 
-def test_labels_follow_their_picture_to_another_size(toy_tokenizer, smooth):
+def test_labels_follow_their_image_to_another_size(toy_tokenizer, smooth):
     samples = labelled(smooth, count=2)
     small = token_figures(toy_tokenizer, samples, num_classes=3, short_side_px=20)
     assert small != token_figures(toy_tokenizer, samples, num_classes=3)

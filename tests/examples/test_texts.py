@@ -65,7 +65,7 @@ def test_test_rows_are_a_tenth_and_those_of_the_issue() -> None:
     assert found == [4, 51]
 
 
-def test_training_captions_are_neither_of_test_pictures_nor_of_kept_out_names(tmp_path: Path) -> None:
+def test_training_captions_are_neither_of_test_images_nor_of_kept_out_names(tmp_path: Path) -> None:
     from texts import training_captions
 
     (tmp_path / "captions").mkdir()

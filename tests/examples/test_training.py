@@ -21,7 +21,7 @@ class StoppedError(Exception):
     """The power went out."""
 
 
-def write_picture(path: Path, seed: int, mode: str = "RGB") -> None:
+def write_image(path: Path, seed: int, mode: str = "RGB") -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     rng = np.random.default_rng(seed)
     shape = (40, 48, 3) if mode == "RGB" else (40, 48)
@@ -30,17 +30,17 @@ def write_picture(path: Path, seed: int, mode: str = "RGB") -> None:
 
 @pytest.fixture
 def data(tmp_path: Path) -> Path:
-    """Five pictures: labelled, not labelled, kept out, and one with dense labels and captions."""
+    """Five images: labelled, not labelled, kept out, and one with dense labels and captions."""
     pack = tmp_path / "data"
     rows = [("train/1.png", "tench"), ("train/2.png", "goldfish"), ("train/3.png", ""), ("train/0.png", "zebra")]
     for index, (name, _) in enumerate(rows):
-        write_picture(pack / "recon" / name, index)
+        write_image(pack / "recon" / name, index)
     with open(pack / "recon" / "train.csv", "w", newline="") as file:
         table = csv.writer(file)
         table.writerow(["file", "source", "label", "w", "h"])
         table.writerows([name, "toys", label, 48, 40] for name, label in rows)
-    write_picture(pack / "seg" / "coco80" / "images" / "7.png", 7)
-    write_picture(pack / "seg" / "coco80" / "labels" / "7.png", 7, "L")
+    write_image(pack / "seg" / "coco80" / "images" / "7.png", 7)
+    write_image(pack / "seg" / "coco80" / "labels" / "7.png", 7, "L")
     (pack / "seg" / "coco80" / "classes.txt").write_text("background\nperson\nzebra\n")
     (pack / "seg" / "coco80" / "splits").mkdir()
     (pack / "seg" / "coco80" / "splits" / "train.txt").write_text("7\n")
@@ -63,7 +63,7 @@ def cache(tmp_path: Path, data: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     import train_image
     import train_text
     from common import MODEL_CONFIG
-    from pictures import CROPS, training_pictures
+    from images import CROPS, training_images
 
     folder = tmp_path / "cache"
     folder.mkdir()
@@ -81,7 +81,7 @@ def cache(tmp_path: Path, data: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (folder / "texts.json").write_text(json.dumps(texts))
     np.savez(folder / text_teachers.TARGETS, **targets)
     np.savez(folder / "sentences.npz", name=rng.normal(size=(len(NAMES), 384)))
-    count = len(training_pictures(data))
+    count = len(training_images(data))
     for name, shape in image_teachers.SHAPES.items():
         values = rng.normal(size=(count, CROPS, *shape)).astype(np.float16)
         np.save(folder / f"mobilenet_{name}.npy", values)
@@ -141,22 +141,22 @@ def test_a_stopped_training_resumes_to_the_same_weights(
 
 
 @pytest.mark.slow
-def test_kept_out_pictures_and_dense_labels_never_reach_a_batch(data: Path, cache: Path) -> None:
+def test_kept_out_images_and_dense_labels_never_reach_a_batch(data: Path, cache: Path) -> None:
     from image_batches import ImageBatches, Vocabulary
-    from pictures import training_pictures
+    from images import training_images
 
-    pictures = training_pictures(data)
-    assert [p.file.name for p in pictures] == ["1.png", "2.png", "3.png", "7.png"]
-    vocabulary = Vocabulary(data, pictures)
+    images = training_images(data)
+    assert [p.file.name for p in images] == ["1.png", "2.png", "3.png", "7.png"]
+    vocabulary = Vocabulary(data, images)
     assert vocabulary.labels == ["goldfish", "tench"]
     assert "zebra" not in vocabulary.dense
-    batches = ImageBatches(data, cache, pictures, vocabulary, batch=8)
+    batches = ImageBatches(data, cache, images, vocabulary, batch=8)
     batch = batches(0)
     assert batch.kinds[:, vocabulary.kinds.index("zebra")].max() == 0
     assert set(batch.caption_ids.tolist()) <= {vocabulary.captions.index("A person.")}
 
 
-def test_the_tokenizer_sees_what_the_tower_may_see_and_the_same_crops_at_each_call(
+def test_the_tokenizer_sees_what_the_backbone_may_see_and_the_same_crops_at_each_call(
     data: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     import train_tokenizer
@@ -180,7 +180,7 @@ def test_the_bundled_models_levels_cost_less_than_a_quarter_bit_per_pixel() -> N
 
 
 @pytest.mark.slow
-def test_a_tower_starts_from_an_earlier_models_trunk_and_leaves_its_head(tmp_path: Path) -> None:
+def test_a_backbone_starts_from_an_earlier_models_trunk_and_leaves_its_head(tmp_path: Path) -> None:
     from common import build_clip, export_clip
     from image_losses import Student
     from train_image import start_from

@@ -1,4 +1,4 @@
-"""Writes toy-tokenizer/, its tokens of one picture and their decoded image: python tests/golden/make_tokenizer.py.
+"""Writes toy-tokenizer/, its tokens of one image and their decoded image: python tests/golden/make_tokenizer.py.
 
 Every later release must load that model, give exactly those ids, and decode them to (nearly) that image. Statistics and
 k-means differ between machines in the last digits, so a new model has new ids: rewrite all of these together, and only
@@ -12,13 +12,13 @@ from pathlib import Path
 import torch
 from PIL import Image
 
-from pyramid_tokenizer.config import BackboneConfig, DecoderConfig, LevelConfig, QuantizerConfig, TokenizerConfig
-from pyramid_tokenizer.images import to_pil
+from pyramid_tokenizer.config.models import BackboneConfig, DecoderConfig, LevelConfig, QuantizerConfig, TokenizerConfig
+from pyramid_tokenizer.images.pixels import to_pil
 from pyramid_tokenizer.tokenizer import PyramidTokenizer
 
 FOLDER = Path(__file__).parent
 MODEL, TOKENS = FOLDER / "toy-tokenizer", FOLDER / "toy-tokenizer.tokens"
-PICTURE, DECODED = FOLDER / "toy-picture.png", FOLDER / "toy-decoded.png"
+IMAGE, DECODED = FOLDER / "toy-image.png", FOLDER / "toy-decoded.png"
 
 CONFIG = TokenizerConfig(
     backbone=BackboneConfig(kind="toy"),
@@ -33,14 +33,14 @@ CONFIG = TokenizerConfig(
 
 
 def waves(count: int, height: int, width: int) -> torch.Tensor:
-    """(count, 3, height, width): overlaid waves, another direction and length in each picture and colour."""
+    """(count, 3, height, width): overlaid waves, another direction and length in each image and colour."""
     y, x = torch.meshgrid(torch.arange(height) / 64, torch.arange(width) / 64, indexing="ij")
     pictures = torch.zeros(count, 3, height, width)
-    for picture in range(count):
+    for image in range(count):
         for colour in range(3):
             for wave in range(1, 4):
-                down, right = (picture * 7 + colour * 3 + wave * 5) % 11 - 5, (picture * 5 + colour + wave * 3) % 9 - 4
-                pictures[picture, colour] += torch.sin(2 * (down * y + right * x) + picture * wave) / wave
+                down, right = (image * 7 + colour * 3 + wave * 5) % 11 - 5, (image * 5 + colour + wave * 3) % 9 - 4
+                pictures[image, colour] += torch.sin(2 * (down * y + right * x) + image * wave) / wave
     return pictures / 4 + 0.5
 
 
@@ -58,9 +58,9 @@ def make() -> PyramidTokenizer:
 if __name__ == "__main__":
     make().save_pretrained(MODEL)
     tok = PyramidTokenizer.from_pretrained(MODEL)
-    to_pil(waves(20, 41, 57)[17].clamp(0, 1))[0].save(PICTURE)
-    tokens = tok.encode(Image.open(PICTURE))
+    to_pil(waves(20, 41, 57)[17].clamp(0, 1))[0].save(IMAGE)
+    tokens = tok.encode(Image.open(IMAGE))
     tokens.save(TOKENS)
     to_pil(tok.decode(tokens))[0].save(DECODED)
-    files = [*sorted(MODEL.iterdir()), TOKENS, PICTURE, DECODED]
+    files = [*sorted(MODEL.iterdir()), TOKENS, IMAGE, DECODED]
     print("wrote " + ", ".join(f"{path.relative_to(FOLDER)} ({path.stat().st_size} bytes)" for path in files))

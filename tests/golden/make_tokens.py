@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-from pyramid_tokenizer.tokens import TokenPyramid
+from pyramid_tokenizer.tokens.pyramid import TokenPyramid
 
 PATH = Path(__file__).with_name("tokens_v1.bin")
 

@@ -1,4 +1,4 @@
-"""A toy tower that remembers what it was asked."""
+"""A toy backbone that remembers what it was asked."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import Tensor
 from pyramid_tokenizer.backbones import ToyBackbone
 
 
-class CountingTower(ToyBackbone):
+class CountingBackbone(ToyBackbone):
     """Texts, call by call, in `calls`."""
 
     def __init__(self) -> None:
@@ -27,11 +27,11 @@ class CountingTower(ToyBackbone):
 
 
 @pytest.fixture(scope="session")
-def make_tower() -> Callable[[], CountingTower]:
+def make_backbone() -> Callable[[], CountingBackbone]:
     """A fresh one at each call."""
-    return CountingTower
+    return CountingBackbone
 
 
 @pytest.fixture
-def tower() -> CountingTower:
-    return CountingTower()
+def backbone() -> CountingBackbone:
+    return CountingBackbone()

@@ -32,8 +32,8 @@ def test_a_class_has_the_highest_score_of_its_synonyms(owner: list[int], seed: i
     assert torch.equal(words.class_scores(scores), torch.stack(expected, dim=-1))
 
 
-def test_a_further_synonym_never_lowers_a_score(tower: Any) -> None:
-    encoder, image = TextEncoder(tower), torch.randn(50, 1, 16)
+def test_a_further_synonym_never_lowers_a_score(backbone: Any) -> None:
+    encoder, image = TextEncoder(backbone), torch.randn(50, 1, 16)
     few, many = (encoder.encode_names([car, "dog"]) for car in ("car", "car|automobile|auto"))
     low, high = (words.class_scores((image * words.embeddings).sum(-1)) for words in (few, many))
     assert (high >= low).all()

@@ -19,17 +19,17 @@ from pyramid_tokenizer.text import TEMPLATES, TextEncoder
 WORDS = ["car|automobile", "dog", "potted plant"]
 
 
-def test_a_row_is_the_normalised_mean_over_the_templates(tower: Any) -> None:
+def test_a_row_is_the_normalised_mean_over_the_templates(backbone: Any) -> None:
     templates = ("a photo of a {}", "{}, seen from afar")
-    rows = TextEncoder(tower, templates=templates).encode(["dog", "potted plant"])
+    rows = TextEncoder(backbone, templates=templates).encode(["dog", "potted plant"])
     for row, phrase in zip(rows, ["dog", "potted plant"], strict=True):
-        mean = tower.encode_text([template.replace("{}", phrase) for template in templates]).mean(0)
+        mean = backbone.encode_text([template.replace("{}", phrase) for template in templates]).mean(0)
         assert_close(row, mean / mean.norm())
 
 
 @pytest.mark.parametrize("templates", [*TEMPLATES, ["a {}.", "{0} or {}"]])
-def test_rows_are_unit_float32_on_the_cpu(tower: Any, templates: Any) -> None:
-    rows = TextEncoder(tower, templates=templates).encode_names(WORDS).embeddings
+def test_rows_are_unit_float32_on_the_cpu(backbone: Any, templates: Any) -> None:
+    rows = TextEncoder(backbone, templates=templates).encode_names(WORDS).embeddings
     assert rows.shape == (4, 16)
     assert (rows.dtype, rows.device.type) == (torch.float32, "cpu")
     assert_close(rows.norm(dim=1), torch.ones(4))
@@ -42,22 +42,22 @@ def test_the_order_of_names_does_not_matter() -> None:
     assert torch.equal(shuffled, rows[order])
 
 
-def test_many_names_reach_the_tower_in_small_portions(tower: Any) -> None:
+def test_many_names_reach_the_backbone_in_small_portions(backbone: Any) -> None:
     names = [f"thing {i}" for i in range(1000)]
-    words = TextEncoder(tower).encode_names(names)
+    words = TextEncoder(backbone).encode_names(names)
     assert words.embeddings.shape == (1000, 16)
-    assert tower.asked == 1000 * len(TEMPLATES["default"])
-    assert max(map(len, tower.calls)) <= 256
+    assert backbone.asked == 1000 * len(TEMPLATES["default"])
+    assert max(map(len, backbone.calls)) <= 256
 
 
-def test_more_templates_than_a_portion_still_make_one_mean(tower: Any) -> None:
-    rows = TextEncoder(tower, templates=[f"number {i}: {{}}" for i in range(300)]).encode(["dog", "cat"])
+def test_more_templates_than_a_portion_still_make_one_mean(backbone: Any) -> None:
+    rows = TextEncoder(backbone, templates=[f"number {i}: {{}}" for i in range(300)]).encode(["dog", "cat"])
     assert rows.shape == (2, 16)
 
 
-def test_braces_in_names_are_letters(tower: Any) -> None:
-    TextEncoder(tower, templates="photo").encode(["{} {0}"])
-    assert tower.calls == [["a photo of a {} {0}"]]
+def test_braces_in_names_are_letters(backbone: Any) -> None:
+    TextEncoder(backbone, templates="photo").encode(["{} {0}"])
+    assert backbone.calls == [["a photo of a {} {0}"]]
 
 
 @pytest.mark.parametrize(
@@ -76,10 +76,10 @@ def test_templates_without_exactly_one_place_are_refused(templates: Any, message
         TextEncoder(ToyBackbone(), templates=templates)
 
 
-def test_no_phrases_give_no_rows_and_a_bare_string_is_refused(tower: Any) -> None:
-    assert TextEncoder(tower).encode([]).shape == (0, 16)
+def test_no_phrases_give_no_rows_and_a_bare_string_is_refused(backbone: Any) -> None:
+    assert TextEncoder(backbone).encode([]).shape == (0, 16)
     with pytest.raises(ConfigError, match="phrases as a list"):
-        TextEncoder(tower).encode("dog")
+        TextEncoder(backbone).encode("dog")
 
 
 def test_embeddings_that_overflow_are_an_error_and_are_not_remembered(tmp_path: Path) -> None:
@@ -92,28 +92,28 @@ def test_embeddings_that_overflow_are_an_error_and_are_not_remembered(tmp_path: 
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_phrase_is_encoded_once(tower: Any) -> None:
-    encoder = TextEncoder(tower, templates="plain")
+def test_a_phrase_is_encoded_once(backbone: Any) -> None:
+    encoder = TextEncoder(backbone, templates="plain")
     first = encoder.encode(["dog", "cat", "dog"])
     assert torch.equal(first[0], first[2])
     again = encoder.encode(["cat", "bird", "dog"])
-    assert tower.calls == [["cat", "dog"], ["bird"]]
+    assert backbone.calls == [["cat", "dog"], ["bird"]]
     assert torch.equal(again[[2, 0]], first[:2])
 
 
-def test_what_is_returned_can_be_written_to(tower: Any) -> None:
-    encoder = TextEncoder(tower)
+def test_what_is_returned_can_be_written_to(backbone: Any) -> None:
+    encoder = TextEncoder(backbone)
     rows = encoder.encode(["dog"])
     expected = rows.clone()
     rows.zero_()
     assert torch.equal(encoder.encode(["dog"]), expected)
 
 
-def test_the_memory_is_bounded(tower: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_memory_is_bounded(backbone: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(encoder_module, "_MEMO_PHRASES", 2)
-    encoder = TextEncoder(tower, templates="plain")
+    encoder = TextEncoder(backbone, templates="plain")
     assert encoder.encode(["a", "b", "c"]).shape == (3, 16)
     encoder.encode(["b", "c"])
-    assert tower.asked == 3
+    assert backbone.asked == 3
     encoder.encode(["a"])
-    assert tower.asked == 4
+    assert backbone.asked == 4

@@ -20,7 +20,7 @@ def test_an_entry_is_a_class_and_its_first_synonym_is_shown() -> None:
 
 
 def test_upper_case_is_kept() -> None:
-    assert parse_names(["Eiffel Tower", "NASA|space agency"]).names == ("Eiffel Tower", "NASA")
+    assert parse_names(["Eiffel Backbone", "NASA|space agency"]).names == ("Eiffel Backbone", "NASA")
 
 
 @pytest.mark.parametrize(

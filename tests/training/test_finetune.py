@@ -8,9 +8,9 @@ import torch
 from PIL import Image
 
 from pyramid_tokenizer import PyramidTokenizer
-from pyramid_tokenizer.data import read_skip_log
 from pyramid_tokenizer.errors import ConfigError, NotFittedError
-from pyramid_tokenizer.fsq import grid
+from pyramid_tokenizer.images import read_skip_log
+from pyramid_tokenizer.quantizer.codebooks import grid
 from pyramid_tokenizer.training import finetune, train
 from pyramid_tokenizer.training.stages import CodebookStage
 from tests.training.test_train import state_of
@@ -69,7 +69,7 @@ def test_a_level_of_scalars_learns_its_adapter_and_keeps_its_grid(unfitted, phot
 
 def test_it_is_saved_where_asked_and_says_what_it_skipped(trained, photos, settings, tmp_path):
     Image.new("RGB", (40, 12)).save(tmp_path / "strip.png")
-    (tmp_path / "broken.jpg").write_bytes(b"no picture")
+    (tmp_path / "broken.jpg").write_bytes(b"no image")
     images = [*photos[:2], tmp_path / "strip.png", tmp_path / "broken.jpg"]
     tok, _ = tune(trained, images, settings, codebooks="frozen", steps=4, out=tmp_path / "mine")
     assert PyramidTokenizer.from_pretrained(tmp_path / "mine").fingerprint == tok.fingerprint

@@ -241,11 +241,11 @@ def test_stage_two_decodes_every_prefix_from_frozen_ids(fitted, smooth, settings
         assert loss.requires_grad
         names |= set(figures)
         n = 1 if "psnr@1" in figures else 2
-        sketch = fitted.quantizer.sketch(fitted.codes(fitted.encode(images)[:n]))
-        errors = (sketch - images).square().flatten(1).mean(1)
+        linear_reconstruction = fitted.quantizer.linear_reconstruction(fitted.codes(fitted.encode(images)[:n]))
+        errors = (linear_reconstruction - images).square().flatten(1).mean(1)
         assert float(loss.detach()) == pytest.approx(
             float((errors + 1e-4).log().mean()), abs=1e-4
-        )  # untrained: the sketch
+        )  # untrained: the linear reconstruction
     assert names - {"usage@0", "usage@1"} == {"psnr", "psnr@1", "gain"}
     for name, tensor in fitted.quantizer.state_dict().items():
         assert torch.equal(tensor, before[name])
@@ -282,19 +282,19 @@ def test_stage_ones_loss_is_paint_commitment_and_alignment(composed, smooth, set
     images = smooth(3, 32, 32)
     stage = train_mode(CodebookStage(composed, settings(commit_weight=0.3, align_weight=0.2)))
     loss, figures = stage(images, 0)
-    codes, features = composed.codes(composed.encode(images)), composed.features(images, aligned=True)
+    codes, features = composed.codes(composed.encode(images)), composed.features(images, with_dense=True)
     targets = [F.avg_pool2d(images, 2), images]
-    sketches = composed.quantizer.sketches(codes)
-    paint = sum(float(F.mse_loss(s.detach(), t)) for s, t in zip(sketches, targets, strict=True))
-    commit = align = 0.0
+    linear_reconstructions = composed.quantizer.linear_reconstructions(codes)
+    pixel_readout = sum(float(F.mse_loss(s.detach(), t)) for s, t in zip(linear_reconstructions, targets, strict=True))
+    commit = text_readout = 0.0
     for index, x in composed.quantizer.inputs(features, dict(enumerate(codes))):
         level = composed.quantizer.level(index)
         commit += float(F.mse_loss(level.project(x).detach(), codes[index]))
         dense = F.interpolate(features.dense, x.shape[-2:], mode="bilinear", align_corners=False)
-        align += 1 - float((level.aligned(codes[index]).detach() * F.normalize(dense, dim=1)).sum(1).mean())
+        text_readout += 1 - float((level.with_dense(codes[index]).detach() * F.normalize(dense, dim=1)).sum(1).mean())
     assert figures["commit"] == pytest.approx(commit, rel=1e-3)
-    assert figures["align"] == pytest.approx(align, rel=1e-3)
-    assert float(loss.detach()) == pytest.approx(paint / 0.07 + 0.3 * commit + 0.2 * align, rel=1e-3)
+    assert figures["text_readout"] == pytest.approx(text_readout, rel=1e-3)
+    assert float(loss.detach()) == pytest.approx(pixel_readout / 0.07 + 0.3 * commit + 0.2 * text_readout, rel=1e-3)
 
 
 def test_stage_one_reaches_every_parameter(composed, smooth, settings):
@@ -305,19 +305,19 @@ def test_stage_one_reaches_every_parameter(composed, smooth, settings):
         assert parameter.grad.any(), name
 
 
-def test_meaning_moves_an_adapter_by_its_levels_share_and_every_read_out(fitted, smooth, settings):
+def test_semantics_moves_an_adapter_by_its_levels_share_and_every_read_out(fitted, smooth, settings):
     def gradients(weight):
         config = settings(commit_weight=0.0, align_weight=weight)
         stage = train_mode(CodebookStage(copy.deepcopy(fitted), config))
         stage(smooth(3, 32, 32), 0)[0].backward()
         return {name: p.grad for name, p in stage.quantizer.named_parameters()}
 
-    without, with_meaning = gradients(0.0), gradients(1.0)
-    assert not torch.allclose(without["levels.0.down.weight"], with_meaning["levels.0.down.weight"])
-    torch.testing.assert_close(without["levels.1.down.weight"], with_meaning["levels.1.down.weight"])
+    without, with_semantics = gradients(0.0), gradients(1.0)
+    assert not torch.allclose(without["levels.0.down.weight"], with_semantics["levels.0.down.weight"])
+    torch.testing.assert_close(without["levels.1.down.weight"], with_semantics["levels.1.down.weight"])
     for level in (0, 1):
-        assert not without[f"levels.{level}.align.weight"].any()
-        assert with_meaning[f"levels.{level}.align.weight"].any()
+        assert not without[f"levels.{level}.text_readout.weight"].any()
+        assert with_semantics[f"levels.{level}.text_readout.weight"].any()
 
 
 def test_codebooks_follow_the_projections_of_the_step(fitted, smooth, settings):

@@ -16,10 +16,10 @@ def test_none_is_no_distance():
     assert perceptual_distance("none", ToyBackbone()) is None
 
 
-def test_the_towers_distance_is_that_of_unit_vectors_of_its_finest_map(smooth):
-    tower, (first, second) = ToyBackbone(), (smooth(2, 32, 32, seed=s) for s in (1, 2))
-    distance = perceptual_distance("backbone", tower)
-    ours, theirs = (F.normalize(tower(x).maps[-1], dim=1) for x in (first, second))
+def test_the_backbones_distance_is_that_of_unit_vectors_of_its_finest_map(smooth):
+    backbone, (first, second) = ToyBackbone(), (smooth(2, 32, 32, seed=s) for s in (1, 2))
+    distance = perceptual_distance("backbone", backbone)
+    ours, theirs = (F.normalize(backbone(x).maps[-1], dim=1) for x in (first, second))
     expected = (ours - theirs).square().sum(1).mean()
     torch.testing.assert_close(distance(first, second), expected)
     assert float(distance(first, first)) == 0.0

@@ -8,12 +8,12 @@ import torch
 import torch.nn.functional as F
 
 from pyramid_tokenizer import PyramidTokenizer, Segmenter
-from pyramid_tokenizer.config import SegmentationConfig
+from pyramid_tokenizer.config.models import SegmentationConfig
 from pyramid_tokenizer.errors import CheckpointError, ConfigError, DataError, NotFittedError
-from pyramid_tokenizer.images import read_image
-from pyramid_tokenizer.segmentation_head import gather_rows
+from pyramid_tokenizer.images.labelled.crops import LabelledBatch, LabelledCrops
+from pyramid_tokenizer.images.read import read_image
+from pyramid_tokenizer.quantizer.nearest import gather_rows
 from pyramid_tokenizer.training import train_segmentation
-from pyramid_tokenizer.training.labelled_crops import LabelledBatch, LabelledCrops
 from pyramid_tokenizer.training.segmentation import (
     SegmentationStage,
     cell_inputs,
@@ -35,7 +35,7 @@ def five(labelled):
 
 @pytest.fixture
 def tok(unfitted, five):
-    """Fitted on the set's pictures, with a decoder that does something."""
+    """Fitted on the set's images, with a decoder that does something."""
     unfitted.fit([torch.stack([read_image(sample.image) for sample in five])])
     generator = torch.Generator().manual_seed(1)
     for part in (unfitted.trunk, unfitted.pixel_decoder):
@@ -139,7 +139,7 @@ class TestStage:
         assert losses[0] == pytest.approx(losses[1])
         assert losses[2] != pytest.approx(losses[0], rel=1e-3)
 
-    def test_pictures_of_several_sets_count_alike_each_among_its_own_names(self, tok, config, five):
+    def test_images_of_several_sets_count_alike_each_among_its_own_names(self, tok, config, five):
         crops = LabelledCrops([five], batch_size=3, crop_px=32)[0]
         names = [f"thing {i}" for i in range(5)], [f"object {i}" for i in range(7)]
         _, _, stage = self.words_and_stage(tok, config(), *names)
@@ -166,15 +166,15 @@ class TestStage:
         stage = SegmentationStage(seg, [torch.eye(5, 16)], config(decoupled=False, pixel_loss="l1"))
         codes = tok.codes(tok.encode(batch.images))
         with torch.no_grad():
-            decoded = tok.pixel_decoder(tok.trunk(codes)[-1], tok.quantizer.sketch(codes))  # not clamped
+            decoded = tok.pixel_decoder(tok.trunk(codes)[-1], tok.quantizer.linear_reconstruction(codes))  # not clamped
         assert stage(batch, 0)[1]["pixels"] == pytest.approx(float((decoded - batch.images).abs().mean()))
 
-    def test_inputs_of_cells_are_codes_and_their_addresses(self, tok, five):
+    def test_inputs_of_cells_are_codes_and_their_text_embeddings(self, tok, five):
         batch = LabelledCrops([five], batch_size=2, crop_px=32)[0]
         codes, lookup = cell_inputs(tok, batch.images)
         tokens = tok.encode(batch.images)
         assert all(torch.equal(a, b) for a, b in zip(codes, tok.codes(tokens), strict=True))
-        assert torch.equal(lookup, gather_rows(tok.quantizer.weighted_addresses(), tokens.ids))
+        assert torch.equal(lookup, gather_rows(tok.quantizer.weighted_text_embeddings(), tokens.ids))
 
     def test_continuous_inputs_of_cells_are_what_the_codes_stand_for(self, tok, five):
         batch = LabelledCrops([five], batch_size=2, crop_px=32)[0]
@@ -344,7 +344,7 @@ class TestFiles:
         with pytest.raises(CheckpointError, match=message):
             run(tok, [five], config(**change), out=tmp_path, **options)
 
-    def test_other_pictures_do_not_resume(self, tok, five, config, tmp_path, labelled):
+    def test_other_images_do_not_resume(self, tok, five, config, tmp_path, labelled):
         with pytest.raises(Interruption):
             run(tok, [five], config(), stop_at("segmentation", 3), out=tmp_path)
         with pytest.raises(CheckpointError, match="'images': 6}, got {'images': 5}"):
@@ -366,9 +366,9 @@ class TestErrors:
         with pytest.raises(ConfigError, match="expected a float32 tokenizer, got torch.bfloat16: set mixed_precision"):
             run(tok.to(torch.bfloat16), [five], config())
 
-    def test_no_pictures_or_classes(self, tok, five, config):
+    def test_no_images_or_classes(self, tok, five, config):
         own = copy.deepcopy(tok)
-        with pytest.raises(DataError, match="expected labelled pictures, got none"):
+        with pytest.raises(DataError, match="expected labelled images, got none"):
             train_segmentation(own, [], config=config())
         with pytest.raises(ConfigError, match="expected classes of the sets to leave out, got 'grey'"):
             train_segmentation(own, [five], config=config(), left_out=["grey"])

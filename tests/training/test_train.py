@@ -9,7 +9,7 @@ import torch
 
 from pyramid_tokenizer import PyramidTokenizer
 from pyramid_tokenizer.errors import CheckpointError, ConfigError, DataError
-from pyramid_tokenizer.images import read_image
+from pyramid_tokenizer.images.read import read_image
 from pyramid_tokenizer.training import train
 from pyramid_tokenizer.training.train import print_log
 
@@ -223,7 +223,7 @@ def test_loader_processes_change_nothing(unfitted, photos, tmp_path, settings):
 
 
 @pytest.mark.slow
-def test_training_makes_the_sketch_and_the_decoded_image_better(unfitted, photos, tmp_path, settings):
+def test_training_makes_the_linear_reconstruction_and_the_decoded_image_better(unfitted, photos, tmp_path, settings):
     lines = []
     config = settings(
         codebook_steps=150, decoder_steps=150, batch_size=8, warmup_steps=10, decoder_lr=2e-3, ema_decay=0.9
@@ -234,7 +234,7 @@ def test_training_makes_the_sketch_and_the_decoded_image_better(unfitted, photos
         losses = [line["loss"] for line in lines if line["stage"] == stage]
         assert sum(losses[-20:]) < sum(losses[:20]) - 20 * 0.01
     gains = [line["gain"] for line in lines if line["stage"] == "decoder"]
-    assert gains[0] == 0  # training starts exactly at the sketch
+    assert gains[0] == 0  # training starts exactly at the linear reconstruction
     assert sum(gains[-20:]) / 20 > 0.3
     seen = torch.stack([read_image(path) for path in photos])
     errors = [float((t.reconstruct(seen) - seen).square().mean()) for t in (fitted, tok)]

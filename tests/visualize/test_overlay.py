@@ -11,8 +11,8 @@ import torch
 from PIL import Image, ImageDraw
 
 from pyramid_tokenizer.errors import ImageValueError
-from pyramid_tokenizer.visualize import class_colour, lettering, overlay
-from pyramid_tokenizer.visualize.palette import PALETTE
+from pyramid_tokenizer.tokens.palette import PALETTE, class_colour
+from pyramid_tokenizer.visualize import lettering, overlay
 
 NAMES = ["cat", "dog", "grass"]
 
@@ -37,12 +37,12 @@ def labels():
     return labels
 
 
-def has(picture, colour):
-    return bool((np.asarray(picture) == colour).all(axis=-1).any())
+def has(image, colour):
+    return bool((np.asarray(image) == colour).all(axis=-1).any())
 
 
-def legend_of(picture, photo):
-    return picture.crop((0, photo.height, picture.width, picture.height))
+def legend_of(image, photo):
+    return image.crop((0, photo.height, image.width, image.height))
 
 
 def swatches(legend):
@@ -67,44 +67,44 @@ def drawn_texts(draw):
 
 
 def test_pixels_without_a_class_stay_as_in_the_photo(photo, labels):
-    picture = overlay(photo, labels, NAMES, legend=False)
-    assert picture.size == photo.size
+    image = overlay(photo, labels, NAMES, legend=False)
+    assert image.size == photo.size
     unlabelled = labels == -1
-    assert (np.asarray(picture)[unlabelled] == np.asarray(photo)[unlabelled]).all()
+    assert (np.asarray(image)[unlabelled] == np.asarray(photo)[unlabelled]).all()
 
 
 def test_inside_a_class_its_colour_covers_the_photo_by_alpha(photo, labels):
-    picture = np.asarray(overlay(photo, labels, NAMES, alpha=0.25, legend=False))
+    image = np.asarray(overlay(photo, labels, NAMES, alpha=0.25, legend=False))
     inside = np.s_[:, 42:58]
     expected = 0.75 * np.asarray(photo)[inside] + 0.25 * np.array(class_colour(1))
-    assert np.abs(picture[inside] - expected).max() < 2
+    assert np.abs(image[inside] - expected).max() < 2
 
 
 @pytest.mark.parametrize("alpha", [0, 1])
 def test_the_extremes_of_alpha_are_the_photo_and_the_colours(photo, labels, alpha):
-    picture = np.asarray(overlay(photo, labels, NAMES, alpha=alpha, legend=False))[:, 42:58]
-    assert (picture == (class_colour(1) if alpha else np.asarray(photo)[:, 42:58])).all()
+    image = np.asarray(overlay(photo, labels, NAMES, alpha=alpha, legend=False))[:, 42:58]
+    assert (image == (class_colour(1) if alpha else np.asarray(photo)[:, 42:58])).all()
 
 
 def test_borders_are_in_full_colour_on_the_classes_side(photo, labels):
-    picture = np.asarray(overlay(photo, labels, NAMES, legend=False))
+    image = np.asarray(overlay(photo, labels, NAMES, legend=False))
     for column, index in ((40, 1), (59, 1), (60, 2), (69, 2), (70, 0)):
-        assert (picture[:, column] == class_colour(index)).all()
-    assert (picture[:, 39] == np.asarray(photo)[:, 39]).all()
+        assert (image[:, column] == class_colour(index)).all()
+    assert (image[:, 39] == np.asarray(photo)[:, 39]).all()
 
 
 def test_borders_run_along_both_axes_and_grow_with_the_photo():
     def width(side):
         labels = np.zeros((side, side), dtype=np.int64)
         labels[side // 2 :] = 1
-        picture = np.asarray(overlay(Image.new("RGB", (side, side)), labels, NAMES, alpha=0, legend=False))
-        return int(picture[:, 3].any(axis=1).sum())
+        image = np.asarray(overlay(Image.new("RGB", (side, side)), labels, NAMES, alpha=0, legend=False))
+        return int(image[:, 3].any(axis=1).sum())
 
     assert width(64) == 2
     assert width(1500) == 6
 
 
-def test_arrays_and_tensors_of_any_integer_dtype_give_the_same_picture(photo, labels):
+def test_arrays_and_tensors_of_any_integer_dtype_give_the_same_image(photo, labels):
     expected = overlay(photo, labels, NAMES)
     tensor = torch.from_numpy(np.asarray(photo).copy()).permute(2, 0, 1) / 255
     assert overlay(tensor, torch.from_numpy(labels), NAMES) == expected
@@ -120,8 +120,8 @@ def test_a_class_keeps_its_colour_whatever_else_there_is(photo):
 
 
 def test_a_palette_of_ones_own_takes_names_and_numbers(photo, labels):
-    picture = overlay(photo, labels, NAMES, alpha=1, palette=["red", (1, 2, 3), "#00ff00", "blue"])
-    assert [has(picture, colour) for colour in ((255, 0, 0), (1, 2, 3), (0, 255, 0), (0, 0, 255))] == [1, 1, 1, 0]
+    image = overlay(photo, labels, NAMES, alpha=1, palette=["red", (1, 2, 3), "#00ff00", "blue"])
+    assert [has(image, colour) for colour in ((255, 0, 0), (1, 2, 3), (0, 255, 0), (0, 0, 255))] == [1, 1, 1, 0]
 
 
 def test_the_legend_is_below_the_photo_and_changes_nothing_of_it(photo, labels):

@@ -1,4 +1,4 @@
-"""`contact_sheet`: every picture whole and in its place."""
+"""`contact_sheet`: every image whole and in its place."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def ink(sheet):
     return ~np.any([(pixels == c).all(axis=2) for c in (*COLOURS.values(), (255, 255, 255))], axis=0)
 
 
-def test_pictures_keep_their_size_and_stand_in_rows_and_columns():
+def test_images_keep_their_size_and_stand_in_rows_and_columns():
     sheet = contact_sheet([[plain("red"), plain("lime", 50, 40)], [plain("blue", 10, 60)]])
     red, lime, blue = (box(sheet, colour) for colour in ("red", "lime", "blue"))
     for (left, top, right, bottom), size in ((red, (30, 20)), (lime, (50, 40)), (blue, (10, 60))):
@@ -46,7 +46,7 @@ def test_pictures_keep_their_size_and_stand_in_rows_and_columns():
     assert np.asarray(sheet)[[0, -1]].min() == 255
 
 
-def test_a_pixel_of_a_picture_is_never_changed():
+def test_a_pixel_of_a_image_is_never_changed():
     noise = np.random.default_rng(0).integers(0, 256, (40, 50, 3), dtype=np.uint8)
     sheet = contact_sheet(
         [[Image.fromarray(noise), plain("red", 50, 40)]], column_titles=["a", "b"], captions=[["c", "d"]]
@@ -66,13 +66,13 @@ def test_a_pixel_of_a_picture_is_never_changed():
         ({"captions": [["below", "below\nand below"]]}, "below"),
     ],
 )
-def test_text_stands_beside_the_pictures_and_never_on_them_or_cut_off(texts, place):
+def test_text_stands_beside_the_images_and_never_on_them_or_cut_off(texts, place):
     rows = [[plain("red", 90, 90), plain("lime", 90, 90)]]
     sheet = contact_sheet(rows, **texts)
     left, top, _, bottom = box(sheet, "red")
     assert box(sheet, "lime")[2] - box(sheet, "lime")[0] == 90
     marks = ink(sheet)
-    marks[top - 1 : bottom + 1, left - 1 : box(sheet, "lime")[2] + 1] = False  # pictures and their frames
+    marks[top - 1 : bottom + 1, left - 1 : box(sheet, "lime")[2] + 1] = False  # images and their frames
     ys, xs = np.nonzero(marks)
     outside = {"above": ys.max() < top, "left": xs.max() < left, "below": ys.min() >= bottom}
     assert [name for name, is_there in outside.items() if is_there] == [place]
@@ -82,15 +82,15 @@ def test_text_stands_beside_the_pictures_and_never_on_them_or_cut_off(texts, pla
 
 def test_a_column_is_as_wide_as_its_caption():
     narrow = contact_sheet([[plain("red"), plain("lime")]])
-    wide = contact_sheet([[plain("red"), plain("lime")]], captions=[["a very long caption for a small picture", ""]])
+    wide = contact_sheet([[plain("red"), plain("lime")]], captions=[["a very long caption for a small image", ""]])
     assert box(wide, "lime")[0] - box(wide, "red")[2] > box(narrow, "lime")[0] - box(narrow, "red")[2]
     assert wide.height > narrow.height
 
 
-def test_text_grows_with_the_pictures():
+def test_text_grows_with_the_images():
     def height_of_title(side):
-        picture = plain("red", side, side)
-        ys, _ = np.nonzero(ink(contact_sheet([[picture]], column_titles=["Title"]))[: side // 3])
+        image = plain("red", side, side)
+        ys, _ = np.nonzero(ink(contact_sheet([[image]], column_titles=["Title"]))[: side // 3])
         return ys.max() - ys.min()
 
     assert height_of_title(1000) > 2 * height_of_title(250)
@@ -108,8 +108,8 @@ def test_transparency_is_white_and_grey_becomes_rgb():
 @pytest.mark.parametrize(
     ("rows", "texts", "message"),
     [
-        ([], {}, "at least one picture"),
-        ([[]], {}, "at least one picture"),
+        ([], {}, "at least one image"),
+        ([[]], {}, "at least one image"),
         ([["red", "lime"]], {"column_titles": ["one"]}, "expected 2 column titles, got 1"),
         ([["red"], ["lime"]], {"row_titles": ["one"]}, "expected 2 row titles, got 1"),
         ([["red", "lime"]], {"captions": [["one"]]}, r"rows of \[2\] captions, got \[1\]"),

@@ -1,0 +1,207 @@
+"""Dense text-aligned maps of ViTs: the last block read so that every patch keeps its own place in the text space.
+
+A ViT is trained through one pooled token; its patches drift away from the text space in the residual stream and the last
+FFN. Training-free segmentation found what helps: of the last block keep the attention branch alone (no residual, no FFN)
+and let tokens attend to their likes. Then the backbone's own final norm and projection read each patch.
+
+    tokens before the last block -> norm -> q, k, v per head -> a variant below -> output projection -> final norm -> projection
+
+| variant | weights over all tokens, class token included |
+| --- | --- |
+| "kk_gaussian" | softmax(k kT / sqrt(d) + a Gaussian of the distance between patches) |
+| "vv", "kk", "qq" | softmax(v vT / sqrt(d)), of keys, of queries |
+| "v" | none: each patch's own value |
+
+Source: "v" is MaskCLIP's attention (Zhou et al., arXiv 2112.01071, section 3.2), "vv" CLIP Surgery's (Li et al., 2304.05653), the
+sum of "qq" and "kk" SCLIP's (Wang et al., 2312.01597), "kk_gaussian" NACLIP's (Hajimiri et al., 2404.08181, section 3); that
+residual and FFN do harm is ClearCLIP's finding (Lan et al., 2407.12442), which reads "qq". All variants here leave both out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+DENSE_READINGS: tuple[str, ...] = ("kk_gaussian", "vv", "kk", "qq", "v")
+"""Those that a plain ViT defines; the first one is the default."""
+
+GAUSSIAN_SIGMA = 5.0
+"""In patches: NACLIP's published setting, for crops of 14 patches a side."""
+
+_NO_PLACE = "makes the embedding out of all patches together, so that no single patch has a place in the text space"
+
+Layer = Callable[[Tensor], Tensor]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LastBlock:
+    """A ViT's last block without its FFN, and its head: open_clip's and timm's under one set of names.
+
+    Made anew for each call: a stored one would keep pointing at the old weights after a copy of the backbone.
+    """
+
+    norm: Layer
+    """(B, N, C) -> (B, N, C), the norm before the attention."""
+    qkv: Layer
+    """(B, N, C) -> (B, N, 3 A): queries, keys and values of all heads, side by side."""
+    num_heads: int
+    """Each takes A / num_heads channels."""
+    norm_q: Layer
+    """On (B, heads, N, A / heads); the identity but for backbones that norm queries and keys."""
+    norm_k: Layer
+    """The same for keys."""
+    out: Layer
+    """(B, N, A) -> (B, N, C): output projection, and LayerScale where the block has one."""
+    head: Layer
+    """(B, N, C) -> (B, N, D): what the backbone does to its pooled token, done to every one."""
+
+
+def dense_map(block: LastBlock, cells: Tensor, prefix: Tensor, *, variant: str) -> Tensor:
+    """(B, D, h, w): the place of every patch in the text space, not normalised.
+
+    Args:
+        block: Of the backbone.
+        cells: (B, C, h, w), the patch tokens before the last block.
+        prefix: (B, p, C), class and register tokens before the last block; p may be 0.
+        variant: One of `DENSE_READINGS`.
+
+    Source: see the module.
+    """
+    height, width = cells.shape[-2:]
+    tokens = torch.cat([prefix, cells.flatten(2).transpose(1, 2)], dim=1)  # (B, p + h * w, C)
+    q, k, v = block.qkv(block.norm(tokens)).unflatten(2, (3, block.num_heads, -1)).permute(2, 0, 3, 1, 4)
+    read = attend(block.norm_q(q), block.norm_k(k), v, grid=(height, width), variant=variant)
+    read = block.out(read.transpose(1, 2).flatten(2))  # (B, h * w, C)
+    return block.head(read).transpose(1, 2).unflatten(2, (height, width))  # (B, D, h, w)
+
+
+def attend(q: Tensor, k: Tensor, v: Tensor, *, grid: Sequence[int], variant: str) -> Tensor:
+    """(B, heads, h * w, d): what each patch reads of the values, by a variant of self-self attention.
+
+    Args:
+        q: (B, heads, p + h * w, d), queries of the p prefix tokens and of the patches, row by row.
+        k: The same of keys.
+        v: The same of values.
+        grid: (h, w).
+        variant: One of `DENSE_READINGS`.
+
+    Example:
+        >>> v = torch.arange(6.0).reshape(1, 1, 3, 2)  # a class token and two patches
+        >>> attend(v, v, v, grid=(1, 2), variant="v")
+        tensor([[[[2., 3.],
+                  [4., 5.]]]])
+    """
+    num_prefix = v.shape[2] - grid[0] * grid[1]
+    if variant == "v":
+        return v[:, :, num_prefix:]
+    alike = {"q": q, "k": k, "v": v}[variant[0]]
+    bias = None
+    if variant == "kk_gaussian":  # nothing is added for class and register tokens: they have no position
+        bias = F.pad(gaussian_window(grid, device=v.device), (num_prefix, 0)).to(v.dtype)  # (h * w, p + h * w)
+    return F.scaled_dot_product_attention(alike[:, :, num_prefix:], alike, v, attn_mask=bias)
+
+
+def gaussian_window(
+    grid: Sequence[int], *, sigma: float = GAUSSIAN_SIGMA, device: torch.device | None = None
+) -> Tensor:
+    """(h * w, h * w) float32 in (0, 1]: exp(-distance^2 / (2 sigma^2)) between the patches of a grid, row by row.
+
+    Args:
+        grid: (h, w).
+        sigma: In patches, above 0.
+        device: Of the result.
+
+    Source: NACLIP, arXiv 2404.08181, section 3.2: an isotropic Gaussian around the query patch, added to the logits.
+
+    Example:
+        >>> gaussian_window((1, 3), sigma=1.0)
+        tensor([[1.0000, 0.6065, 0.1353],
+                [0.6065, 1.0000, 0.6065],
+                [0.1353, 0.6065, 1.0000]])
+    """
+    rows, columns = (_gaussian_line(side, sigma, device) for side in grid)
+    return torch.kron(rows, columns)  # the Gaussian of a distance is the product over both axes
+
+
+def _gaussian_line(side: int, sigma: float, device: torch.device | None) -> Tensor:
+    places = torch.arange(side, device=device, dtype=torch.float32)
+    return torch.exp(-(places[:, None] - places).square() / (2 * sigma**2))  # (side, side)
+
+
+def open_clip_block(visual: Any) -> LastBlock:
+    """Of open_clip's own `VisionTransformer`, for which `open_clip_no_dense_reason` says nothing.
+
+    Whether it norms before or after pooling, and pools by class token or mean, is the same for a single patch.
+    """
+    block = visual.transformer.resblocks[-1]
+
+    def head(x: Tensor) -> Tensor:
+        x = visual.ln_post(x)
+        return x @ visual.proj if visual.proj is not None else x
+
+    return LastBlock(
+        norm=block.ln_1,
+        qkv=lambda x: F.linear(x, block.attn.in_proj_weight, block.attn.in_proj_bias),
+        num_heads=block.attn.num_heads,
+        norm_q=_same,
+        norm_k=_same,
+        out=lambda x: block.ls_1(block.attn.out_proj(x)),
+        head=head,
+    )
+
+
+def timm_block(visual: Any) -> LastBlock:
+    """Of a timm `VisionTransformer` behind open_clip's `TimmModel`, for which `timm_no_dense_reason` says nothing."""
+    trunk = visual.trunk
+    block = trunk.blocks[-1]
+    return LastBlock(
+        norm=block.norm1,
+        qkv=block.attn.qkv,
+        num_heads=block.attn.num_heads,
+        norm_q=block.attn.q_norm,
+        norm_k=block.attn.k_norm,
+        out=lambda x: block.ls1(block.attn.proj(block.attn.norm(x))),
+        head=lambda x: visual.head(trunk.head(trunk.fc_norm(trunk.norm(x)))),
+    )
+
+
+def open_clip_no_dense_reason(visual: Any) -> str:
+    """Why an open_clip `VisionTransformer` has no dense map, to follow "whose"; "" where it has."""
+    from open_clip.transformer import ResidualAttentionBlock
+
+    if visual.attn_pool is not None:
+        return f"attentional pooler {_NO_PLACE}"
+    blocks = visual.transformer.resblocks
+    if type(blocks[-1]) is not ResidualAttentionBlock:
+        return f"last block is a {type(blocks[-1]).__name__}, not a plain ResidualAttentionBlock"
+    return "" if len(blocks) > 1 else "only block is the last one"
+
+
+def timm_no_dense_reason(visual: Any) -> str:
+    """Why the backbone behind a `TimmModel` has no dense map by attention, to follow "whose"; "" where it has."""
+    from timm.layers.attention import Attention
+    from timm.models.vision_transformer import Block, VisionTransformer
+
+    trunk = visual.trunk
+    pool = getattr(trunk, "global_pool", "")
+    if pool in ("map", "prr") or "pool" in visual.head._modules:
+        return f"attention-pool head {_NO_PLACE}"
+    if type(trunk) is not VisionTransformer:
+        return f"trunk {type(trunk).__name__} is neither pooled by a plain mean nor a plain ViT"
+    if pool not in ("token", "avg"):
+        return f"pool {pool!r} is neither the class token nor a mean"
+    block = trunk.blocks[-1]
+    attention = getattr(block, "attn", None)  # some blocks hold its weights themselves
+    plain = type(block) is Block and type(attention) is Attention and getattr(attention, "gate", None) is None
+    if not plain:
+        return f"last block is a {type(block).__name__}, not a plain pre-norm one with ungated attention"
+    return "" if len(trunk.blocks) > 1 else "only block is the last one"
+
+
+def _same(x: Tensor) -> Tensor:
+    return x

@@ -1,0 +1,94 @@
+"""Backbones by family: one way to ask open_clip's three kinds for maps, embedding and dense map at any image size.
+
+All three answer `forward_intermediates`, but a ViT refuses sizes other than its own, the ResNet's attention pool does
+too, and open_clip's wrapper hides the features that a timm trunk's head reads. The classes here smooth that out without
+touching a weight, and hold the module they wrap; `probe` learns what comes out by running one small image.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol, TypeVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from pyramid_tokenizer.errors import BackboneError
+
+Output = TypeVar("Output")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ReaderOutput:
+    """Maps of the asked blocks, shallow to deep, and what the whole backbone says."""
+
+    maps: list[Tensor]
+    """(B, C, h, w) each."""
+    embedding: Tensor
+    """(B, D), as `visual(x)` gives it."""
+    dense: Tensor | None
+    """(B, D, h, w); None where the family has none."""
+
+
+class MapReader(Protocol):
+    """One family of backbone. `x` is (B, 3, H, W), normalised; `blocks` are indices, None for all."""
+
+    dense_readings: tuple[str, ...]
+    """Names of its dense maps, the default first; () where none is defined."""
+    no_dense_reason: str
+    """Why none is defined, to follow "whose"; "" where one is."""
+    probe_px: int
+    """Side of a small square image that the backbone can read."""
+
+    def maps(self, x: Tensor, blocks: Sequence[int] | None) -> list[Tensor]:
+        """Maps of the blocks, shallow to deep; blocks behind the last one do not run."""
+        ...
+
+    def with_dense(self, x: Tensor, blocks: Sequence[int] | None, *, variant: str | None = None) -> ReaderOutput:
+        """The same maps with the backbone's embedding and a dense map; None takes the first of `dense_readings`."""
+        ...
+
+
+def resample_positions(positions: Tensor, old_grid: Sequence[int], new_grid: Sequence[int]) -> Tensor:
+    """Position embeddings (1 + h * w, C), class token first, for another grid: bicubic with antialias, in float32.
+
+    Source: `resize_pos_embed` of open_clip's model.py, which does this when a checkpoint is loaded.
+    """
+    token, cells = positions[:1], positions[1:]
+    cells = cells.float().reshape(1, *old_grid, -1).permute(0, 3, 1, 2)  # (1, C, h, w)
+    cells = F.interpolate(cells, size=tuple(new_grid), mode="bicubic", antialias=True, align_corners=False)
+    return torch.cat([token, cells.flatten(2)[0].T.to(positions.dtype)])
+
+
+def with_part(module: nn.Module, kind: str, name: str, value: Any) -> Any:
+    """A shallow copy of `module` with one of its "_parameters" or "_modules" replaced.
+
+    The original is untouched, so that threads may share it and no stored weight changes.
+    """
+    view = copy.copy(module)
+    setattr(view, kind, {**getattr(module, kind), name: value})
+    return view
+
+
+def run_small(run: Callable[[Tensor], Output], side: int, weight: Tensor) -> Output:
+    """What `run` gives for one black image (1, 3, side, side) of `weight`'s device and dtype."""
+    x = torch.zeros(1, 3, side, side, device=weight.device, dtype=weight.dtype)
+    try:
+        return run(x)
+    except (RuntimeError, AssertionError, ValueError, TypeError) as error:
+        raise BackboneError(
+            f"expected a backbone that reads images of any size, got {error} at {side} px: use another model"
+        ) from error
+
+
+def with_penultimate(blocks: Sequence[int] | None, count: int) -> tuple[list[int], list[int]]:
+    """The blocks that are asked for, all of them for None, and the same with the last but one, whose tokens the last reads."""
+    asked = list(range(count) if blocks is None else blocks)
+    return asked, sorted({*asked, max(0, count - 2)})
+
+
+def as_indices(blocks: Sequence[int] | None) -> list[int] | None:
+    return None if blocks is None else list(blocks)

@@ -1,0 +1,56 @@
+"""OpenAI's ResNet with attention pooling."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from pyramid_tokenizer.backbones.reader import ReaderOutput, as_indices, resample_positions, with_part
+
+
+class ResNetReader:
+    """OpenAI's `ModifiedResNet`: blocks 0 (stem) and 1 to 4 (layers); attention pooling makes the embedding.
+
+    Dense map: the pool's value and output projections at every cell, as in MaskCLIP.
+
+    Source: Zhou et al., "Extract Free Dense Labels from CLIP", arXiv 2112.01071, section 3.2.
+    """
+
+    dense_readings: tuple[str, ...] = ("values",)
+    no_dense_reason = ""
+    probe_px = 64
+    _last = 4
+
+    def __init__(self, visual: Any):
+        self._visual = visual
+        side = round((visual.attnpool.positional_embedding.shape[0] - 1) ** 0.5)
+        self._grid = (side, side)
+
+    def maps(self, x: Tensor, blocks: Sequence[int] | None) -> list[Tensor]:
+        """Maps of the blocks, shallow to deep."""
+        # open_clip 3.3.0 has the test inverted here: stop_early=False is what leaves the later layers out. Either way
+        # the maps are the same.
+        options = {"stop_early": False, "intermediates_only": True}
+        return self._visual.forward_intermediates(x, indices=as_indices(blocks), **options)["image_intermediates"]
+
+    def with_dense(self, x: Tensor, blocks: Sequence[int] | None, *, variant: str | None = None) -> ReaderOutput:
+        """Maps with the image embedding and the dense map."""
+        asked = range(self._last + 1) if blocks is None else blocks
+        read = sorted({*asked, self._last})
+        maps = dict(zip(read, self.maps(x, read), strict=True))
+        last = maps[self._last]
+        pool = self._visual.attnpool
+        values = F.linear(last.permute(0, 2, 3, 1), pool.v_proj.weight, pool.v_proj.bias)  # (B, h, w, C)
+        dense = F.linear(values, pool.c_proj.weight, pool.c_proj.bias).permute(0, 3, 1, 2)  # (B, D, h, w)
+        return ReaderOutput(maps=[maps[b] for b in asked], embedding=self._pool_at(last)(last), dense=dense)
+
+    def _pool_at(self, last: Tensor) -> Any:
+        grid = (last.shape[-2], last.shape[-1])
+        pool = self._visual.attnpool
+        if grid == self._grid:
+            return pool
+        positions = resample_positions(pool.positional_embedding, self._grid, grid)
+        return with_part(pool, "_parameters", "positional_embedding", positions)

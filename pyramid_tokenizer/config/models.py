@@ -1,0 +1,267 @@
+"""Configuration: data only, frozen, checked where it is made. `tokenizer.from_config` alone turns it into modules.
+
+TokenizerConfig
+├── backbone:  BackboneConfig     which frozen backbone, and which of its blocks are read
+├── quantizer: QuantizerConfig    one LevelConfig per level, and how levels see each other
+├── decoder:   DecoderConfig      width and depth of the shared trunk and of the pixel decoder
+└── segmentation: SegmentationConfig or None   the optional head
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+import typing
+from dataclasses import dataclass, field
+from typing import Literal
+
+from pyramid_tokenizer.errors import ConfigError
+
+FORMAT_VERSION = 1
+"""Written into every config.json; a newer one is refused."""
+
+
+Composition = Literal["residual", "bottom_up", "none"]
+
+
+Distance = Literal["euclidean", "cosine"]
+
+
+Address = Literal["linear", "table"]
+
+
+Semantics = Literal["whole", "residual"]
+
+
+Embedding = Literal["mean", "linear"]
+
+
+def check(condition: bool, expected: str, got: object, fix: str) -> None:
+    if not condition:
+        raise ConfigError(f"expected {expected}, got {got!r}: {fix}")
+
+
+def check_format(version: object) -> None:
+    fix = "install the pyramid-tokenizer release that wrote it"
+    check(version == FORMAT_VERSION, f"format_version {FORMAT_VERSION}", version, fix)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class BackboneConfig:
+    """Which frozen backbone a tokenizer stands on."""
+
+    kind: Literal["open_clip", "toy"] = "open_clip"
+    """The adapter that loads it."""
+    name: str = ""
+    """open_clip model name, e.g. "ViT-B-16"; "" when the backbone lies in the model's own backbone/ folder."""
+    pretrained: str | None = None
+    """open_clip weight tag, e.g. "openai"; None when the backbone lies in the model's own backbone/ folder."""
+    blocks: tuple[int, ...] = ()
+    """Indices for open_clip's `forward_intermediates`, shallow to deep; () takes the family's preset."""
+    fingerprint: str = ""
+    """SHA-256 over the backbone's weights, checked at loading; "" before the first save."""
+    dense_reading: str = ""
+    """Which of the backbone's text-aligned maps per location codes learn from, one of `Backbone.dense_readings`, e.g. "vv" of
+    a ViT; "" takes the family's default. Ids of a fitted model do not depend on it."""
+
+    def __post_init__(self) -> None:
+        check(self.kind in ("open_clip", "toy"), 'backbone.kind "open_clip" or "toy"', self.kind, "name one of the two")
+        check(
+            list(self.blocks) == sorted(set(self.blocks)),
+            "backbone.blocks in increasing order",
+            self.blocks,
+            "sort them and drop repeats",
+        )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LevelConfig:
+    """One level of the token pyramid."""
+
+    stride: int
+    """Input pixels per cell, at least 1."""
+    maps: tuple[int, ...]
+    """Which of the backbone's maps the level reads: indices into `FeaturePyramid.maps`, 0 = coarsest."""
+    codebook_size: int
+    """K, entries of the codebook, at least 2."""
+    dim: int
+    """d, dimensions of one entry, at least 1."""
+    distance: Distance = "euclidean"
+    """How the nearest entry is found: "euclidean" keeps amplitude (pixels), "cosine" uses unit-norm codes (meaning)."""
+    semantic_weight: float = 0.0
+    """Share of the gradient-free target that is meaning (the dense text-aligned map, or the image embedding where the
+    backbone has none) and not pixels, in [0, 1]."""
+    fsq: tuple[int, ...] = ()
+    """Finite scalar quantisation: entries per dimension, `dim` numbers of 2 or more whose product is `codebook_size`; ()
+    learns the codebook. The first dimensions vary most, so larger numbers come first: (8, 8, 4) makes 256 entries,
+    (8, 5, 5, 5) 1,000, (16, 8, 8, 8) 8,192, (8, 8, 8, 6, 5) 15,360. A grid cannot collapse and needs no k-means; learned
+    entries paint better at equal size (by .5 to 1 dB in as many dimensions, by 2 dB in 8 to 16 of them; three levels on the
+    bundled backbone)."""
+    address: Address = "linear"
+    """How an entry gets its place in the text space. "linear": by one linear map of the codes, next to nothing to store.
+    "table": a row of its own, K x D numbers, the mean of the cells that took it; for coarse levels, where meaning is."""
+    reads_dense: bool = False
+    """Whether the level also reads the backbone's text-aligned map (its image embedding where it has none), so that codes can
+    follow meaning and not only what predicts it linearly; the backbone's head then runs at every encode."""
+
+    def __post_init__(self) -> None:
+        check(self.stride >= 1, "stride >= 1", self.stride, "use the pixels per cell")
+        check(len(self.maps) >= 1, "at least one map per level", self.maps, "name the backbone maps the level reads")
+        check(self.codebook_size >= 2, "codebook_size >= 2", self.codebook_size, "a codebook needs two entries or more")
+        check(self.dim >= 1, "dim >= 1", self.dim, "codes need a dimension")
+        check(
+            self.distance in ("euclidean", "cosine"),
+            'distance "euclidean" or "cosine"',
+            self.distance,
+            "name one of the two",
+        )
+        check(
+            self.address in typing.get_args(Address), 'address "linear" or "table"', self.address, "name one of the two"
+        )
+        check(0.0 <= self.semantic_weight <= 1.0, "semantic_weight in [0, 1]", self.semantic_weight, "it is a share")
+        if self.fsq:
+            self._check_fsq()
+
+    def _check_fsq(self) -> None:
+        check(min(self.fsq) >= 2, "fsq of 2 entries or more per dimension", self.fsq, "e.g. (8, 8, 4)")
+        check(
+            math.prod(self.fsq) == self.codebook_size,
+            f"fsq whose product is codebook_size {self.codebook_size}",
+            self.fsq,
+            f"set codebook_size to {math.prod(self.fsq)}, or choose other entries",
+        )
+        check(
+            len(self.fsq) == self.dim, f"as many fsq entries as dim {self.dim}", self.fsq, f"set dim to {len(self.fsq)}"
+        )
+        check(self.distance == "euclidean", 'distance "euclidean" for fsq', self.distance, "a grid has no unit norm")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class QuantizerConfig:
+    """The levels, coarse to fine, and how they see each other."""
+
+    levels: tuple[LevelConfig, ...]
+    """Level 0 is the coarsest; each stride divides the one before it (equal strides make a residual stage)."""
+    composition: Composition = "residual"
+    """"residual": a level encodes what the coarser ones leave unexplained. "bottom_up" (the paper): a level also sees
+    the finer level's quantised codes, pooled. "none": levels do not see each other."""
+    semantics: Semantics = "whole"
+    """What a level's addresses say. "whole": each level the whole text-aligned map; a cell's place is their weighted mean.
+    "residual": what the coarser levels' addresses leave unexplained, and levels see the coarser codes; a cell's place is
+    the sum. It goes with `composition="residual"`."""
+    embedding: Embedding = "mean"
+    """How an image's embedding is read from its tokens. "mean": the mean place of its cells. "linear": through one linear
+    map of that mean, fitted to the backbone's own image embedding."""
+
+    def __post_init__(self) -> None:
+        check(len(self.levels) >= 1, "at least one level", self.levels, "add a LevelConfig")
+        check(
+            self.composition in typing.get_args(Composition),
+            f"composition in {typing.get_args(Composition)}",
+            self.composition,
+            "name one of them",
+        )
+        check(
+            self.embedding in typing.get_args(Embedding),
+            'embedding "mean" or "linear"',
+            self.embedding,
+            "name one of the two",
+        )
+        check(
+            self.semantics in typing.get_args(Semantics),
+            'meaning "whole" or "residual"',
+            self.semantics,
+            "name one of the two",
+        )
+        check(
+            self.semantics == "whole" or self.composition == "residual",
+            'composition "residual" with meaning "residual"',
+            self.composition,
+            "levels that do not build on coarser ones have the whole to say",
+        )
+        strides = [level.stride for level in self.levels]
+        for coarse, fine in itertools.pairwise(strides):
+            check(
+                coarse % fine == 0,
+                "strides from coarse to fine, each a multiple of the next",
+                strides,
+                "e.g. 32, 16, 8",
+            )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DecoderConfig:
+    """Width and depth of the shared top-down trunk and of the pixel decoder."""
+
+    widths: tuple[int, ...] = (160, 128, 96)
+    """Channels of the fused map per level, coarse to fine."""
+    depths: tuple[int, ...] = (2, 2, 3)
+    """Residual blocks per level of the trunk."""
+    pixel_widths: tuple[int, ...] = (48,)
+    """Channels of the pixel decoder's stages; each stage doubles the resolution before the last step to pixels."""
+    pixel_depth: int = 2
+    """Residual blocks per stage of the pixel decoder."""
+
+    def __post_init__(self) -> None:
+        check(
+            len(self.widths) == len(self.depths),
+            "as many depths as widths",
+            (self.widths, self.depths),
+            "give one of each per level",
+        )
+        check(
+            all(w >= 1 for w in (*self.widths, *self.pixel_widths)),
+            "positive widths",
+            (self.widths, self.pixel_widths),
+            "count channels",
+        )
+        check(
+            all(d >= 0 for d in (*self.depths, self.pixel_depth)),
+            "depths of 0 or more",
+            (self.depths, self.pixel_depth),
+            "count blocks",
+        )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SegmentationConfig:
+    """The segmentation head beside a tokenizer."""
+
+    width: int = 128
+    """Channels inside the head."""
+    depth: int = 2
+    """Residual blocks of the head."""
+    shared_decoder: bool = True
+    """Whether the head reads the tokenizer's own trunk; False gives it one of its own, of the same shape."""
+
+    def __post_init__(self) -> None:
+        check(self.width >= 1, "segmentation.width >= 1", self.width, "count channels")
+        check(self.depth >= 0, "segmentation.depth >= 0", self.depth, "count blocks")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TokenizerConfig:
+    """Everything that `from_config` needs to build a `PyramidTokenizer`."""
+
+    backbone: BackboneConfig
+    """The frozen backbone."""
+    quantizer: QuantizerConfig
+    """Levels and codebooks."""
+    decoder: DecoderConfig = field(default_factory=DecoderConfig)
+    """Trunk and pixel decoder; one width per level."""
+    segmentation: SegmentationConfig | None = None
+    """The segmentation head that lies beside the tokenizer; None where there is none."""
+    fingerprint: str = ""
+    """SHA-256 of what determines ids, checked at loading; "" before the first save."""
+    format_version: int = FORMAT_VERSION
+    """Version of the files' layout."""
+
+    def __post_init__(self) -> None:
+        check_format(self.format_version)
+        levels, widths = len(self.quantizer.levels), len(self.decoder.widths)
+        check(
+            levels == widths,
+            f"{levels} decoder widths, one per level",
+            widths,
+            "match decoder.widths to quantizer.levels",
+        )

@@ -1,0 +1,57 @@
+"""The shared trunk: codes -> fused maps, coarse to fine. Both branches stand on it, the tokenizer owns the one instance."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from pyramid_tokenizer.backbones.features import enlarge
+from pyramid_tokenizer.decoder.blocks import ResidualBlock
+
+
+class TopDownTrunk(nn.Module):
+    """Starts at level 0, enlarges, fuses the next level, and so on to the finest grid.
+
+    Levels missing from a prefix are stood in for by a learned constant, so that every prefix has a fused map at the finest
+    grid.
+
+    Args:
+        dims: d_l, channels of the codes per level, coarse to fine.
+        strides: s_l per level.
+        widths: Channels of the fused map per level.
+        depths: Residual blocks per level.
+
+    Example:
+        >>> trunk = TopDownTrunk(dims=(4, 4), strides=(16, 8), widths=(8, 8), depths=(1, 1))
+        >>> [tuple(m.shape) for m in trunk([torch.zeros(1, 4, 2, 2)])]
+        [(1, 8, 2, 2), (1, 8, 4, 4)]
+    """
+
+    def __init__(self, *, dims: Sequence[int], strides: Sequence[int], widths: Sequence[int], depths: Sequence[int]):
+        super().__init__()
+        self.ratios = [1, *(coarse // fine for coarse, fine in itertools.pairwise(strides))]
+        self.embed = nn.ModuleList(nn.Conv2d(d, w, 1) for d, w in zip(dims, widths, strict=True))
+        self.absent = nn.ParameterList(nn.Parameter(torch.zeros(1, w, 1, 1)) for w in widths[1:])  # level 0 never is
+        self.carry = nn.ModuleList(nn.Conv2d(a, b, 1) for a, b in itertools.pairwise(widths))
+        self.fuse = nn.ModuleList(
+            nn.Sequential(*(ResidualBlock(w) for _ in range(d))) for w, d in zip(widths, depths, strict=True)
+        )
+
+    def forward(self, codes: Sequence[Tensor]) -> list[Tensor]:
+        """Fused maps of all levels, from the codes of all levels or of a prefix.
+
+        Args:
+            codes: (B, d_l, h_l, w_l) float per level given, coarse to fine; at least level 0.
+
+        Returns:
+            (B, width_l, h_l, w_l) for every level of the pyramid.
+        """
+        fused: list[Tensor] = []
+        for index, ratio in enumerate(self.ratios):
+            present = self.embed[index](codes[index]) if index < len(codes) else self.absent[index - 1]
+            x = present + enlarge(self.carry[index - 1](fused[-1]), ratio) if fused else present
+            fused.append(self.fuse[index](x))
+        return fused

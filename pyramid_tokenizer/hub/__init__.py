@@ -1,0 +1,46 @@
+"""Models as files: finding them, reading and writing them strictly, and putting them on the Hugging Face Hub.
+
+A model is a directory:
+
+    config.json                       data only; its presence is what makes a directory a model
+    model.safetensors                 our trained parts
+    segmentation_head.safetensors     optional
+    backbone/                         the frozen backbone, when it has no public address
+    README.md                         the model card
+
+Nothing is pickled and no code is loaded. A file is written beside its final name and renamed, a directory likewise
+(`save_directory`), so that no half-written model ever bears its final name.
+"""
+
+from pyramid_tokenizer.hub.card import model_card
+from pyramid_tokenizer.hub.directory import (
+    CONFIG_FILE,
+    HEAD_FILE,
+    WEIGHTS_FILE,
+    backbone_folder,
+    read_config,
+    save_directory,
+    write_config,
+    write_model,
+)
+from pyramid_tokenizer.hub.resolve import MODEL_FILES, bundled_models, resolve_model
+from pyramid_tokenizer.hub.upload import push
+from pyramid_tokenizer.hub.weights import read_weights, write_weights
+
+__all__ = [
+    "CONFIG_FILE",
+    "HEAD_FILE",
+    "MODEL_FILES",
+    "WEIGHTS_FILE",
+    "bundled_models",
+    "model_card",
+    "push",
+    "read_config",
+    "read_weights",
+    "resolve_model",
+    "save_directory",
+    "backbone_folder",
+    "write_config",
+    "write_model",
+    "write_weights",
+]

@@ -1,0 +1,86 @@
+"""`model_card`: the README.md of a saved model, for people who find it on the Hub."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from pyramid_tokenizer.config.models import LevelConfig, TokenizerConfig
+
+
+def model_card(config: TokenizerConfig, *, fingerprint: str, evaluation: Mapping[str, Any] | None = None) -> str:
+    """README.md of a model: how to use it, its levels, and the figures of a saved evaluation.
+
+    The licence is the caller's to add: it follows from the backbone and the training images.
+
+    Args:
+        config: The model's config.
+        fingerprint: The tokenizer's fingerprint.
+        evaluation: What `benchmarks/reconstruction.py --json` wrote: "protocol", "date" and "rows" of "what",
+            "bits_per_pixel", "psnr", "ssim". Figures of another fingerprint are left out.
+
+    Returns:
+        Markdown with the Hub's YAML header.
+    """
+    backbone = (
+        f"{config.backbone.name} ({config.backbone.pretrained})" if config.backbone.name else "included in `backbone/`"
+    )
+    levels = "\n".join(_level_row(index, level) for index, level in enumerate(config.quantizer.levels))
+    return f"""---
+library_name: pyramid-tokenizer
+tags:
+- image-tokenizer
+- vector-quantization
+- clip
+---
+
+# A pyramid-tokenizer model
+
+Turns an image into a pyramid of discrete tokens over a frozen CLIP backbone, and tokens back into pixels.
+
+```python
+from pyramid_tokenizer import PyramidTokenizer
+tok = PyramidTokenizer.from_pretrained("path/or/user/repo")
+tokens = tok.encode("photo.jpg")
+images = tok.decode(tokens)
+```
+
+- backbone: {backbone}
+- composition of the levels: {config.quantizer.composition}
+- fingerprint: `{fingerprint}`
+
+| level | stride, px | codes | dimensions | distance | bits per pixel |
+|---|---|---|---|---|---|
+{levels}
+
+## Figures
+
+{_figures(evaluation, fingerprint)}
+"""
+
+
+def _level_row(index: int, level: LevelConfig) -> str:
+    rate = math.log2(level.codebook_size) / level.stride**2
+    return f"| {index} | {level.stride} | {level.codebook_size} | {level.dim} | {level.distance} | {rate:.4f} |"
+
+
+def _figures(evaluation: Mapping[str, Any] | None, fingerprint: str) -> str:
+    if not evaluation or not evaluation.get("rows"):
+        return "None measured yet."
+    if evaluation.get("fingerprint", fingerprint) != fingerprint:
+        return "None measured yet for this fingerprint."
+    rows = [
+        f"| {row['what']} | "
+        + " | ".join(_number(row.get(key), digits) for key, digits in (("bits_per_pixel", 3), ("psnr", 2), ("ssim", 3)))
+        + " |"
+        for row in evaluation["rows"]
+    ]
+    source = ", ".join(str(evaluation[key]) for key in ("protocol", "date") if evaluation.get(key))
+    return "\n".join(
+        [*([source, ""] if source else []), "| what | bits per pixel | PSNR, dB | SSIM |", "|---|---|---|---|", *rows]
+    )
+
+
+def _number(value: float | None, digits: int) -> str:
+    return "–" if value is None else f"{value:.{digits}f}"

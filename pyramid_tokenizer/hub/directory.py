@@ -1,0 +1,175 @@
+"""The files of a saved model: config.json, the safetensors, README.md, evaluation.json and the backbone's backbone/."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import secrets
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from pyramid_tokenizer import hub
+from pyramid_tokenizer.config.models import BackboneConfig, TokenizerConfig
+from pyramid_tokenizer.config.plain import from_dict, to_dict
+from pyramid_tokenizer.errors import CheckpointError, ConfigError, ModelNotFoundError
+from pyramid_tokenizer.files import write_bytes
+from pyramid_tokenizer.hub.card import model_card
+
+CONFIG_FILE = "config.json"
+
+
+def read_config(directory: Path) -> TokenizerConfig:
+    """The config of a model directory.
+
+    Raises:
+        ModelNotFoundError: There is no config.json.
+        ConfigError: It is not JSON, or has an unknown, missing or wrong field.
+    """
+    path = directory / CONFIG_FILE
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise ModelNotFoundError(f"expected {path}, got no such file: give the directory of a saved model") from error
+    except ValueError as error:  # JSON or UTF-8
+        raise ConfigError(f"expected JSON in {path}, got: {error}: restore the file or save the model again") from error
+    return from_dict(TokenizerConfig, data, where=str(path))
+
+
+def write_config(config: TokenizerConfig, directory: Path) -> None:
+    """Writes config.json; a file that was there stays whole until the new one is."""
+    text = json.dumps(to_dict(config), indent=2, ensure_ascii=False) + "\n"
+    write_bytes(directory / CONFIG_FILE, [text.encode()])
+
+
+@contextmanager
+def save_directory(directory: str | Path) -> Iterator[Path]:
+    """A directory to write a model's files in; it becomes `directory` only when the block ends without an error.
+
+    The block writes in a hidden sibling. Then: a target that is new or empty is replaced in one rename. In any other, first
+    config.json is removed, then the files are moved in one by one, config.json last; so a reader finds the old model, none
+    (`ModelNotFoundError`), or the new one, never a mixture. Moving takes no disk space, so only a crash in that moment can
+    leave none. Other files of the target stay: a save into a working copy of a repository keeps its history.
+
+    Raises:
+        CheckpointError: `directory` is a file.
+        OSError: It cannot be written; the target is as it was.
+
+    Example:
+        >>> import tempfile
+        >>> target = Path(tempfile.mkdtemp()) / "model"
+        >>> with save_directory(target) as part:
+        ...     _ = (part / "config.json").write_text("{}")
+        ...     target.exists()
+        False
+        >>> [path.name for path in target.iterdir()]
+        ['config.json']
+    """
+    target = Path(directory).expanduser().resolve()
+    if target.exists() and not target.is_dir():
+        raise CheckpointError(
+            f"expected a directory to save the model in, got the file {str(directory)!r}: choose another name"
+        )
+    target.parent.mkdir(parents=True, exist_ok=True)
+    part = target.with_name(f".{target.name}.part-{secrets.token_hex(4)}")
+    part.mkdir()  # not tempfile.mkdtemp: its mode lets only the owner in, and would stay
+    try:
+        yield part
+        _move_into(part, target)
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+
+
+def _move_into(part: Path, target: Path) -> None:
+    if not target.exists() or not any(target.iterdir()):
+        if target.exists():
+            target.rmdir()  # Windows cannot rename onto an empty directory
+        part.rename(target)
+        return
+    files = sorted((path for path in part.rglob("*") if path.is_file()), key=lambda path: path == part / CONFIG_FILE)
+    if (part / CONFIG_FILE).exists():
+        (target / CONFIG_FILE).unlink(missing_ok=True)
+    for file in files:
+        final = target / file.relative_to(part)
+        final.parent.mkdir(parents=True, exist_ok=True)
+        os.replace(file, final)
+
+
+WEIGHTS_FILE = "model.safetensors"
+
+
+HEAD_FILE = "segmentation_head.safetensors"
+
+
+BACKBONE_FOLDER = "backbone"
+
+
+def write_model(
+    directory: Path,
+    config: TokenizerConfig,
+    *,
+    backbone: Any,
+    tensors: Mapping[str, Tensor],
+    head: Mapping[str, Tensor] | None = None,
+    evaluation: Mapping[str, Any] | None = None,
+) -> None:
+    """Writes all files of a model; see `hub.save_directory` for what becomes of one that was there.
+
+    Args:
+        directory: Made where missing.
+        config: As it was built, with the tokenizer's fingerprint; the backbone's name is dropped where it says nothing on
+            another machine.
+        backbone: The backbone; saved where it has no public address.
+        tensors: Names and tensors of model.safetensors.
+        head: Those of segmentation_head.safetensors; None removes that of a model that was there.
+        evaluation: Measured figures; None removes those of a model that was there.
+
+    Raises:
+        CheckpointError: `directory` is a file.
+        OSError: It cannot be written, e.g. the disk is full; a model that was there is as it was.
+    """
+    public = is_public(config.backbone)
+    local = {} if public else {"name": "", "pretrained": None}
+    public_config = dataclasses.replace(config.backbone, fingerprint=backbone.fingerprint, **local)
+    config = dataclasses.replace(config, backbone=public_config)
+    card = model_card(config, fingerprint=config.fingerprint, evaluation=evaluation)
+    with hub.save_directory(directory) as folder:
+        hub.write_weights(folder / WEIGHTS_FILE, tensors)
+        if head is not None:
+            hub.write_weights(folder / HEAD_FILE, head)
+        if not public:
+            backbone.save(folder / BACKBONE_FOLDER)
+        if evaluation is not None:
+            (folder / "evaluation.json").write_text(json.dumps(evaluation, indent=2) + "\n", encoding="utf-8")
+        (folder / "README.md").write_text(card, encoding="utf-8")
+        hub.write_config(config, folder)
+    for name, absent in (("evaluation.json", evaluation is None), (HEAD_FILE, head is None)):
+        if absent:
+            (directory / name).unlink(missing_ok=True)
+
+
+def backbone_folder(directory: Path, config: BackboneConfig) -> Path | None:
+    """Where the backbone of a saved model lies; None where its config names a public one.
+
+    By the config, not by whether the folder is there: a model saved over another one can leave a stale folder.
+    """
+    return directory / BACKBONE_FOLDER if config.kind == "open_clip" and not config.name else None
+
+
+def is_public(public_config: BackboneConfig) -> bool:
+    """Whether the config alone finds the backbone on another machine: not where its weights are a file or folder here.
+
+    Example:
+        >>> is_public(BackboneConfig(name="ViT-B-16", pretrained="openai"))
+        True
+        >>> is_public(BackboneConfig(name="local-dir:my/backbone"))
+        False
+    """
+    if public_config.kind == "toy" or public_config.name.startswith("hf-hub:"):
+        return True
+    return public_config.pretrained is not None and not Path(public_config.pretrained).expanduser().is_file()

@@ -1,0 +1,22 @@
+"""Images: anything image-like to a batch and back, the sources they come from, and labelled sets of them."""
+
+from pyramid_tokenizer.images.crops import RandomCrops, read_skip_log
+from pyramid_tokenizer.images.files import find_images
+from pyramid_tokenizer.images.pixels import pad_to_multiple, to_pil, to_uint8
+from pyramid_tokenizer.images.read import DEFAULT_MAX_PIXELS, ImageLike, read_image, to_batch
+from pyramid_tokenizer.images.sources import ImageSource, open_images
+
+__all__ = [
+    "DEFAULT_MAX_PIXELS",
+    "ImageLike",
+    "ImageSource",
+    "RandomCrops",
+    "find_images",
+    "open_images",
+    "pad_to_multiple",
+    "read_image",
+    "read_skip_log",
+    "to_batch",
+    "to_pil",
+    "to_uint8",
+]

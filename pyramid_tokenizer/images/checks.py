@@ -1,0 +1,95 @@
+"""What pixels must be: checks of sizes, shapes, dtypes and ranges, with what to do in their messages."""
+
+from __future__ import annotations
+
+import numbers
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from pyramid_tokenizer.errors import ImageTooLargeError, ImageValueError, MixedSizesError
+
+# How far floats may leave [0, 1] and still be taken as rounding, e.g. after a resize; they are clamped.
+_ROUNDING = 1e-4
+
+
+def extremes(images: Tensor) -> tuple[float, float]:
+    low, high = torch.aminmax(images.detach())
+    return float(low), float(high)
+
+
+def check_at_least_one(**values: int | None) -> None:
+    for name, value in values.items():
+        right = isinstance(value, numbers.Integral) and not isinstance(value, bool) and value >= 1
+        if not right and not (value is None and name == "size"):
+            raise ImageValueError(f"expected {name} as a whole number of at least 1, got {value!r}: correct {name}")
+
+
+def check_num_pixels(height: int, width: int, max_pixels: int) -> None:
+    if height < 1 or width < 1:
+        raise ImageValueError(f"expected at least 1 x 1 pixel, got height {height}, width {width}: the image is empty")
+    if height * width > max_pixels:
+        fix = "shrink the image, or raise max_pixels if you trust it"
+        raise ImageTooLargeError(f"expected at most {max_pixels} pixels, got height {height} x width {width}: {fix}")
+
+
+def check_array(array: NDArray[Any]) -> None:
+    shape = array.shape
+    if array.ndim not in (2, 3) or (array.ndim == 3 and shape[2] not in (1, 2, 3, 4)):
+        fix = "pass (H, W) or (H, W, C)"
+        if array.ndim == 3 and shape[0] in (1, 3, 4):
+            fix = "channels come first in it, use array.transpose(1, 2, 0)"
+        elif array.ndim == 4:
+            fix = "pass a list of its images, list(array)"
+        raise ImageValueError(f"expected an array (H, W) or (H, W, C) with 1 to 4 channels, got shape {shape}: {fix}")
+    if array.dtype.kind not in "bf" and array.dtype.newbyteorder("=") not in (np.uint8, np.uint16):
+        fix = "use array.astype('uint8') if its values are 0..255"
+        raise ImageValueError(f"expected an array of uint8, uint16, bool or float in [0, 1], got {array.dtype}: {fix}")
+    if array.size and array.dtype.kind == "f":
+        check_range(float(array.min()), float(array.max()), "array")
+
+
+def check_tensor(images: Tensor) -> None:
+    shape = tuple(images.shape)
+    if images.ndim not in (3, 4) or shape[-3] != 3:
+        fix = "RGB channels come before height and width"
+        if images.ndim in (3, 4) and shape[-1] == 3:
+            fix = f"channels come last in it, use images.permute{(2, 0, 1) if images.ndim == 3 else (0, 3, 1, 2)}"
+        elif images.ndim in (3, 4) and shape[-3] == 1:
+            fix = f"for grey use images.expand{(3, -1, -1) if images.ndim == 3 else (-1, 3, -1, -1)}"
+        raise ImageValueError(f"expected a tensor (3, H, W) or (B, 3, H, W), got shape {shape}: {fix}")
+    if not images.dtype.is_floating_point:
+        raise ImageValueError(f"expected a float tensor in [0, 1], got {images.dtype}: divide 0..255 by 255")
+    if not images.numel():
+        raise ImageValueError(f"expected at least one pixel, got shape {shape}: the tensor is empty")
+
+
+def check_finite(low: float, high: float) -> None:
+    if not (np.isfinite(low) and np.isfinite(high)):
+        raise ImageValueError(
+            f"expected finite pixels, got {low} to {high}: look where the image is made for NaN or inf"
+        )
+
+
+def check_range(low: float, high: float, kind: str) -> None:
+    check_finite(low, high)
+    if low < -_ROUNDING or high > 1 + _ROUNDING:
+        fix = "divide by 255" if low >= 0 and high <= 255 else "undo its normalisation, or scale it to [0, 1]"
+        raise ImageValueError(f"expected a float {kind} in [0, 1], got values from {low:.6g} to {high:.6g}: {fix}")
+
+
+def check_stackable(tensors: list[Tensor]) -> None:
+    sizes: dict[tuple[int, int], int] = {}
+    for index, tensor in enumerate(tensors):
+        sizes.setdefault((tensor.shape[-2], tensor.shape[-1]), index)
+    if len(sizes) > 1:
+        shown = ", ".join(f"{height} x {width} (image {index})" for (height, width), index in list(sizes.items())[:5])
+        shown += f" and {len(sizes) - 5} more" if len(sizes) > 5 else ""
+        fix = "use encode_many, which takes any sizes, or crop them alike"
+        raise MixedSizesError(f"expected images of one height x width, got {shown}: {fix}")
+    devices = sorted({str(tensor.device) for tensor in tensors})
+    if len(devices) > 1:
+        raise ImageValueError(f"expected images on one device, got {', '.join(devices)}: move them to one of these")

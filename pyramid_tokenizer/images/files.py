@@ -1,0 +1,147 @@
+"""Image files: which there are below a folder, in a list or behind a pattern, and reading them by number."""
+
+from __future__ import annotations
+
+import glob
+import os
+import re
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
+from pathlib import Path
+
+from PIL import Image
+from torch import Tensor
+
+from pyramid_tokenizer.errors import DataError
+from pyramid_tokenizer.images.packed import PackedStrings
+from pyramid_tokenizer.images.read import ImageLike, read_image
+
+SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".avif"})
+_BRACES = re.compile(r"\{([^{}]*)\}")
+
+
+def find_images(source: str | Path) -> list[Path]:
+    """All image files below a folder, sorted by path; for a .txt file, the paths it lists, one a line.
+
+    Args:
+        source: A folder, or a UTF-8 list; relative paths in it start at its own folder.
+
+    Raises:
+        DataError: The source does not exist or holds no image file.
+    """
+    source = Path(source)
+    if source.is_dir():
+        files = sorted(path for path in source.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file())
+    elif source.is_file() and source.suffix == ".txt":
+        files = read_list(source)
+    else:
+        raise DataError(
+            f"expected a folder of images or a .txt list of files, got {str(source)!r}: no such folder or list"
+        )
+    if not files:
+        raise DataError(f"expected images ({', '.join(sorted(SUFFIXES))}) in {str(source)!r}, got none: check the path")
+    return files
+
+
+def read_list(path: Path) -> list[Path]:
+    """The paths that a UTF-8 file lists, one a line; relative ones start at its own folder."""
+    return [path.parent / line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+
+
+def expand_pattern(pattern: str) -> list[Path]:
+    """The files that a pattern names: braces first, then *, ?, [ ] and ** as in `glob`, sorted.
+
+    Raises:
+        DataError: A name without * is no file, or nothing matches.
+
+    Example:
+        >>> expand_pattern("no/such/{08..10}.tar")
+        Traceback (most recent call last):
+        pyramid_tokenizer.errors.DataError: expected the files of 'no/such/{08..10}.tar', got 3 that are missing, the first
+        no/such/08.tar: check the pattern
+    """
+    names = _expand_braces(os.path.expanduser(pattern))
+    missing = [name for name in names if not glob.has_magic(name) and not os.path.isfile(name)]
+    if missing:
+        raise DataError(
+            f"expected the files of {pattern!r}, got {len(missing)} that are missing, the first {missing[0]}: check the pattern"
+        )
+    found = {
+        name
+        for pattern in names
+        for name in (glob.glob(pattern, recursive=True) if glob.has_magic(pattern) else [pattern])
+    }
+    return [Path(name) for name in sorted(found) if os.path.isfile(name)]
+
+
+def _expand_braces(pattern: str) -> list[str]:
+    """As a shell does: {a,b} and {008..011}, which keeps the zeros."""
+    match = _BRACES.search(pattern)
+    if match is None:
+        return [pattern]
+    first, _, last = match[1].partition("..")
+    if first.isdecimal() and last.isdecimal():
+        values = [f"{number:0{len(first)}d}" for number in range(int(first), int(last) + 1)]
+    else:
+        values = match[1].split(",")
+    return [
+        name for value in values for name in _expand_braces(pattern[: match.start()] + value + pattern[match.end() :])
+    ]
+
+
+class FileImages:
+    """Image files; an `ImageSource`.
+
+    Args:
+        files: Their paths; a name that is no readable image is found when it is read.
+    """
+
+    def __init__(self, files: Iterable[str | os.PathLike[str]]):
+        self._paths = PackedStrings(os.fspath(file) for file in files)
+
+    def __len__(self) -> int:
+        return len(self._paths)
+
+    def name(self, index: int) -> str:
+        """The file's path."""
+        return self._paths[index]
+
+    def read(self, index: int) -> Tensor:
+        """(3, H, W) float32 in [0, 1].
+
+        Raises:
+            ImageError: The file is missing, or is no complete image.
+        """
+        return read_image(self._paths[index])
+
+
+class ListedImages:
+    """Images in memory, and paths among them; an `ImageSource`.
+
+    Args:
+        images: See `images.ImageLike`; also a batch (N, 3, H, W), or an array (N, H, W, C).
+    """
+
+    def __init__(self, images: Sequence[ImageLike]):
+        self._images = images
+        for image in images:
+            if isinstance(image, Image.Image):
+                # now, for forked workers would share the place in its open file; Pillow keeps the pixels at first use anyway
+                with suppress(Exception):  # read says what is wrong
+                    image.load()
+
+    def __len__(self) -> int:
+        return len(self._images)
+
+    def name(self, index: int) -> str:
+        """The path, or "image 3" for an image without one."""
+        image = self._images[index]
+        return os.fspath(image) if isinstance(image, (str, os.PathLike)) else f"image {index}"
+
+    def read(self, index: int) -> Tensor:
+        """(3, H, W) float32 in [0, 1].
+
+        Raises:
+            ImageError: It is not an image.
+        """
+        return read_image(self._images[index])

@@ -1,0 +1,160 @@
+"""Names of classes: the short standard lists, and a reader of the files that hold the long ones.
+
+A name is what a text encoder is asked; synonyms are written "a|b|c". Words that the original lists run together are split
+("diningtable"), since a text encoder reads words; a protocol's spelling is taken from a file where one is given.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Collection, Sequence
+from pathlib import Path
+from typing import Any
+
+from pyramid_tokenizer.errors import DataError
+
+BACKGROUND = "background"
+
+# fmt: off
+VOC_20 = (
+    "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow", "dining table", "dog", "horse",
+    "motorbike", "person", "potted plant", "sheep", "sofa", "train", "tv monitor",
+)
+"""PASCAL VOC 2012, in the order of its label ids 1 … 20."""
+
+PASCAL_CONTEXT_59 = (
+    "aeroplane", "bag", "bed", "bedclothes", "bench", "bicycle", "bird", "boat", "book", "bottle", "building", "bus",
+    "cabinet", "car", "cat", "ceiling", "chair", "cloth", "computer", "cow", "cup", "curtain", "dog", "door", "fence",
+    "floor", "flower", "food", "grass", "ground", "horse", "keyboard", "light", "motorbike", "mountain", "mouse", "person",
+    "plate", "platform", "potted plant", "road", "rock", "sheep", "shelves", "sidewalk", "sign", "sky", "snow", "sofa",
+    "dining table", "track", "train", "tree", "truck", "tv monitor", "wall", "water", "window", "wood",
+)
+"""PASCAL-Context's 59 most frequent classes. The order is that of the original's "table", not of "dining table"."""
+
+CITYSCAPES_19 = (
+    "road", "sidewalk", "building", "wall", "fence", "pole", "traffic light", "traffic sign", "vegetation", "terrain", "sky",
+    "person", "rider", "car", "truck", "bus", "train", "motorcycle", "bicycle",
+)
+"""Cityscapes, in the order of its train ids."""
+# fmt: on
+
+_NUMBERED = re.compile(r"(\d+)\s*:\s*(.+)")
+
+
+def split_name(name: str) -> tuple[str, ...]:
+    """The synonyms of a class name, in order.
+
+    Example:
+        >>> split_name("sofa | couch")
+        ('sofa', 'couch')
+    """
+    return tuple(word.strip() for word in name.split("|"))
+
+
+def distinct_names(names: Sequence[str]) -> tuple[str, ...]:
+    """The names with each word left to one class, where lists as ADE20K's give it to several ("blind, screen" and "screen").
+
+    A word goes to the class that has no other, else to one that puts it first, else to the earlier one; case is ignored.
+    A class is as likely as its likeliest word: with a shared one, the earlier class would take all pixels of the others.
+
+    Args:
+        names: One for each class, synonyms written "a|b|c".
+
+    Raises:
+        DataError: A class is left without a word.
+
+    Example:
+        >>> distinct_names(["blind|screen", "screen", "bag", "bag|suitcase"])
+        ('blind', 'screen', 'bag', 'suitcase')
+    """
+    owners: dict[str, tuple[bool, int, int]] = {}
+    for index, name in enumerate(names):
+        words = split_name(name)
+        for place, word in enumerate(words):
+            claim = (len(words) > 1, place, index)
+            owners[word.casefold()] = min(claim, owners.get(word.casefold(), claim))
+    kept = []
+    for index, name in enumerate(names):
+        own = [word for place, word in enumerate(split_name(name)) if owners[word.casefold()][1:] == (place, index)]
+        if not own:
+            raise DataError(
+                f"expected a word of its own in class {index}, got {name!r}: other classes have them all, add one"
+            )
+        kept.append("|".join(own))
+    return tuple(kept)
+
+
+def read_class_names(
+    path: str | Path, *, num_classes: int | None = None, left_out: Collection[int] = ()
+) -> tuple[str, ...]:
+    r"""Class names from a UTF-8 file, one for each class.
+
+    Understood are a plain list, one name a line; lines "12: name", as in the `labels.txt` of COCO-Stuff and PASCAL-Context,
+    in the order of their numbers; a tab-separated table with a column Name, as ADE20K's `objectInfo150.txt`; and a JSON
+    list of strings. In the last two a comma or semicolon stands between synonyms too.
+
+    Args:
+        path: Of the file.
+        num_classes: How many there must be; None takes as many as there are, and numbers must then run from 0.
+        left_out: Numbers of lines "12: name" that are no classes; they may be missing or already left out.
+
+    Returns:
+        The names, synonyms written "a|b|c". Classes may share words: see `distinct_names`.
+
+    Raises:
+        DataError: No such file, an empty name between others, other JSON, or another number of names.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     path = Path(folder, "objectInfo150.txt")
+        ...     _ = path.write_text("Idx\tRatio\tName\n1\t0.2\twall\n2\t0.1\tbuilding, edifice\n")
+        ...     read_class_names(path)
+        ('wall', 'building|edifice')
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise DataError(f"expected a file of class names, got none at {str(path)!r}: write one name a line into it")
+    text = path.read_text(encoding="utf-8-sig")
+    names = _from_json(text, path) if path.suffix == ".json" else _from_lines(text, path, num_classes, left_out)
+    if not names or (num_classes is not None and len(names) != num_classes):
+        expected = "class names" if num_classes is None else f"{num_classes} class names"
+        raise DataError(f"expected {expected}, got {len(names)} in {str(path)!r}: write one a line, none for ignored")
+    return names
+
+
+def _from_json(text: str, path: Path) -> tuple[str, ...]:
+    fault = "a list of class names"
+    try:
+        names: Any = json.loads(text)
+    except ValueError as error:
+        raise DataError(f"expected {fault}, got no JSON in {str(path)!r}: {error}") from error
+    if not isinstance(names, list) or not all(isinstance(name, str) and name.strip() for name in names):
+        raise DataError(f'expected {fault}, got other JSON in {str(path)!r}: write ["wall", "building|edifice"]')
+    return tuple(_synonyms(name) for name in names)
+
+
+def _from_lines(text: str, path: Path, num_classes: int | None, left_out: Collection[int]) -> tuple[str, ...]:
+    lines = [line.strip() for line in text.rstrip().split("\n")]
+    if "\t" in lines[0] and "Name" in lines[0].split("\t"):
+        column = lines[0].split("\t").index("Name")
+        rows = [line.split("\t") for line in lines[1:]]
+        return tuple(_synonyms(row[column]) for row in rows if len(row) > column)
+    numbered = [_NUMBERED.fullmatch(line) for line in lines if line]
+    if numbered and all(numbered):
+        names = {int(match[1]): match[2].strip() for match in numbered if match}
+        if num_classes is None and sorted(names) != list(range(len(names))):
+            got = f"{min(names)} to {max(names)}, {len(names)} of them,"
+            raise DataError(f"expected names numbered from 0, got {got} in {str(path)!r}: the number is the label")
+        if len(names) != num_classes:  # with what is no class: 0 for "unlabeled", and ids that were never annotated
+            names = {number: name for number, name in names.items() if number not in left_out}
+        return tuple(names[number] for number in sorted(names))
+    if not all(lines) and text.strip():
+        fix = "the line's number is the label, so remove the line or name the class"
+        raise DataError(f"expected a name in every line, got line {lines.index('') + 1} empty in {str(path)!r}: {fix}")
+    return tuple(line for line in lines if line)
+
+
+def _synonyms(name: str) -> str:
+    return "|".join(re.split(r"\s*[,;|]\s*", name.strip()))

@@ -1,0 +1,138 @@
+"""Where a data set keeps its images and labels: one description finds the files, and shows them in messages."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+from pyramid_tokenizer.errors import DataError
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LabelFiles:
+    """One form in which a data set's labels may lie."""
+
+    folder: str
+    """Below the root, with / between parts; `{split}` stands for the split's name."""
+    suffix: str
+    """What follows an image's key in the file's name, e.g. "_labelTrainIds.png"."""
+    label_map: Mapping[int, int] | None = None
+    """Where this form's values differ from the protocol's: value -> class. None takes the protocol's."""
+    ignore_ids: tuple[int, ...] = ()
+    """Ignored values beside the protocol's."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Layout:
+    """Images and labels that share a key: the path below their folder without the suffix."""
+
+    image_folder: str
+    """Below the root; `{split}` stands for the split's name."""
+    image_suffixes: tuple[str, ...] = (".jpg",)
+    """What may follow the key in an image's name; the first that exists is taken."""
+    label_files: tuple[LabelFiles, ...]
+    """Forms of the labels; the first that has every image of the split is taken."""
+    split_file: str | None = None
+    """A list of keys, one a line. None: every label file below the folder is a sample."""
+    default_split: str | None = None
+    """Split that is measured when none is named. None: all labels, without a list."""
+    class_files: tuple[str, ...] = ()
+    """Files that may hold the class names; the first that exists is read."""
+
+    def drawing(self, split: str | None) -> str:
+        """The files as lines to be shown under "expected".
+
+        Args:
+            split: Name of the split, or None.
+        """
+        name = split or "NAME"
+        labels = " or ".join(f"{files.folder.format(split=name)}/*{files.suffix}" for files in self.label_files)
+        lines = [f"{self.image_folder.format(split=name)}/*{'|'.join(self.image_suffixes)}", labels]
+        if self.split_file:
+            listed = "names of the images, one a line, without suffix"
+            optional = "" if split else "optional: "
+            lines.append(f"{self.split_file.format(split=name)}   ({optional}{listed})")
+        if self.class_files:
+            lines.append(f"{' or '.join(self.class_files)}   (class names)")
+        return "".join(f"\n  {line}" for line in lines)
+
+
+class FilePair(NamedTuple):
+    """The files of one sample."""
+
+    key: str
+    image: Path
+    labels: Path
+
+
+def find_pairs(root: Path, layout: Layout, split: str | None) -> tuple[LabelFiles, list[FilePair]]:
+    """The form in which the labels lie, and the files of each sample: in the list's order, or sorted by key.
+
+    Args:
+        root: Folder of the data set.
+        layout: Where its files are.
+        split: Name of the split; None takes every label file.
+
+    Raises:
+        DataError: No such folder, labels or images; the message shows what was expected.
+    """
+    expected = f"expected files laid out as{layout.drawing(split)}"
+    if not root.is_dir():
+        raise DataError(f"{expected}\ngot no folder {str(root)!r}: give the one that holds them")
+    listed = _read_split(root, layout, split, expected)
+    missing: list[Path] = []
+    for files in layout.label_files:
+        folder = root / files.folder.format(split=split)
+        found = _keys(folder, files.suffix)
+        keys = sorted(found) if listed is None else listed
+        absent = [key for key in keys if key not in found]
+        if keys and not absent:
+            return files, [
+                FilePair(key, _image(root, layout, split, key), folder / (key + files.suffix)) for key in keys
+            ]
+        if found:
+            missing += [folder / (key + files.suffix) for key in absent]
+    if missing:
+        raise DataError(f"{expected}\ngot no {str(missing[0])!r}: download or prepare the labels of every listed image")
+    raise DataError(f"{expected}\ngot no labels in {str(root)!r}{_hint(root, layout, split)}")
+
+
+def _read_split(root: Path, layout: Layout, split: str | None, expected: str) -> list[str] | None:
+    if layout.split_file is None or split is None:
+        return None
+    path = root / layout.split_file.format(split=split)
+    if not path.is_file():
+        there = sorted(other.stem for other in path.parent.glob(f"*{path.suffix}"))
+        hint = f"use a split of {', '.join(there)}" if there else "give the folder that holds it"
+        raise DataError(f"{expected}\ngot no {str(path)!r}: {hint}")
+    keys = [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
+    if not keys:
+        raise DataError(f"{expected}\ngot an empty {str(path)!r}: write the names of the split's images into it")
+    return keys
+
+
+def _keys(folder: Path, suffix: str) -> set[str]:
+    files = folder.rglob(f"*{suffix}") if folder.is_dir() else ()
+    # macOS leaves "._name.png" beside every file that it unpacks
+    shown = (path for path in files if not path.name.startswith("."))
+    return {path.relative_to(folder).as_posix()[: -len(suffix)] for path in shown}
+
+
+def _image(root: Path, layout: Layout, split: str | None, key: str) -> Path:
+    folder = root / layout.image_folder.format(split=split)
+    for suffix in layout.image_suffixes:
+        path = folder / (key + suffix)
+        if path.is_file():
+            return path
+    names = " or ".join(key + suffix for suffix in layout.image_suffixes)
+    raise DataError(
+        f"expected an image for every label file, got no {names} in {str(folder)!r}: add it, or list a split"
+    )
+
+
+def _hint(root: Path, layout: Layout, split: str | None) -> str:
+    folder = layout.label_files[0].folder.format(split=split)
+    inner = next((path for path in sorted(root.iterdir()) if (path / folder).is_dir()), None)
+    return f": did you mean {str(inner)!r}?" if inner else ": give the folder that holds them, or prepare the labels"

@@ -1,0 +1,176 @@
+"""One interface over every place that images come from, and `open_images`, which knows them all."""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any, Protocol, TypeAlias, runtime_checkable
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+from pyramid_tokenizer.errors import DataError
+from pyramid_tokenizer.images.files import SUFFIXES, FileImages, ListedImages, expand_pattern, read_list
+from pyramid_tokenizer.images.hugging_face import DatasetImages, load_hub_dataset, one_split, open_saved_dataset
+from pyramid_tokenizer.images.read import ImageLike
+from pyramid_tokenizer.images.tables import ParquetImages
+from pyramid_tokenizer.images.tar import TarImages
+
+HUB_PREFIX = "hf-dataset:"
+_COMPRESSED = re.compile(r".+\.(tar\.\w+|tgz|tbz2?|txz)", re.IGNORECASE)
+_ACCEPTED = (
+    "a folder, a .txt list, .tar shards, .parquet files, a pattern of such files, a saved Hugging Face data set, "
+    f"{HUB_PREFIX}NAME:SPLIT, a datasets.Dataset, or a list of images"
+)
+
+
+@runtime_checkable
+class ImageSource(Protocol):
+    """Images by number, 0 … len − 1.
+
+    A source is pickled into DataLoader workers and read by several processes at once. What is wrong with a single image is
+    raised when it is read, so that one damaged file does not end a training.
+    """
+
+    def __len__(self) -> int: ...
+
+    def name(self, index: int) -> str:
+        """What the image is called in logs: where it lies."""
+        ...
+
+    def read(self, index: int) -> Tensor:
+        """(3, H, W) float32 in [0, 1], RGB, at its own size.
+
+        Raises:
+            ImageError: It cannot be read.
+        """
+        ...
+
+
+Source: TypeAlias = "ImageSource | str | os.PathLike[str] | Sequence[ImageLike] | Tensor | NDArray[Any] | Any"
+"""What `open_images` takes; the last is a `datasets.Dataset`."""
+
+
+def open_images(source: Source, *, column: str | None = None) -> ImageSource:
+    """The images of a source, by number.
+
+    A folder, pattern or list gives one kind of files: images, tar shards or Parquet. Where several kinds lie together, as in
+    a folder of photos and the archive that they came from, that is an error, and a pattern tells which are meant.
+
+    Args:
+        source: One of
+            a folder: all image files below it, or all .tar or .parquet files, or what `datasets` saved there;
+            a .txt list of paths, one a line;
+            a .tar file in WebDataset's layout, see `shards`; a .parquet file, see `tables`;
+            a pattern, "photos/**/*.jpg" or "shards/{000..009}.tar";
+            "hf-dataset:NAME" or "hf-dataset:NAME:SPLIT", for `datasets.load_dataset`;
+            a `datasets.Dataset`;
+            a list of images, paths among them, or a batch (N, 3, H, W), see `images.ImageLike`;
+            an `ImageSource`, which is returned as it is.
+        column: The column of a table, or the field of a shard, that holds the images; None finds it.
+
+    Raises:
+        DataError: There is nothing of that name, no image in it, several kinds of files, a damaged shard or table, or
+            `column` where there are no columns.
+        MissingExtraError: pyarrow or `datasets` is needed and not installed.
+
+    Example:
+        >>> from PIL import Image
+        >>> images = open_images([Image.new("RGB", (40, 30)), "photos/cat.jpg"])
+        >>> len(images), images.name(1), images.read(0).shape
+        (2, 'photos/cat.jpg', torch.Size([3, 30, 40]))
+    """
+    if isinstance(source, ImageSource):
+        _refuse_column(column, type(source).__name__)
+        return source
+    datasets = sys.modules.get("datasets")  # whoever holds a Dataset has imported it
+    if datasets is not None and isinstance(source, (datasets.Dataset, datasets.DatasetDict)):
+        return DatasetImages(one_split(source, 'pass one of them, e.g. dataset["train"]'), column=column)
+    if isinstance(source, (str, os.PathLike)):
+        return _open_path(os.fspath(source), column)
+    if isinstance(source, (Tensor, np.ndarray)) and source.ndim == 4:
+        _refuse_column(column, "a batch of images")
+        return ListedImages(source)  # type: ignore[arg-type]
+    if isinstance(source, Sequence) and not isinstance(source, (bytes, bytearray)):
+        return _open_list(source, column)
+    raise DataError(f"expected {_ACCEPTED}, got {type(source).__name__}: pass one of these")
+
+
+def _open_list(items: Sequence[Any], column: str | None) -> ImageSource:
+    if not items:
+        raise DataError("expected at least one image, got an empty list: check where it was made")
+    if all(isinstance(item, (str, os.PathLike)) for item in items):
+        return _open_files(_by_kind(map(Path, items), others="image"), f"a list of {len(items)}", column)
+    _refuse_column(column, "a list of images")
+    return ListedImages(items)
+
+
+def _open_path(source: str, column: str | None) -> ImageSource:
+    if source.startswith(HUB_PREFIX):
+        return load_hub_dataset(source.removeprefix(HUB_PREFIX), column=column)
+    path = Path(source).expanduser()
+    if path.is_dir():
+        if any((path / name).is_file() for name in ("state.json", "dataset_dict.json")):
+            return open_saved_dataset(path, column=column)
+        return _open_files(_by_kind(sorted(path.rglob("*"))), repr(source), column)
+    if not path.is_file():  # first, for a real name may hold [ or {
+        if not re.search(r"[*?\[{]", source):
+            raise DataError(f"expected {_ACCEPTED}, got {source!r}: nothing of that name exists")
+        return _open_files(_by_kind(expand_pattern(source)), repr(source), column)
+    if path.suffix.lower() == ".txt":
+        return _open_files(_by_kind(read_list(path), others="image"), repr(source), column)
+    found = _by_kind([path])
+    if not found or found["image"]:
+        raise DataError(f"expected {_ACCEPTED}, got the file {source!r}: name its folder, or pass a list, [{source!r}]")
+    return _open_files(found, repr(source), column)
+
+
+def _by_kind(paths: Iterable[Path], others: str | None = None) -> dict[str, list[Path]]:
+    """The paths as "image", "tar", "parquet" and "compressed"; `others` is the kind of all other names, None drops them."""
+    found: dict[str, list[Path]] = defaultdict(list)
+    for path in paths:
+        suffix = path.suffix.lower()
+        kind = {".tar": "tar", ".parquet": "parquet"}.get(suffix) or ("image" if suffix in SUFFIXES else others)
+        kind = "compressed" if _COMPRESSED.fullmatch(path.name) else kind
+        if kind is not None and (
+            others is not None or path.is_file()
+        ):  # listed files may be missing: they are skipped and named
+            found[kind].append(path)
+    return found
+
+
+def _open_files(found: dict[str, list[Path]], where: str, column: str | None) -> ImageSource:
+    kinds = [kind for kind in ("image", "tar", "parquet") if found[kind]]
+    if found["compressed"] and kinds != ["image"]:
+        raise DataError(
+            f"expected tar shards without compression in {where}, got {found['compressed'][0].name}: images are compressed "
+            "already, unpack the shard with gunzip or the like, or its files into a folder"
+        )
+    if len(kinds) > 1:
+        counts = ", ".join(f"{len(found[kind])} {kind}" for kind in kinds)
+        raise DataError(
+            f"expected one kind of files in {where}, got {counts} files: name those you mean by a pattern, e.g. "
+            f"{found[kinds[0]][0].parent / '*'}{found[kinds[0]][0].suffix}"
+        )
+    if not kinds:
+        raise DataError(
+            f"expected images ({', '.join(sorted(SUFFIXES))}), .tar or .parquet files in {where}, got none: check the path"
+        )
+    if kinds == ["tar"]:
+        return TarImages(found["tar"], column=column)
+    if kinds == ["parquet"]:
+        return ParquetImages(found["parquet"], column=column)
+    _refuse_column(column, where)
+    return FileImages(found["image"])
+
+
+def _refuse_column(column: str | None, where: str) -> None:
+    if column is not None:
+        raise DataError(
+            f"expected no column for {where}, got {column!r}: only tables and shards have columns, leave it out"
+        )

@@ -1,0 +1,7 @@
+"""Features to ids and back: one codebook per level, and how levels build on each other."""
+
+from pyramid_tokenizer.quantizer.level import LevelQuantizer
+from pyramid_tokenizer.quantizer.pyramid import PyramidQuantizer
+from pyramid_tokenizer.quantizer.recipe import preset_config, preset_decoder, preset_levels
+
+__all__ = ["LevelQuantizer", "PyramidQuantizer", "preset_config", "preset_decoder", "preset_levels"]

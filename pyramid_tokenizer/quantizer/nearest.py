@@ -1,0 +1,129 @@
+"""The nearest codebook entry of a vector, and rows of tables by ids. Pure, and independent of the batch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from pyramid_tokenizer.backbones.features import enlarge
+
+ROWS_PER_CHUNK = 256
+"""Rows per matrix product. Every product has this many (the last is padded), so that a vector's id does not depend on how
+many others came with it: float sums differ between matrix shapes. Also bounds memory at 256 x K floats, which
+mostly stay in the processor's cache."""
+
+
+COLUMNS_PER_BLOCK = 64
+"""Products are as many columns wide, or a multiple. Measured with MKL on AVX-512: at widths of 2 to 10 the sum of a row
+also depends on the row's place in the product, for most rows; at multiples of 16 it never did."""
+
+
+def nearest(vectors: Tensor, codebook: Tensor) -> Tensor:
+    """Index of the entry with the smallest Euclidean distance; the lowest index wins a tie.
+
+    For unit-norm entries this is also the entry of the largest cosine. A vector's index depends neither on how many
+    others come with it nor on its place among them.
+
+    Args:
+        vectors: (N, d) float, N >= 1.
+        codebook: (K, d) float on the same device.
+
+    Returns:
+        (N,) int64 in [0, K).
+
+    Example:
+        >>> nearest(torch.tensor([[0.9, 0.0], [0.0, 2.0]]), torch.tensor([[1.0, 0.0], [0.0, 1.0]])).tolist()
+        [0, 1]
+    """
+    codebook = codebook.float()
+    # |v - c|^2 / 2 = |v|^2 / 2 - v.c + |c|^2 / 2, and the first term is the same for every entry
+    weight, bias = _whole_blocks(-codebook.T, codebook.square().sum(1) / 2, fill=float("inf"))
+    return by_rows(lambda rows: _argmin(torch.addmm(bias, rows.float(), weight)), vectors)
+
+
+def affine_rows(rows: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """`rows @ weight + bias`, bit for bit the same for a row whatever its neighbours and its place are.
+
+    Args:
+        rows: (N, C) float32, N >= 1.
+        weight: (C, T) float32.
+        bias: (T,) float32.
+
+    Returns:
+        (N, T) float32.
+
+    Example:
+        >>> affine_rows(torch.tensor([[1.0, 2.0]]), torch.tensor([[1.0], [10.0]]), torch.tensor([0.5])).tolist()
+        [[21.5]]
+    """
+    wide, wide_bias = _whole_blocks(weight, bias, fill=0.0)
+    return by_rows(lambda part: torch.addmm(wide_bias, part, wide)[:, : len(bias)], rows)
+
+
+def by_rows(function: Callable[[Tensor], Tensor], rows: Tensor) -> Tensor:
+    """`function(rows)`, computed in products of one fixed shape.
+
+    Args:
+        function: Maps (ROWS_PER_CHUNK, C) to (ROWS_PER_CHUNK, ...), each row on its own.
+        rows: (N, C), N >= 1.
+
+    Returns:
+        (N, ...).
+
+    Example:
+        >>> by_rows(lambda part: part.sum(1), torch.ones(2000, 3)).shape
+        torch.Size([2000])
+    """
+    results = []
+    for start in range(0, len(rows), ROWS_PER_CHUNK):
+        part = rows[start : start + ROWS_PER_CHUNK]
+        missing = ROWS_PER_CHUNK - len(part)
+        padded = torch.cat([part, part.new_zeros(missing, part.shape[1])]) if missing else part
+        results.append(function(padded)[: len(part)])
+    return torch.cat(results)
+
+
+def _argmin(scores: Tensor) -> Tensor:
+    """Index of each row's first smallest value, by blocks: plain argmin is not vectorised on CPUs, amin is. (R, K) -> (R,)."""
+    blocks = scores.view(len(scores), -1, COLUMNS_PER_BLOCK)  # (R, K / block, block)
+    block = blocks.amin(2).argmin(1, keepdim=True)  # (R, 1)
+    within = blocks.gather(1, block.unsqueeze(2).expand(-1, -1, COLUMNS_PER_BLOCK)).squeeze(1).argmin(1)
+    return block.squeeze(1) * COLUMNS_PER_BLOCK + within
+
+
+def _whole_blocks(weight: Tensor, bias: Tensor, *, fill: float) -> tuple[Tensor, Tensor]:
+    """Zero columns at the right up to whole blocks, their bias `fill`."""
+    missing = -len(bias) % COLUMNS_PER_BLOCK
+    return F.pad(weight, (0, missing)).contiguous(), F.pad(bias, (0, missing), value=fill)
+
+
+def gather_rows(rows: Sequence[Tensor], ids: Sequence[Tensor]) -> Tensor:
+    """Sum over levels of the rows that ids name, on the grid of the finest level given.
+
+    With `rows` the weighted addresses (K_l, D) this is the look-up embedding; with their products with N words, (K_l, N),
+    the words' scores. Both are the same linear map, so indexing scores equals scoring indexed embeddings.
+
+    Args:
+        rows: (K_l, C) float per level, coarse to fine; further levels than ids has are left out.
+        ids: (B, h_l, w_l) int64 in [0, K_l) per level or for a prefix; each grid is a whole multiple of the one before.
+
+    Returns:
+        (B, C, h, w) float; coarser grids are enlarged bilinearly.
+
+    Example:
+        >>> coarse, fine = torch.tensor([[1.0], [3.0]]), torch.tensor([[0.5], [0.25]])
+        >>> gather_rows([coarse, fine], [torch.tensor([[[1]]]), torch.tensor([[[0, 1], [1, 1]]])])[0, 0].tolist()
+        [[3.5, 3.25], [3.25, 3.25]]
+    """
+    total: Tensor | None = None
+    for table, level_ids in zip(rows, ids, strict=False):
+        found = F.embedding(level_ids, table).permute(0, 3, 1, 2)  # (B, C, h_l, w_l)
+        if total is not None:
+            total = enlarge(total, level_ids.shape[-1] // total.shape[-1])
+        total = found if total is None else total + found
+    if total is None:
+        raise ValueError("expected ids of one level or more, got none")
+    return total

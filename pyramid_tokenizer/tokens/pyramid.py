@@ -1,0 +1,297 @@
+"""`TokenPyramid`: the ids of a batch of images, coarse to fine, and all that can be said about them without a model."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import math
+import operator
+import os
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pyramid_tokenizer.errors import TokenError, TokenFileError, TokenMismatchError, TokenRangeError
+from pyramid_tokenizer.tokens import format as token_format
+
+_LIMIT = 2**32
+"""Sizes and codebook sizes stay below this, so that every pyramid fits the file format."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False, repr=False)
+class TokenPyramid:
+    """Tokens of one or more images of one size. Immutable, checked when made, and independent of any model.
+
+    `tokens[:n]` is the coarsest n levels, a complete pyramid of its own that keeps nothing of the finer levels. Two
+    pyramids are equal if all four fields are, on whatever devices. Unhashable, because `ids` are tensors: use
+    `to_bytes()` as a key.
+
+    Raises:
+        TokenError: A field of the wrong kind, e.g. float ids.
+        TokenRangeError: An id outside its codebook, grids that are not whole multiples of the coarser ones, or an image
+            size that no stride maps to the grids.
+
+    Example:
+        >>> ids = (torch.tensor([[[3, 1]]]), torch.tensor([[[0, 5, 2, 2], [7, 4, 4, 1]]]))
+        >>> tokens = TokenPyramid(ids=ids, codebook_sizes=(4, 8), image_size=(30, 60), fingerprint="0" * 64)
+        >>> tokens
+        TokenPyramid(1 image of 30x60 px, 2 levels: 1x2 of 4, 2x4 of 8, 0.0156 bits per pixel, fingerprint 00000000)
+        >>> tokens[:1].grids, tokens[:1].num_tokens
+        (((1, 2),), 2)
+        >>> TokenPyramid.from_bytes(tokens.to_bytes()) == tokens
+        True
+    """
+
+    ids: tuple[Tensor, ...]
+    """(B, h_l, w_l) per level, 0 = coarsest; any integer dtype on one device, kept as int64 copies: do not write into
+    them."""
+    codebook_sizes: tuple[int, ...]
+    """K_l per level: ids are in [0, K_l)."""
+    image_size: tuple[int, int]
+    """(H, W) of the original images in pixels, before padding."""
+    fingerprint: str
+    """64 lower-case hexadecimal digits that name the tokenizer whose codebooks the ids point into."""
+
+    def __post_init__(self) -> None:
+        sizes = _integers(self.codebook_sizes, "codebook_sizes", least=2)
+        image_size = _integers(self.image_size, "image_size", least=1)
+        if len(image_size) != 2:
+            raise TokenError(
+                f"expected image_size as (height, width), got {self.image_size}: give the original size in pixels"
+            )
+        if not isinstance(self.fingerprint, str) or not re.fullmatch("[0-9a-f]{64}", self.fingerprint):
+            expected = "a fingerprint of 64 lower-case hexadecimal digits"
+            raise TokenError(f"expected {expected}, got {self.fingerprint!r}: use the tokenizer's own")
+        if not isinstance(self.ids, (tuple, list)) or not 1 <= len(self.ids) <= 255 or len(self.ids) != len(sizes):
+            got = f"{len(self.ids)} levels" if isinstance(self.ids, (tuple, list)) else type(self.ids).__name__
+            raise TokenError(
+                f"expected ids as a tuple of 1 to 255 tensors, one for each of {len(sizes)} codebook_sizes, got {got}"
+            )
+        ids = tuple(_checked_level(level, x, k) for level, (x, k) in enumerate(zip(self.ids, sizes, strict=True)))
+        if len({(len(x), x.device) for x in ids}) > 1:
+            got = ", ".join(f"{len(x)} on {x.device}" for x in ids)
+            raise TokenError(f"expected as many images on one device in every level, got {got}: use ids of one encode")
+        _check_grids([(x.shape[1], x.shape[2]) for x in ids], (image_size[0], image_size[1]))
+        for name, value in (("ids", ids), ("codebook_sizes", sizes), ("image_size", image_size)):
+            object.__setattr__(self, name, value)
+
+    @property
+    def batch_size(self) -> int:
+        """B, the number of images."""
+        return len(self.ids[0])
+
+    @property
+    def grids(self) -> tuple[tuple[int, int], ...]:
+        """(h_l, w_l) per level."""
+        return tuple((x.shape[1], x.shape[2]) for x in self.ids)
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens of one image, over all levels."""
+        return sum(h * w for h, w in self.grids)
+
+    @property
+    def bits_per_pixel(self) -> float:
+        """Σ h_l · w_l · log2 K_l over the H · W pixels of the original image; files round each id up to whole bits."""
+        bits = sum(h * w * math.log2(k) for (h, w), k in zip(self.grids, self.codebook_sizes, strict=True))
+        return bits / (self.image_size[0] * self.image_size[1])
+
+    @property
+    def device(self) -> torch.device:
+        """Where the ids lie."""
+        return self.ids[0].device
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def __getitem__(self, levels: slice) -> TokenPyramid:
+        """The coarsest n levels, as `tokens[:n]`.
+
+        Args:
+            levels: The slice `:n`, 1 <= n <= `len(tokens)`; there is no other part that could be decoded.
+
+        Raises:
+            TokenRangeError: Anything but a prefix of 1 to `len(tokens)` levels is asked for.
+        """
+        if not isinstance(levels, slice):
+            hint = "use tokens.ids[level] for the ids of one level, tokens.unbind() for single images"
+            raise TokenRangeError(f"expected a prefix tokens[:n], got tokens[{levels!r}]: {hint}")
+        start, n, step = levels.start, levels.stop, levels.step
+        whole = isinstance(n, int) and not isinstance(n, bool)
+        if start not in (None, 0) or step not in (None, 1) or not whole or not 1 <= n <= len(self):
+            got = ":".join("" if x is None else str(x) for x in ((start, n) if step is None else (start, n, step)))
+            expected = f"a prefix tokens[:n] with 1 <= n <= {len(self)}"
+            raise TokenRangeError(f"expected {expected}, got tokens[{got}]: finer levels need all coarser ones")
+        return dataclasses.replace(self, ids=self.ids[:n], codebook_sizes=self.codebook_sizes[:n])
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, TokenPyramid):
+            return NotImplemented
+        pairs = zip(self.ids, other.ids, strict=False)
+        return self._kind() == other._kind() and all(torch.equal(a.cpu(), b.cpu()) for a, b in pairs)
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def __repr__(self) -> str:
+        height, width = self.image_size
+        images = f"{self.batch_size} image{'s' if self.batch_size > 1 else ''} of {height}x{width} px"
+        levels = ", ".join(f"{h}x{w} of {k}" for (h, w), k in zip(self.grids, self.codebook_sizes, strict=True))
+        plural = "s" if len(self) > 1 else ""
+        rate = f"{self.bits_per_pixel:.3g} bits per pixel"
+        return (
+            f"TokenPyramid({images}, {len(self)} level{plural}: {levels}, {rate}, fingerprint {self.fingerprint[:8]})"
+        )
+
+    def to(self, device: torch.device | str) -> TokenPyramid:
+        """The same tokens with their ids on another device."""
+        return dataclasses.replace(self, ids=tuple(x.to(device) for x in self.ids))
+
+    def unbind(self) -> list[TokenPyramid]:
+        """One pyramid of batch size 1 per image, in order; `stack` inverts it."""
+        return [dataclasses.replace(self, ids=tuple(x[i : i + 1] for x in self.ids)) for i in range(self.batch_size)]
+
+    @classmethod
+    def stack(cls, pyramids: Iterable[TokenPyramid]) -> TokenPyramid:
+        """All images of several pyramids as one batch, in order.
+
+        Args:
+            pyramids: One or more, of one tokenizer, image size, number of levels and device.
+
+        Raises:
+            TokenMismatchError: They come from different tokenizers or have different levels.
+            TokenError: There is none, or they differ in image size, grids or device.
+
+        Example:
+            >>> ids = (torch.arange(4).reshape(2, 1, 2),)
+            >>> tokens = TokenPyramid(ids=ids, codebook_sizes=(4,), image_size=(8, 16), fingerprint="0" * 64)
+            >>> TokenPyramid.stack(tokens.unbind()) == tokens
+            True
+        """
+        pyramids = list(pyramids)
+        if not pyramids or not all(isinstance(p, TokenPyramid) for p in pyramids):
+            got = sorted({type(p).__name__ for p in pyramids}) or "none"
+            raise TokenError(f"expected one TokenPyramid or more to stack, got {got}: encode images first")
+        first = pyramids[0]
+        for i, other in enumerate(pyramids):
+            if (other.fingerprint, other.codebook_sizes) != (first.fingerprint, first.codebook_sizes):
+                got = f"{first} and, at {i}, {other}"
+                raise TokenMismatchError(f"expected one tokenizer and as many levels, got {got}: stack each kind alone")
+            if (other._kind(), other.device) != (first._kind(), first.device):
+                got = f"{first} on {first.device} and, at {i}, {other} on {other.device}"
+                raise TokenError(f"expected one image size, grid and device, got {got}: keep a list, or move them")
+        ids = tuple(torch.cat(levels) for levels in zip(*(p.ids for p in pyramids), strict=True))
+        return dataclasses.replace(first, ids=ids)
+
+    def to_bytes(self) -> bytes:
+        """The whole pyramid, compact and checksummed; `pyramid_tokenizer.token_format` specifies it on one screen."""
+        header = token_format.TokenHeader(
+            codebook_sizes=self.codebook_sizes,
+            grids=self.grids,
+            batch_size=self.batch_size,
+            image_size=self.image_size,
+            fingerprint=self.fingerprint,
+        )
+        return token_format.pack(header, [x.cpu().numpy() for x in self.ids])
+
+    @classmethod
+    def from_bytes(cls, data: bytes | bytearray | memoryview) -> TokenPyramid:
+        """The pyramid that `to_bytes` wrote, on the CPU.
+
+        Args:
+            data: Exactly what `to_bytes` gave.
+
+        Raises:
+            TokenFileError: The bytes are not of this format, of a newer version, too few, too many or altered.
+        """
+        if not isinstance(data, (bytes, bytearray, memoryview)):
+            raise TokenFileError(f"expected bytes, got {type(data).__name__}: use TokenPyramid.load(path) for a file")
+        header, ids = token_format.unpack(data)
+        try:
+            return cls(
+                ids=tuple(torch.from_numpy(x) for x in ids),
+                codebook_sizes=header.codebook_sizes,
+                image_size=header.image_size,
+                fingerprint=header.fingerprint,
+            )
+        except TokenError as error:
+            raise TokenFileError(f"token bytes with a right checksum but impossible content: {error}") from error
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Writes exactly `to_bytes()`; the file appears whole under its name or not at all, and replaces an older one.
+
+        Args:
+            path: Name of the file, in a directory that exists.
+
+        Raises:
+            TokenFileError: The file cannot be written, e.g. its directory does not exist.
+        """
+        token_format.write_file(path, self.to_bytes())
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> TokenPyramid:
+        """The pyramid that `save` wrote, on the CPU.
+
+        Args:
+            path: Name of the file.
+
+        Raises:
+            TokenFileError: There is no such file, or `from_bytes` refuses its bytes; the message names the file.
+        """
+        data = token_format.read_file(path)
+        try:
+            return cls.from_bytes(data)
+        except TokenFileError as error:
+            raise TokenFileError(f"{os.fspath(path)}: {error}") from error
+
+    def _kind(self) -> tuple[Any, ...]:
+        return self.fingerprint, self.codebook_sizes, self.image_size, self.grids
+
+
+def _integers(values: Any, name: str, *, least: int) -> tuple[int, ...]:
+    try:
+        numbers = tuple(operator.index(v) for v in values)
+    except TypeError:
+        raise TokenError(f"expected {name} as a tuple of integers, got {values!r}: write e.g. (256, 256)") from None
+    if not all(least <= n < _LIMIT for n in numbers):
+        raise TokenRangeError(f"expected {name} of {least} or more and below 2^32, got {numbers}: correct them")
+    return numbers
+
+
+def _checked_level(level: int, ids: Any, codebook_size: int) -> Tensor:
+    if not isinstance(ids, Tensor) or ids.dtype.is_floating_point or ids.dtype.is_complex or ids.dtype == torch.bool:
+        got = ids.dtype if isinstance(ids, Tensor) else type(ids).__name__
+        raise TokenError(
+            f"expected ids of level {level} as an integer tensor, got {got}: pass indices into the codebook"
+        )
+    if ids.ndim != 3 or 0 in ids.shape:
+        expected = f"ids of level {level} of shape (B, h, w), none of them 0"
+        raise TokenRangeError(f"expected {expected}, got {tuple(ids.shape)}: keep the batch dimension")
+    # An own copy: writing into the caller's tensor later must not put unchecked ids in here, and a pickled
+    # slice must not drag the storage of its whole batch along.
+    own = ids.to(torch.int64, copy=True, memory_format=torch.contiguous_format)
+    low, high = (int(x) for x in torch.aminmax(own))
+    if low < 0 or high >= codebook_size:
+        worst = high if high >= codebook_size else low
+        raise TokenRangeError(
+            f"expected ids of level {level} in [0, {codebook_size}), got {worst}: they belong to another codebook"
+        )
+    return own
+
+
+def _check_grids(grids: list[tuple[int, int]], image_size: tuple[int, int]) -> None:
+    for level, ((h, w), (fine_h, fine_w)) in enumerate(itertools.pairwise(grids), start=1):
+        if fine_h % h or fine_w % w or fine_h // h != fine_w // w:
+            expected = f"the grid of level {level} to be the coarser one times a whole number, the same in both axes"
+            raise TokenRangeError(f"expected {expected}, got {fine_h}x{fine_w} on {h}x{w}: use ids of one encode")
+    # The strides are not known here, but one must exist: padding is less than a cell, (h - 1) · s < H <= h · s, and a
+    # coarse cell holds a whole number of pixels per finest cell. Swapped heights and widths fail here.
+    per_cell = grids[-1][0] // grids[0][0]
+    least = max(-(-pixels // cells) for pixels, cells in zip(image_size, grids[0], strict=True))
+    stride = -(-least // per_cell) * per_cell
+    if any((cells - 1) * stride >= pixels for pixels, cells in zip(image_size, grids[0], strict=True)):
+        expected = f"an image_size (height, width) that some stride maps to grids {grids}"
+        raise TokenRangeError(f"expected {expected}, got {image_size}: give the size of the original images")

@@ -1,0 +1,335 @@
+"""`Vocabulary`: a token pyramid as one sequence of integers for a language model, and back from the sequence alone."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from pyramid_tokenizer.errors import ConfigError, TokenError, TokenMismatchError, TokenSequenceError
+from pyramid_tokenizer.tokens.pyramid import TokenPyramid
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Vocabulary:
+    """The integers of one language for images, and its grammar.
+
+    A sequence is, image by image, coarse to fine:
+
+        begin, crop, crop,                            rows, then columns of padding to remove at bottom and right
+        level 0, (w_0 ids, row) h_0 times,            the row markers tell the grid
+        level 1, h_1 · w_1 ids, row by row, …         finer grids are whole multiples: no markers needed
+        end                                           after any level: a prefix of levels is a sequence too
+
+    Integers, in this order: begin, end, row, L level markers, s_0 crop tokens, then the K_l ids of each level, coarse
+    to fine.
+
+    Raises:
+        ConfigError: No levels, not one stride per codebook, a codebook of fewer than 2 entries, or a stride that is not
+            a multiple of the next finer one.
+
+    Example:
+        >>> vocabulary = Vocabulary(codebook_sizes=(4, 8), strides=(16, 8), fingerprint="0" * 64)
+        >>> ids = (torch.tensor([[[3, 1]]]), torch.tensor([[[0, 5, 2, 2], [7, 4, 4, 1]]]))
+        >>> tokens = TokenPyramid(ids=ids, codebook_sizes=(4, 8), image_size=(15, 32), fingerprint="0" * 64)
+        >>> sequence = vocabulary.flatten(tokens)
+        >>> sequence.tolist()
+        [[0, 6, 5, 3, 24, 22, 2, 4, 25, 30, 27, 27, 32, 29, 29, 26, 1]]
+        >>> [vocabulary.describe(i) for i in sequence[0, :7].tolist()]
+        ['<pyramid:begin>', '<pyramid:crop:1>', '<pyramid:crop:0>', '<pyramid:level:0>', '<pyramid:0:3>',
+         '<pyramid:0:1>', '<pyramid:row>']
+        >>> vocabulary.unflatten(sequence) == tokens
+        True
+    """
+
+    codebook_sizes: tuple[int, ...]
+    """K_l per level, coarse to fine."""
+    strides: tuple[int, ...]
+    """s_l per level: input pixels per cell, each a multiple of the next."""
+    fingerprint: str
+    """Of the tokenizer whose codebooks the ids point into; `unflatten` puts it into its tokens."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "codebook_sizes", tuple(self.codebook_sizes))
+        object.__setattr__(self, "strides", tuple(self.strides))
+        sizes, strides = self.codebook_sizes, self.strides
+        if not sizes or len(sizes) != len(strides) or min(sizes) < 2:
+            got = f"codebook_sizes {sizes}, strides {strides}"
+            raise ConfigError(
+                f"expected a stride and a codebook size of 2 or more per level, got {got}: give one of each"
+            )
+        if min(strides) < 1 or any(coarse % fine for coarse, fine in itertools.pairwise(strides)):
+            raise ConfigError(f"expected strides from coarse to fine, each a multiple of the next, got {strides}")
+
+    @property
+    def size(self) -> int:
+        """Number of integers: every sequence is in [0, size)."""
+        return self.level_offsets[-1] + self.codebook_sizes[-1]
+
+    @property
+    def begin(self) -> int:
+        """First integer of every sequence."""
+        return 0
+
+    @property
+    def end(self) -> int:
+        """Last integer of every sequence."""
+        return 1
+
+    @property
+    def row(self) -> int:
+        """Stands after each row of level 0."""
+        return 2
+
+    @property
+    def level_markers(self) -> tuple[int, ...]:
+        """One per level; stands before the level's ids."""
+        return tuple(range(3, 3 + len(self.strides)))
+
+    @property
+    def crop_offset(self) -> int:
+        """Integer of a crop of 0 px; a crop of c px, 0 <= c < s_0, is `crop_offset + c`."""
+        return 3 + len(self.strides)
+
+    @property
+    def level_offsets(self) -> tuple[int, ...]:
+        """Integer of id 0 per level; id i is `level_offsets[level] + i`."""
+        first = self.crop_offset + self.strides[0]
+        return tuple(first + sum(self.codebook_sizes[:level]) for level in range(len(self.strides)))
+
+    def describe(self, token: int) -> str:
+        """The name of one integer, e.g. "<pyramid:0:17>" for id 17 of level 0.
+
+        Args:
+            token: In [0, size).
+
+        Raises:
+            TokenSequenceError: `token` is not in [0, size).
+        """
+        if not 0 <= token < self.size:
+            raise TokenSequenceError(
+                f"expected an integer in [0, {self.size}), got {token}: it is not in the vocabulary"
+            )
+        if token < 3:
+            return ("<pyramid:begin>", "<pyramid:end>", "<pyramid:row>")[token]
+        if token < self.crop_offset:
+            return f"<pyramid:level:{token - 3}>"
+        if token < self.level_offsets[0]:
+            return f"<pyramid:crop:{token - self.crop_offset}>"
+        level = max(i for i, offset in enumerate(self.level_offsets) if offset <= token)
+        return f"<pyramid:{level}:{token - self.level_offsets[level]}>"
+
+    def token_names(self) -> list[str]:
+        """Unique names of all `size` integers in order, to be added to a language model's tokenizer."""
+        special = [self.describe(i) for i in range(self.level_offsets[0])]
+        return special + [f"<pyramid:{level}:{i}>" for level, k in enumerate(self.codebook_sizes) for i in range(k)]
+
+    def sequence_length(self, image_size: tuple[int, int], levels: int | None = None) -> int:
+        """N, the length of the sequence of an image of (H, W) pixels.
+
+        Args:
+            image_size: (H, W) in pixels, before padding.
+            levels: How many levels are kept, 1 to L; None for all.
+
+        Raises:
+            TokenError: A size or `levels` outside its range.
+
+        Example:
+            >>> vocabulary = Vocabulary(codebook_sizes=(512, 1024, 4096), strides=(32, 16, 8), fingerprint="0" * 64)
+            >>> vocabulary.sequence_length((256, 256)), vocabulary.sequence_length((256, 256), levels=1)
+            (1359, 77)
+        """
+        levels = len(self.strides) if levels is None else levels
+        if min(image_size) < 1 or not 1 <= levels <= len(self.strides):
+            got = f"{image_size} and {levels} levels"
+            raise TokenError(
+                f"expected a size (height, width) in pixels and 1 to {len(self.strides)} levels, got {got}"
+            )
+        grids = self._grids(image_size, levels)
+        markers = 4 + levels + grids[0][0]  # begin, two crops and end, the levels' and the rows'
+        return markers + sum(h * w for h, w in grids)
+
+    def flatten(self, tokens: TokenPyramid) -> Tensor:
+        """One sequence per image.
+
+        Args:
+            tokens: Any prefix of levels.
+
+        Returns:
+            (B, N) int64 in [0, size), on the tokens' device; N is `sequence_length(tokens.image_size, len(tokens))`.
+
+        Raises:
+            TokenMismatchError: `tokens` come from another tokenizer, or from one of other codebooks or strides.
+        """
+        self._check_tokens(tokens)
+        (h, w), stride, (height, width) = tokens.grids[0], self.strides[0], tokens.image_size
+        return self._assemble(tokens.ids, (h * stride - height, w * stride - width))
+
+    def unflatten(self, sequence: Tensor) -> TokenPyramid:
+        """The tokens that `flatten` was given, from the integers alone.
+
+        Args:
+            sequence: (B, N) or (N,), any integer dtype; all of a batch must decode to one image size.
+
+        Returns:
+            Tokens of as many levels as the sequence has, with this vocabulary's fingerprint, on the sequence's device.
+
+        Raises:
+            TokenSequenceError: The sequence breaks the grammar; the message tells the position, what was expected and
+                what came.
+        """
+        sequence = self._checked_sequence(sequence)
+        (h, w), crop, levels = _Reader(self, sequence[0].cpu()).read()
+        image_size = (h * self.strides[0] - crop[0], w * self.strides[0] - crop[1])
+        grids = self._grids(image_size, levels)
+        self._check_batch(sequence, grids, crop)
+        ids, start = [], 4
+        for level, (rows, columns) in enumerate(grids):
+            marked = columns + 1 if level == 0 else columns
+            cells = sequence[:, start : start + rows * marked].unflatten(1, (rows, marked))
+            ids.append(cells[:, :, :columns] - self.level_offsets[level])  # (B, h_l, w_l)
+            start += rows * marked + 1
+        sizes = self.codebook_sizes[:levels]
+        return TokenPyramid(ids=tuple(ids), codebook_sizes=sizes, image_size=image_size, fingerprint=self.fingerprint)
+
+    def _grids(self, image_size: tuple[int, int], levels: int) -> tuple[tuple[int, int], ...]:
+        h, w = (math.ceil(pixels / self.strides[0]) for pixels in image_size)
+        scales = [self.strides[0] // stride for stride in self.strides[:levels]]
+        return tuple((h * scale, w * scale) for scale in scales)
+
+    def _assemble(self, ids: Sequence[Tensor], crop: tuple[int, int]) -> Tensor:
+        size, device = len(ids[0]), ids[0].device
+
+        def special(*tokens: int) -> Tensor:
+            return torch.tensor(tokens, device=device).expand(size, -1)  # (B, len(tokens))
+
+        parts = [special(self.begin, *(self.crop_offset + c for c in crop))]
+        for level, level_ids in enumerate(ids):
+            shifted = level_ids + self.level_offsets[level]
+            if level == 0:
+                shifted = torch.nn.functional.pad(shifted, (0, 1), value=self.row)  # (B, h_0, w_0 + 1)
+            parts += [special(self.level_markers[level]), shifted.flatten(1)]
+        return torch.cat([*parts, special(self.end)], dim=1)
+
+    def _check_tokens(self, tokens: TokenPyramid) -> None:
+        sizes, strides = self.codebook_sizes[: len(tokens)], self.strides[: len(tokens)]
+        if tokens.fingerprint != self.fingerprint or tokens.codebook_sizes != sizes:
+            raise TokenMismatchError(
+                f"expected tokens of codebooks {self.codebook_sizes} and fingerprint {self.fingerprint[:8]}, "
+                f"got {tokens}: use the vocabulary of the tokenizer that made them"
+            )
+        expected = self._grids(tokens.image_size, len(tokens))
+        if tokens.grids != expected:
+            got = f"{tokens.grids}: check the strides"
+            raise TokenMismatchError(
+                f"expected grids {expected} for strides {strides} and {tokens.image_size} px, got {got}"
+            )
+
+    def _checked_sequence(self, sequence: Tensor) -> Tensor:
+        dtype = sequence.dtype if isinstance(sequence, Tensor) else None
+        if dtype is None or dtype.is_floating_point or dtype.is_complex or dtype == torch.bool:
+            got = dtype or type(sequence).__name__
+            raise TokenSequenceError(f"expected an integer tensor (B, N) or (N,), got {got}: pass what `flatten` gives")
+        rows = sequence[None] if sequence.ndim == 1 else sequence
+        if rows.ndim != 2 or not len(rows):
+            raise TokenSequenceError(f"expected a sequence of shape (B, N) or (N,), got {tuple(sequence.shape)}")
+        return rows.to(torch.int64)
+
+    def _check_batch(self, sequence: Tensor, grids: Sequence[tuple[int, int]], crop: tuple[int, int]) -> None:
+        # The sequences of the smallest and of the largest ids bound what is allowed at every position.
+        zeros = [torch.zeros(1, h, w, dtype=torch.int64, device=sequence.device) for h, w in grids]
+        low = self._assemble(zeros, crop)
+        high = self._assemble([x + k - 1 for x, k in zip(zeros, self.codebook_sizes, strict=False)], crop)
+        wrong = ((sequence < low) | (sequence > high)).nonzero()
+        if len(wrong):
+            image, position = wrong[0].tolist()
+            expected = _span(self, int(low[0, position]), int(high[0, position]))
+            got = _name(self, int(sequence[image, position]))
+            raise TokenSequenceError(
+                f"expected {expected} at position {position} of sequence {image}, as sequence 0 has it, got {got}: "
+                "a batch decodes to one image size; unflatten other sizes alone"
+            )
+
+
+class _Reader:
+    """Reads one sequence from left to right, and stops at the first integer that the grammar does not allow."""
+
+    def __init__(self, vocabulary: Vocabulary, sequence: Tensor) -> None:
+        self.vocabulary = vocabulary
+        self.sequence = sequence
+        self.position = 0
+
+    def read(self) -> tuple[tuple[int, int], tuple[int, int], int]:
+        """The grid of level 0, the crop at bottom and right, and the number of levels."""
+        v = self.vocabulary
+        self.take(v.begin)
+        first, last = v.crop_offset, v.crop_offset + v.strides[0] - 1
+        crop = (self.take(first, last) - first, self.take(first, last) - first)
+        self.take(v.level_markers[0])
+        grid = self.read_rows()
+        levels = 1
+        while levels < len(v.strides) and self.peek() == v.level_markers[levels]:
+            self.position += 1
+            scale = v.strides[0] // v.strides[levels]
+            self.take_ids(levels, grid[0] * grid[1] * scale * scale)
+            levels += 1
+        more = f" or {v.describe(v.level_markers[levels])}" if levels < len(v.strides) else ""
+        self.take(v.end, also=more + (" or another row" if levels == 1 else ""))
+        if self.position < len(self.sequence):
+            raise self.error("nothing after the end")
+        return grid, crop, levels
+
+    def read_rows(self) -> tuple[int, int]:
+        columns = max(1, self.count_ids(0, len(self.sequence)))
+        rows = 0
+        while rows == 0 or self.count_ids(0, 1):
+            self.take_ids(0, columns)
+            self.take(self.vocabulary.row, also=" or another id of level 0" if rows == 0 else "")
+            rows += 1
+        return rows, columns
+
+    def count_ids(self, level: int, most: int) -> int:
+        """How many ids of one level come next, up to `most`."""
+        offset = self.vocabulary.level_offsets[level]
+        ahead = self.sequence[self.position : self.position + most]
+        other = ((ahead < offset) | (ahead >= offset + self.vocabulary.codebook_sizes[level])).nonzero()
+        return int(other[0]) if len(other) else len(ahead)
+
+    def take_ids(self, level: int, count: int) -> None:
+        found = self.count_ids(level, count)
+        self.position += found
+        if found < count:
+            offset = self.vocabulary.level_offsets[level]
+            raise self.error(_span(self.vocabulary, offset, offset + self.vocabulary.codebook_sizes[level] - 1))
+
+    def take(self, low: int, high: int | None = None, *, also: str = "") -> int:
+        high = low if high is None else high
+        token = self.peek()
+        if token is None or not low <= token <= high:
+            raise self.error(_span(self.vocabulary, low, high) + also)
+        self.position += 1
+        return token
+
+    def peek(self) -> int | None:
+        return int(self.sequence[self.position]) if self.position < len(self.sequence) else None
+
+    def error(self, expected: str) -> TokenSequenceError:
+        token = self.peek()
+        got = "the end of the sequence" if token is None else _name(self.vocabulary, token)
+        return TokenSequenceError(
+            f"expected {expected} at position {self.position}, got {got}: pass a whole sequence as `flatten` writes it"
+        )
+
+
+def _name(vocabulary: Vocabulary, token: int) -> str:
+    inside = 0 <= token < vocabulary.size
+    return f"{token} {vocabulary.describe(token)}" if inside else f"{token} (not in [0, {vocabulary.size}))"
+
+
+def _span(vocabulary: Vocabulary, low: int, high: int) -> str:
+    one = vocabulary.describe(low)
+    return one if low == high else f"one of {one} to {vocabulary.describe(high)}"

@@ -1,0 +1,447 @@
+"""One conformance suite for every composition, kind of codebook and layout of levels, then what single parts promise."""
+
+import copy
+import functools
+import hashlib
+import itertools
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from pyramid_tokenizer.backbones import ToyBackbone
+from pyramid_tokenizer.backbones.features import FeaturePyramid, enlarge
+from pyramid_tokenizer.config.models import LevelConfig, QuantizerConfig
+from pyramid_tokenizer.errors import ConfigError, ImageValueError, NotFittedError, TokenRangeError
+from pyramid_tokenizer.quantizer.fit.levels import fit_quantizer
+from pyramid_tokenizer.quantizer.pyramid import PyramidQuantizer
+
+COMPOSITIONS = ("residual", "bottom_up", "none")
+KINDS = ("euclidean", "cosine", "fsq")
+LAYOUTS = {  # (stride, maps) per level
+    "halving": ((32, (0, 1)), (16, (1, 2)), (8, (2, 3))),
+    "residual stage": ((16, (1,)), (16, (1,)), (8, (2, 3))),
+    "ratio 4": ((32, (0, 2)), (8, (2,))),
+    "coarser than its map by 3 and 8": ((24, (2,)), (8, (2, 3))),
+    "finer than its map, as for a ViT": ((32, (0,)), (16, (1,)), (8, (2, 1))),
+}
+
+
+class PatchBackbone(nn.Module):
+    """Stands in for a ViT: three maps of stride 16."""
+
+    channels, strides, embedding_dim = (10, 12, 14), (16, 16, 16), 16
+
+    def __init__(self):
+        super().__init__()
+        generator = torch.Generator().manual_seed(0)
+        self.kernels = [torch.randn(c, 3, 16, 16, generator=generator) / 28 for c in (*self.channels, 16)]
+
+    def forward(self, images, *, with_dense=False):
+        maps = [F.conv2d(images - 0.5, kernel, stride=16) for kernel in self.kernels]
+        bent = tuple(m + m * m.abs() for m in maps[:3])
+        return FeaturePyramid(maps=bent, strides=self.strides, dense=maps[3], embedding=maps[3].mean((2, 3)))
+
+
+def backbone_of(layout):
+    return PatchBackbone() if "ViT" in layout else ToyBackbone()
+
+
+def pictures(count=6, height=96, width=96, seed=0):
+    coarse = torch.rand(count, 3, 12, 12, generator=torch.Generator().manual_seed(seed))
+    return F.interpolate(coarse, (height, width), mode="bicubic", align_corners=False).clamp(0, 1)
+
+
+def codebook_of(kind, index):
+    if kind == "fsq":
+        return {"fsq": ((3, 3), (7, 2), (11, 3))[index], "dim": 2}
+    reads_dense = kind == "cosine" and index < 2
+    return {"distance": kind, "dim": 5 + index, "address": "linear" if index else "table", "reads_dense": reads_dense}
+
+
+def build(composition, kind, layout):
+    backbone = backbone_of(layout)
+    levels = tuple(
+        LevelConfig(stride=stride, maps=maps, codebook_size=(9, 14, 33)[i], **codebook_of(kind, i))
+        for i, (stride, maps) in enumerate(LAYOUTS[layout])
+    )
+    semantics = "residual" if (composition, kind) == ("residual", "cosine") else "whole"
+    return PyramidQuantizer(
+        QuantizerConfig(
+            levels=levels,
+            composition=composition,
+            semantics=semantics,
+            embedding="linear" if kind == "cosine" else "mean",
+        ),
+        channels=backbone.channels,
+        strides=backbone.strides,
+        embedding_dim=backbone.embedding_dim,
+    )
+
+
+@functools.cache
+def fitted(composition="residual", kind="euclidean", layout="halving"):
+    """Fitted on six images; copy it before any change."""
+    quantizer, backbone = build(composition, kind, layout), backbone_of(layout)
+    images = pictures()
+    fit_quantizer(quantizer, lambda: [(backbone(images, with_dense=True), images)], iterations=5)
+    return quantizer
+
+
+@functools.cache
+def features_of(layout="halving", count=3, seed=7):
+    return backbone_of(layout)(pictures(count, seed=seed), with_dense=True)
+
+
+def one_image(features, index):
+    rows = slice(index, index + 1)
+    return FeaturePyramid(
+        maps=tuple(m[rows] for m in features.maps), strides=features.strides, dense=features.dense[rows]
+    )
+
+
+@pytest.fixture(params=itertools.product(COMPOSITIONS, KINDS, LAYOUTS), ids="-".join)
+def case(request):
+    composition, kind, layout = request.param
+    return fitted(composition, kind, layout), features_of(layout)
+
+
+def test_ids_have_the_levels_grids_and_stay_inside_their_codebooks(case):
+    quantizer, features = case
+    ids = quantizer.encode(features)
+    assert [tuple(i.shape) for i in ids] == [(3, 96 // s, 96 // s) for s in quantizer.strides]
+    for level_ids, size in zip(ids, quantizer.codebook_sizes, strict=True):
+        assert level_ids.dtype == torch.int64
+        assert int(level_ids.min()) >= 0
+        assert int(level_ids.max()) < size
+        assert len(level_ids.unique()) > 1
+
+
+def test_codes_are_the_codebooks_rows(case):
+    quantizer, features = case
+    ids = quantizer.encode(features)
+    for n in range(1, len(ids) + 1):
+        codes = quantizer.codes(ids[:n])
+        assert len(codes) == n
+        for index, (level_ids, level_codes) in enumerate(zip(ids, codes, strict=False)):
+            level = quantizer.level(index)
+            assert torch.equal(level_codes.permute(0, 2, 3, 1), level.codebook[level_ids])
+            if level.config.distance == "cosine":
+                torch.testing.assert_close(level_codes.norm(dim=1), torch.ones(level_ids.shape))
+
+
+def test_ids_do_not_depend_on_the_batch(case):
+    quantizer, features = case
+    together = quantizer.encode(features)
+    assert all(torch.equal(a, b) for a, b in zip(together, quantizer.encode(features), strict=True))
+    for image in range(3):
+        alone = one_image(features, image)
+        for one, all_of_them in zip(quantizer.encode(alone), together, strict=True):
+            assert torch.equal(one[0], all_of_them[image])
+
+
+def test_the_input_of_a_level_is_projected_the_same_bit_for_bit_in_any_batch(case):
+    quantizer, features = case
+    together = quantizer.encode_continuous(features)
+    alone = one_image(features, 1)
+    for one, all_of_them in zip(quantizer.encode_continuous(alone), together, strict=True):
+        assert torch.equal(one[0], all_of_them[1])
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_casting_changes_neither_the_quantizer_nor_ids(case, dtype):
+    quantizer, features = case
+    parent = nn.ModuleDict({"quantizer": copy.deepcopy(quantizer), "other": nn.Linear(2, 2)}).to(dtype)
+    assert parent["other"].weight.dtype == dtype
+    assert {t.dtype for t in parent["quantizer"].state_dict().values()} == {torch.float32}
+    for name, tensor in parent["quantizer"].state_dict().items():
+        assert torch.equal(tensor, quantizer.state_dict()[name])
+    for a, b in zip(quantizer.encode(features), parent["quantizer"].encode(features), strict=True):
+        assert torch.equal(a, b)
+
+
+def test_autocast_changes_neither_ids_nor_the_linear_reconstruction_nor_the_embedding(case):
+    quantizer, features = case
+    ids = quantizer.encode(features)
+    codes = quantizer.codes(ids)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        cast_ids = quantizer.encode(features)
+        cast_linear_reconstruction, cast_embedding = quantizer.linear_reconstruction(codes), quantizer.embedding(ids)
+        cast_maps = quantizer.encode_continuous(features)
+    assert all(torch.equal(a, b) for a, b in zip(ids, cast_ids, strict=True))
+    assert torch.equal(cast_linear_reconstruction, quantizer.linear_reconstruction(codes))
+    assert torch.equal(cast_embedding, quantizer.embedding(ids))
+    assert all(torch.equal(a, b) for a, b in zip(cast_maps, quantizer.encode_continuous(features), strict=True))
+
+
+def test_every_prefix_has_a_linear_reconstruction_at_full_size(case):
+    quantizer, features = case
+    codes = quantizer.codes(quantizer.encode(features))
+    linear_reconstructions = quantizer.linear_reconstructions(codes)
+    for n, stride in enumerate(quantizer.strides, start=1):
+        linear_reconstruction = quantizer.linear_reconstruction(codes[:n])
+        assert linear_reconstruction.shape == (3, 3, 96, 96)
+        assert linear_reconstructions[n - 1].shape[-1] == 96 * quantizer.patch_px // stride
+        assert torch.equal(linear_reconstruction, enlarge(linear_reconstructions[n - 1], stride // quantizer.patch_px))
+        assert torch.equal(
+            quantizer.linear_reconstructions(codes[:n])[-1], linear_reconstructions[n - 1]
+        )  # finer levels change nothing
+
+
+def test_a_linear_reconstruction_is_the_coarser_one_enlarged_plus_what_the_level_paints(case):
+    quantizer, features = case
+    codes = quantizer.codes(quantizer.encode(features))
+    linear_reconstructions = quantizer.linear_reconstructions(codes)
+    for index, picture in enumerate(linear_reconstructions):
+        expected = quantizer.level(index).pixels_of(codes[index])
+        if quantizer.config.composition == "residual" and index:
+            ratio = quantizer.strides[index - 1] // quantizer.strides[index]
+            expected = expected + enlarge(linear_reconstructions[index - 1], ratio)
+        assert torch.equal(picture, expected)
+
+
+def test_a_training_step_sees_the_same_projections_as_an_encode(case):
+    quantizer, features = case
+    trained = copy.deepcopy(quantizer).requires_grad_(True)
+    codes = {}
+    for index, x in trained.inputs(features, codes):
+        projected = trained.level(index).project(x)
+        assert projected.requires_grad
+        torch.testing.assert_close(projected.detach(), quantizer.level(index).project(x), rtol=1e-4, atol=1e-5)
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            assert torch.equal(trained.level(index).project(x), projected)
+        codes[index] = trained.level(index).look_up(trained.level(index).assign(projected))
+
+
+def test_tensors_that_determine_ids_change_the_digest_and_no_others_do(case):
+    quantizer, _ = case
+    base = digest(quantizer)
+    for name in quantizer.state_dict():
+        if name.startswith("to_embedding"):
+            index, part = len(quantizer.levels), name
+        else:
+            index, part = int(name.split(".")[1]), name.split(".", 2)[2]
+        changed = copy.deepcopy(quantizer)
+        changed.state_dict()[name].flatten()[0].add_(1)
+        seen_by_a_finer_level = quantizer.config.composition == "residual" and index + 1 < len(quantizer.levels)
+        determines = part in ("mean", "std", "codebook", "down.weight", "down.bias")
+        determines |= part in ("pixel_readout.weight", "pixel_readout.bias") and seen_by_a_finer_level
+        assert (digest(changed) != base) == determines, name
+
+
+def digest(quantizer):
+    sha = hashlib.sha256()
+    quantizer.update_digest(sha)
+    return sha.hexdigest()
+
+
+@pytest.mark.parametrize("composition", COMPOSITIONS)
+def test_what_is_outside_the_digest_does_not_change_ids(composition):
+    quantizer, features = fitted(composition), features_of()
+    changed = copy.deepcopy(quantizer)
+    for name, tensor in changed.state_dict().items():
+        if any(part in name for part in ("text_readout", "address", "share", "to_embedding")) or (
+            "pixel_readout" in name and composition != "residual"
+        ):
+            tensor.add_(1)
+    assert digest(changed) == digest(quantizer)
+    assert all(torch.equal(a, b) for a, b in zip(changed.encode(features), quantizer.encode(features), strict=True))
+
+
+def test_levels_without_composition_take_the_nearest_entry_of_their_own_projection():
+    quantizer, features = fitted("none"), features_of()
+    for index, (ids, x) in enumerate(
+        zip(quantizer.encode(features), quantizer.encode_continuous(features), strict=True)
+    ):
+        distances = (x[:, None] - quantizer.level(index).codebook[None, :, :, None, None]).square().sum(2)
+        assert torch.equal(ids, distances.argmin(1))
+
+
+def test_a_level_of_scalars_quantises_each_dimension_on_its_own():
+    quantizer, features = fitted("none", "fsq"), features_of()
+    for index, (ids, x) in enumerate(
+        zip(quantizer.encode(features), quantizer.encode_continuous(features), strict=True)
+    ):
+        entries, level = quantizer.level(index).config.fsq, quantizer.level(index)
+        assert float(x.abs().max()) <= 1
+        for dim, count in enumerate(entries):
+            steps = (x[:, dim] + 1) / 2 * (count - 1)  # entries lie at whole numbers
+            place = ids // math.prod(entries[:dim]) % count
+            assert float((steps - place).abs().max()) <= 0.5 + 1e-5
+            codes = level.look_up(ids)[:, dim]
+            torch.testing.assert_close(codes, place * 2 / (count - 1) - 1)
+
+
+@pytest.mark.parametrize(
+    ("composition", "order"), [("residual", [0, 1, 2]), ("none", [0, 1, 2]), ("bottom_up", [2, 1, 0])]
+)
+def test_levels_are_computed_in_the_order_of_what_they_see(composition, order):
+    quantizer, features = fitted(composition), features_of()
+    assert quantizer.order == order
+    codes = {}
+    for index, x in quantizer.inputs(features, codes):
+        level = quantizer.level(index)
+        assert x.shape[1] == level.down.in_features
+        assert index == order[len(codes)]
+        codes[index] = level.look_up(level.assign(level.project(x)))
+
+
+def test_a_residual_level_reads_the_image_that_is_already_there():
+    quantizer, features = fitted("residual"), features_of()
+    codes = {}
+    for index, x in quantizer.inputs(features, codes):
+        if index:
+            picture = quantizer.coarser(quantizer.linear_reconstructions([codes[i] for i in range(index)])[-1], index)
+            torch.testing.assert_close(x[:, -192:], F.pixel_unshuffle(picture, 8), rtol=0, atol=1e-6)
+        codes[index] = quantizer.level(index).look_up(quantizer.level(index).assign(quantizer.level(index).project(x)))
+
+
+def test_a_bottom_up_level_reads_the_finer_levels_pooled_codes():
+    quantizer, features = fitted("bottom_up"), features_of()
+    codes = {}
+    for index, x in quantizer.inputs(features, codes):
+        if index < 2:
+            dim = codes[index + 1].shape[1]
+            assert torch.equal(x[:, -dim:], F.avg_pool2d(codes[index + 1], 2))
+        codes[index] = quantizer.level(index).look_up(quantizer.level(index).assign(quantizer.level(index).project(x)))
+
+
+def test_the_embedding_is_the_normalised_mean_of_the_levels_text_embeddings():
+    quantizer = copy.deepcopy(fitted())
+    ids = quantizer.encode(features_of())
+    for index, share in enumerate((0.5, 0.2, 0.3)):
+        quantizer.level(index).share.fill_(share)
+    for n in (1, 2, 3):
+        total = torch.zeros(3, 16)
+        for index in range(n):
+            text_embeddings = quantizer.level(index).text_embeddings()
+            torch.testing.assert_close(text_embeddings.norm(dim=1), torch.ones(len(text_embeddings)))
+            for image, cells in enumerate(ids[index].flatten(1)):
+                total[image] += float(quantizer.level(index).share) * text_embeddings[cells].mean(0)
+        embedding = quantizer.embedding(ids[:n])
+        torch.testing.assert_close(embedding, F.normalize(total, dim=1), rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(embedding.norm(dim=1), torch.ones(3))
+
+
+def test_linear_text_embeddings_are_a_map_of_the_codes_and_those_of_a_table_are_its_rows():
+    quantizer = fitted()
+    for index in range(3):
+        level = quantizer.level(index)
+        mapped = F.normalize(level.codebook @ level.text_readout.weight.T + level.text_readout.bias, dim=1)
+        torch.testing.assert_close(level.with_dense(level.codebook.T[None, :, :, None])[0, :, :, 0].T, mapped)
+        if index:
+            torch.testing.assert_close(level.text_embeddings(), mapped)
+        else:
+            assert torch.equal(level.text_embeddings(), level.address_table)
+            assert float((level.text_embeddings() * mapped).sum(1).max()) < 0.9999
+
+
+def test_of_residual_semantics_a_level_reads_the_coarser_codes_and_a_cells_place_is_the_sum_of_text_embeddings():
+    quantizer, features = fitted("residual", "cosine"), features_of()
+    codes, ids = {}, {}
+    for index, x in quantizer.inputs(features, codes):
+        seen = (
+            torch.cat(
+                [
+                    codes[i].repeat_interleave(2 ** (index - i), 2).repeat_interleave(2 ** (index - i), 3)
+                    for i in range(index)
+                ],
+                1,
+            )
+            if index
+            else x[:, :0]
+        )
+        assert torch.equal(x[:, x.shape[1] - seen.shape[1] :], seen)
+        ids[index] = quantizer.level(index).assign(quantizer.level(index).project(x))
+        codes[index] = quantizer.level(index).look_up(ids[index])
+    total = sum(quantizer.level(i).text_embeddings()[ids[i]].mean((1, 2)) for i in range(3))
+    mapped = total @ quantizer.to_embedding.weight.T + quantizer.to_embedding.bias
+    torch.testing.assert_close(quantizer.embedding([ids[i] for i in range(3)]), F.normalize(mapped, dim=1))
+
+
+@pytest.mark.parametrize(
+    ("ids", "message"), [((), "1 to 3 levels, got 0"), ((torch.full((1, 3, 3), 9),), r"in \[0, 9\)")]
+)
+def test_an_embedding_of_foreign_ids_is_an_error(ids, message):
+    with pytest.raises(TokenRangeError, match=message):
+        fitted().embedding(ids)
+
+
+@pytest.mark.parametrize("composition", COMPOSITIONS)
+def test_empty_codebooks_are_an_error_everywhere(composition):
+    quantizer = build(composition, "euclidean", "halving")
+    assert not quantizer.is_fitted
+    for call in (
+        lambda: quantizer.encode(features_of()),
+        lambda: quantizer.encode_continuous(features_of()),
+        lambda: quantizer.codes([torch.zeros(1, 1, 1, dtype=torch.int64)]),
+    ):
+        with pytest.raises(NotFittedError, match="expected fitted codebooks, got empty ones: call fit"):
+            call()
+
+
+def test_one_empty_codebook_is_enough_to_be_unfitted():
+    quantizer = copy.deepcopy(fitted())
+    quantizer.level(1).codebook.zero_()
+    with pytest.raises(NotFittedError):
+        quantizer.encode(features_of())
+
+
+@pytest.mark.parametrize(("level", "wrong"), [(0, 9), (1, -1), (2, 33), (2, 2**40)])
+def test_an_id_outside_its_codebook_is_an_error(level, wrong):
+    ids = [i.clone() for i in fitted().encode(features_of())]
+    ids[level][2, 1, 0] = wrong
+    with pytest.raises(TokenRangeError, match=rf"expected ids of level {level} in \[0, \d+\), got {wrong}"):
+        fitted().codes(ids)
+
+
+def test_ids_that_do_not_belong_together_are_an_error():
+    ids = fitted().encode(features_of())
+    with pytest.raises(TokenRangeError, match=r"level 1 of shape \(3, 6, 6\), got \(3, 12, 12\)"):
+        fitted().codes([ids[0], ids[2]])
+    with pytest.raises(TokenRangeError, match=r"level 1 of shape \(3, 6, 6\), got \(1, 6, 6\)"):
+        fitted().codes([ids[0], ids[1][:1]])
+
+
+@pytest.mark.parametrize("levels", [0, 4])
+def test_no_level_or_too_many_are_an_error(levels):
+    ids = fitted().encode(features_of())
+    with pytest.raises(TokenRangeError, match=f"expected ids of 1 to 3 levels, got {levels}"):
+        fitted().codes([*ids, ids[2]][:levels])
+
+
+def test_images_that_are_no_multiple_of_the_coarsest_stride_are_an_error():
+    features = FeaturePyramid(maps=(torch.zeros(1, 8, 12, 10),), strides=(4,))
+    with pytest.raises(ImageValueError, match="expected sides in multiples of 32 px, got 48 x 40: pad the batch"):
+        fitted().encode(features)
+
+
+@pytest.mark.parametrize("wrong", [-1, 4])
+def test_a_map_that_the_backbone_does_not_have_is_an_error(wrong):
+    level = LevelConfig(stride=8, maps=(2, wrong), codebook_size=8, dim=4)
+    with pytest.raises(ConfigError, match=rf"expected maps in \[0, 4\), got {wrong}: the backbone gives 4 maps"):
+        PyramidQuantizer(
+            QuantizerConfig(levels=(level,)), channels=(32, 24, 16, 8), strides=(32, 16, 8, 4), embedding_dim=16
+        )
+
+
+def test_a_stride_that_does_not_fit_its_map_is_an_error():
+    level = LevelConfig(stride=12, maps=(0,), codebook_size=8, dim=4)
+    with pytest.raises(ConfigError, match="expected a level stride that divides or is a multiple of 8, got 12"):
+        PyramidQuantizer(QuantizerConfig(levels=(level,)), channels=(5,), strides=(8,), embedding_dim=16)
+
+
+def test_one_level_alone_is_a_pyramid_for_every_composition():
+    for composition in COMPOSITIONS:
+        level = LevelConfig(stride=8, maps=(2,), codebook_size=16, dim=4)
+        quantizer = PyramidQuantizer(
+            QuantizerConfig(levels=(level,), composition=composition),
+            channels=(32, 24, 16, 8),
+            strides=(32, 16, 8, 4),
+            embedding_dim=16,
+        )
+        images = pictures(2)
+        fit_quantizer(quantizer, lambda: [(features_of(count=2, seed=0), images)], iterations=2)  # noqa: B023
+        assert quantizer.linear_reconstruction(quantizer.codes(quantizer.encode(features_of()))).shape == (3, 3, 96, 96)

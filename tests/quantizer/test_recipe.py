@@ -1,0 +1,140 @@
+"""Layouts for any backbone: what the rules promise, over the backbones that there are and those that there might be."""
+
+from __future__ import annotations
+
+import itertools
+import math
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pyramid_tokenizer.backbones.features import FeaturePyramid
+from pyramid_tokenizer.config.models import BackboneConfig, LevelConfig, TokenizerConfig
+from pyramid_tokenizer.config.plain import from_dict, to_dict
+from pyramid_tokenizer.decoder.pixels import PixelDecoder
+from pyramid_tokenizer.errors import ConfigError
+from pyramid_tokenizer.quantizer.pyramid import PyramidQuantizer
+from pyramid_tokenizer.quantizer.recipe import (
+    MAX_BITS_PER_PX,
+    MAX_CHANNELS,
+    preset_config,
+    preset_decoder,
+    preset_levels,
+)
+
+TOY = BackboneConfig(kind="toy")
+
+
+def layout(channels: tuple[int, ...], strides: tuple[int, ...]) -> list[tuple[int, tuple[int, ...], int]]:
+    return [(v.stride, v.maps, v.codebook_size) for v in preset_levels(channels=channels, strides=strides)]
+
+
+def bits_per_px(levels: tuple[LevelConfig, ...]) -> float:
+    return sum(math.log2(level.codebook_size) / level.stride**2 for level in levels)
+
+
+vits = st.builds(lambda patch, count: (patch,) * count, st.integers(1, 64), st.integers(1, 6))
+trunks = st.builds(
+    lambda finest, repeats: tuple(finest * 2**i for i, n in enumerate(repeats) for _ in range(n))[::-1],
+    st.sampled_from([1, 2, 4, 8, 16]),
+    st.lists(st.integers(1, 2), min_size=1, max_size=5),
+)
+
+
+@pytest.mark.parametrize(
+    ("channels", "strides", "expected"),
+    [
+        # ConvNeXt-B and other trunks of strides 4 to 32: the reference
+        (
+            (1024, 512, 256, 128),
+            (32, 16, 8, 4),
+            [(32, (0, 1), 256), (16, (1, 2), 1024), (8, (2, 3), 8192)],
+        ),
+        # RN50: level 0 would read 2048 + 4 * 1024 channels
+        ((2048, 1024, 512, 256), (32, 16, 8, 4), [(32, (0,), 256), (16, (1, 2), 1024), (8, (2, 3), 8192)]),
+        # MobileCLIP2-S3 ends at stride 64
+        (
+            (1536, 768, 384, 192, 96),
+            (64, 32, 16, 8, 4),
+            [(64, (0,), 256), (32, (1, 2), 256), (16, (2, 3), 1024), (8, (3, 4), 8192)],
+        ),
+        # ViT-B-16: pooled deep map, two middle ones, the shallow one twice as fine
+        ((768,) * 4, (16,) * 4, [(32, (0,), 256), (16, (1, 2), 1024), (8, (3,), 8192)]),
+        # ViT-L-14: 2304 cells of 7 px in an image of 336 px leave 9 bits for each
+        ((1024,) * 4, (14,) * 4, [(28, (0,), 256), (14, (1, 2), 512), (7, (3,), 512)]),
+        # ViT-B-32: 8 px would be 16 places of 768 channels
+        ((768,) * 4, (32,) * 4, [(32, (0, 1), 256), (16, (1,), 1024), (16, (3,), 8192)]),
+        # a patch of 15 has no half
+        ((64,) * 4, (15,) * 4, [(30, (0, 1), 256), (15, (1, 2), 1024), (15, (3,), 8192)]),
+        # one map alone
+        ((64,), (16,), [(32, (0,), 256), (16, (0,), 1024), (8, (0,), 8192)]),
+        # two maps of each stride, no finer one than 8
+        ((64,) * 4, (16, 16, 8, 8), [(32, (0, 1), 256), (16, (0, 1), 1024), (8, (2, 3), 8192)]),
+    ],
+)
+def test_levels_of_a_backbone(channels, strides, expected) -> None:
+    assert layout(channels, strides) == expected
+
+
+@given(st.one_of(vits, trunks), st.integers(1, 2048))
+def test_any_backbone_gets_a_pyramid_that_a_quantizer_and_a_decoder_take(strides: tuple[int, ...], width: int) -> None:
+    channels = (width,) * len(strides)
+    config = preset_config(TOY, channels=channels, strides=strides)
+    levels, decoder = config.quantizer.levels, config.decoder
+    sizes = [level.codebook_size for level in levels]
+    assert len(levels) >= 3
+    assert sizes == sorted(sizes)
+    assert 0.0 < bits_per_px(levels) <= MAX_BITS_PER_PX
+    assert len(set(zip((level.stride for level in levels), (level.maps for level in levels), strict=True))) >= 2
+    for coarse, fine in itertools.pairwise(levels):
+        assert coarse.stride in (fine.stride, 2 * fine.stride)
+        assert coarse.semantic_weight >= fine.semantic_weight
+        assert coarse.dim >= fine.dim
+        assert coarse.maps <= fine.maps  # finer levels never read deeper
+    with torch.device("meta"):
+        quantizer = PyramidQuantizer(config.quantizer, channels=channels, strides=strides, embedding_dim=4)
+        PixelDecoder(in_channels=decoder.widths[-1], stride=levels[-1].stride, widths=decoder.pixel_widths, depth=1)
+    for index, level in enumerate(levels):
+        if len(level.maps) == 2:
+            assert quantizer.level(index).down.in_features <= MAX_CHANNELS + 3 * quantizer.patch_px**2
+    assert from_dict(TokenizerConfig, to_dict(config)) == config
+
+
+@given(vits, st.integers(1, 3), st.integers(1, 3))
+def test_the_quantizer_reads_such_a_backbone_at_every_size_in_level_0_cells(
+    strides: tuple[int, ...], height: int, width: int
+) -> None:
+    config = preset_config(TOY, channels=(2,) * len(strides), strides=strides, composition="none").quantizer
+    coarsest = math.lcm(config.levels[0].stride, strides[0])
+    maps = tuple(torch.zeros(1, 2, height * coarsest // s, width * coarsest // s) for s in strides)
+    quantizer = PyramidQuantizer(config, channels=(2,) * len(strides), strides=strides, embedding_dim=4)
+    grids = []
+    for index, x in quantizer.inputs(FeaturePyramid(maps=maps, strides=strides), {}):
+        assert x.shape[1] == quantizer.level(index).down.in_features
+        grids.append(tuple(x.shape[2:]))
+    assert grids == [(height * coarsest // v.stride, width * coarsest // v.stride) for v in config.levels]
+
+
+@pytest.mark.parametrize(
+    ("stride", "widths"), [(8, (64,)), (7, ()), (16, (96, 64)), (9, ()), (4, ()), (64, (96,) * 3 + (64,))]
+)
+def test_the_pixel_decoder_doubles_down_to_4_px_where_the_stride_can_be_halved(stride, widths) -> None:
+    level = LevelConfig(stride=stride, maps=(0,), codebook_size=4, dim=2)
+    assert preset_decoder([level]).pixel_widths == widths
+
+
+def test_levels_of_ones_own_get_a_decoder_that_fits_them() -> None:
+    levels = [LevelConfig(stride=s, maps=(0,), codebook_size=4, dim=2) for s in (64, 16)]
+    config = preset_config(TOY, channels=(8,), strides=(16,), levels=levels, composition="bottom_up")
+    assert config.quantizer.levels == tuple(levels)
+    assert config.quantizer.composition == "bottom_up"
+    assert config.decoder.widths == (160, 128)
+    assert config.decoder.pixel_widths == (96, 64)
+
+
+@pytest.mark.parametrize(("channels", "strides"), [((), ()), ((8,), (16, 8))])
+def test_maps_that_are_no_backbone_are_refused(channels, strides) -> None:
+    with pytest.raises(ConfigError, match="expected channels and strides of a backbone's maps"):
+        preset_config(TOY, channels=channels, strides=strides)

@@ -1,0 +1,62 @@
+import itertools
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from pyramid_tokenizer.quantizer.regrid import regrid, regridded_channels
+
+
+def test_a_coarser_grid_lays_the_four_pooled_neighbours_side_by_side():
+    x = torch.randn(2, 3, 8, 12, generator=torch.Generator().manual_seed(0))
+    for ratio in (2, 4):
+        adapted = regrid(x, 4, 4 * ratio)
+        assert adapted.shape == (2, 12, 8 // ratio, 12 // ratio)
+        half = ratio // 2
+        for c, i, j, row, column in itertools.product(
+            range(3), range(2), range(2), range(8 // ratio), range(12 // ratio)
+        ):
+            top, left = row * ratio + i * half, column * ratio + j * half
+            expected = x[:, c, top : top + half, left : left + half].mean((1, 2))
+            torch.testing.assert_close(adapted[:, c * 4 + i * 2 + j, row, column], expected)
+
+
+def test_an_odd_ratio_averages_whole_cells():
+    x = torch.randn(1, 2, 6, 9, generator=torch.Generator().manual_seed(0))
+    adapted = regrid(x, 8, 24)
+    assert adapted.shape == (1, 2, 2, 3)
+    for row, column in itertools.product(range(2), range(3)):
+        expected = x[0, :, row * 3 : row * 3 + 3, column * 3 : column * 3 + 3].mean((1, 2))
+        torch.testing.assert_close(adapted[0, :, row, column], expected)
+
+
+def test_a_finer_grid_gives_each_place_of_a_cell_channels_of_its_own():
+    x = torch.randn(2, 3, 2, 4, generator=torch.Generator().manual_seed(0))
+    adapted = regrid(x, 16, 4)
+    assert adapted.shape == (2, 48, 8, 16)
+    for i, j, row, column in itertools.product(range(4), range(4), range(2), range(4)):
+        cell = adapted[:, :, row * 4 + i, column * 4 + j].view(2, 16, 3)
+        expected = torch.zeros(2, 16, 3)
+        expected[:, i * 4 + j] = x[:, :, row, column]
+        assert torch.equal(cell, expected)
+
+
+@pytest.mark.parametrize("ratio", [2, 4])
+def test_a_linear_map_on_the_finer_grid_is_a_linear_map_then_pixel_shuffle(ratio):
+    generator = torch.Generator().manual_seed(0)
+    x, dim = torch.randn(1, 3, 4, 2, generator=generator), 5
+    weight = torch.randn(ratio**2, dim, 3, generator=generator)  # a matrix for each place of a cell
+    spread = torch.einsum("bchw,dc->bdhw", regrid(x, 8 * ratio, 8), weight.permute(1, 0, 2).reshape(dim, -1))
+    shuffled = F.pixel_shuffle(torch.einsum("bchw,pdc->bdphw", x, weight).flatten(1, 2), ratio)
+    torch.testing.assert_close(spread, shuffled)
+
+
+def test_the_same_grid_is_left_alone():
+    x = torch.rand(1, 2, 3, 4)
+    assert regrid(x, 8, 8) is x
+
+
+@pytest.mark.parametrize(("own", "wanted"), [(8, 8), (4, 8), (4, 16), (8, 24), (16, 8), (16, 4)])
+def test_the_number_of_channels_is_told_before_the_map_is_there(own, wanted):
+    x = torch.rand(1, 5, 12, 12)
+    assert regridded_channels(5, own, wanted) == regrid(x, own, wanted).shape[1]

@@ -1,0 +1,364 @@
+from __future__ import annotations
+
+import copy
+import dataclasses
+import hashlib
+import math
+import pickle
+import runpy
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pyramid_tokenizer.errors import (
+    PyramidTokenizerError,
+    TokenError,
+    TokenFileError,
+    TokenMismatchError,
+    TokenRangeError,
+)
+from pyramid_tokenizer.tokens import format as token_format
+from pyramid_tokenizer.tokens.pyramid import TokenPyramid
+
+GOLDEN = Path(__file__).parents[1] / "golden"
+FIELDS = {
+    "ids": (torch.tensor([[[3, 1]], [[0, 2]]]), torch.arange(16).reshape(2, 2, 4)),
+    "codebook_sizes": (4, 17),
+    "image_size": (30, 60),
+    "fingerprint": "0f" * 32,
+}
+
+
+def make(**changes: object) -> TokenPyramid:
+    return TokenPyramid(**{**FIELDS, **changes})
+
+
+@st.composite
+def pyramids(draw: st.DrawFn) -> TokenPyramid:
+    """Any pyramid that some tokenizer could make: odd sizes, odd codebooks, residual stages."""
+    ratios = draw(st.lists(st.integers(1, 3), max_size=3))
+    stride = draw(st.integers(1, 4)) * math.prod(ratios)
+    height, width = draw(st.integers(1, 40)), draw(st.integers(1, 40))
+    h, w = -(-height // stride), -(-width // stride)
+    scales = [math.prod(ratios[:level]) for level in range(len(ratios) + 1)]
+    sizes = [draw(st.sampled_from([2, 3, 5, 64, 100, 256, 1000, 4097])) for _ in scales]
+    batch_size = draw(st.integers(1, 3))
+    generator = torch.Generator().manual_seed(draw(st.integers(0, 2**40)))
+    shapes = [(batch_size, h * scale, w * scale) for scale in scales]
+    ids = [torch.randint(k, shape, generator=generator) for k, shape in zip(sizes, shapes, strict=True)]
+    fingerprint = draw(st.binary(min_size=32, max_size=32)).hex()
+    return TokenPyramid(ids=ids, codebook_sizes=sizes, image_size=(height, width), fingerprint=fingerprint)
+
+
+def same(a: TokenPyramid, b: TokenPyramid) -> bool:
+    """Equality spelled out, so that the laws below do not lean on `==`."""
+    plain = [(p.codebook_sizes, p.image_size, p.fingerprint, [x.tolist() for x in p.ids]) for p in (a, b)]
+    return plain[0] == plain[1]
+
+
+@given(pyramids())
+def test_bytes_round_trip_exactly_and_every_prefix_too(tokens):
+    for n in range(1, len(tokens) + 1):
+        back = TokenPyramid.from_bytes(tokens[:n].to_bytes())
+        assert same(back, tokens[:n])
+        assert back == tokens[:n]
+        assert back.to_bytes() == tokens[:n].to_bytes()
+
+
+@given(pyramids())
+def test_unbind_and_stack_are_inverse(tokens):
+    singles = tokens.unbind()
+    assert [p.batch_size for p in singles] == [1] * tokens.batch_size
+    for i, single in enumerate(singles):
+        assert all(torch.equal(a[0], b[i]) for a, b in zip(single.ids, tokens.ids, strict=True))
+    assert same(TokenPyramid.stack(singles), tokens)
+    assert same(TokenPyramid.stack(iter([tokens[:1], tokens[:1]]))[:1].unbind()[-1], singles[-1][:1])
+
+
+@given(pyramids())
+def test_a_prefix_equals_a_pyramid_that_never_had_the_finer_levels(tokens):
+    for n in range(1, len(tokens) + 1):
+        never = TokenPyramid(
+            ids=tokens.ids[:n],
+            codebook_sizes=tokens.codebook_sizes[:n],
+            image_size=tokens.image_size,
+            fingerprint=tokens.fingerprint,
+        )
+        prefix = tokens[:n]
+        assert len(prefix) == n
+        assert same(prefix, never)
+        assert repr(prefix) == repr(never)
+        assert prefix.to_bytes() == never.to_bytes()
+        assert all(same(prefix[:m], tokens[:m]) for m in range(1, n + 1))
+
+
+@pytest.mark.parametrize(
+    "key", [0, -1, slice(0), slice(3), slice(-1), slice(1, 2), slice(None), slice(None, 2, 2), slice(True), "a", (0, 1)]
+)
+def test_anything_but_a_prefix_is_refused_with_a_hint(key):
+    hint = "all coarser ones" if isinstance(key, slice) else r"tokens\.ids\[level\]"
+    with pytest.raises(TokenRangeError, match=hint):
+        make()[key]
+
+
+def test_iterating_over_levels_is_refused_and_not_endless():
+    with pytest.raises(TokenRangeError):
+        list(make())
+
+
+def test_zero_may_be_written_as_the_start_of_a_prefix():
+    assert same(make()[0:1:1], make()[:1])
+
+
+def test_numbers_follow_from_grids_and_codebooks():
+    tokens = make()
+    assert len(tokens) == 2
+    assert tokens.batch_size == 2
+    assert tokens.grids == ((1, 2), (2, 4))
+    assert tokens.num_tokens == 10
+    assert tokens.bits_per_pixel == pytest.approx((2 * 2 + 8 * math.log2(17)) / 1800, rel=1e-12)
+    assert tokens[:1].bits_per_pixel == 4 / 1800
+    assert tokens.device == torch.device("cpu")
+    assert repr(tokens) == (
+        "TokenPyramid(2 images of 30x60 px, 2 levels: 1x2 of 4, 2x4 of 17, 0.0204 bits per pixel, fingerprint 0f0f0f0f)"
+    )
+    assert repr(tokens[:1].unbind()[0]) == (
+        "TokenPyramid(1 image of 30x60 px, 1 level: 1x2 of 4, 0.00222 bits per pixel, fingerprint 0f0f0f0f)"
+    )
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int8, torch.int16, torch.int32, torch.uint16, torch.uint32])
+def test_any_integer_dtype_becomes_int64(dtype):
+    tokens = make(ids=tuple(x.to(dtype) for x in FIELDS["ids"]))
+    assert [x.dtype for x in tokens.ids] == [torch.int64, torch.int64]
+    assert tokens == make()
+
+
+def test_lists_and_torch_sizes_are_taken_and_kept_as_tuples_of_int():
+    size = torch.zeros(30, 60).shape
+    tokens = make(ids=list(FIELDS["ids"]), codebook_sizes=[4, torch.tensor(17)], image_size=size)
+    assert tokens == make()
+    assert [type(x) for x in (tokens.ids, tokens.codebook_sizes, tokens.image_size)] == [tuple, tuple, tuple]
+    assert type(tokens.codebook_sizes[1]) is int
+
+
+def test_tokens_cannot_be_changed_from_outside():
+    mine = torch.zeros(1, 2, 2, dtype=torch.int64)
+    tokens = TokenPyramid(ids=(mine,), codebook_sizes=(4,), image_size=(2, 2), fingerprint="0" * 64)
+    mine.fill_(99)
+    assert tokens.ids[0].tolist() == [[[0, 0], [0, 0]]]
+    for name in ("ids", "codebook_sizes", "image_size", "fingerprint", "more"):
+        with pytest.raises((dataclasses.FrozenInstanceError, TypeError, AttributeError)):
+            setattr(tokens, name, ())
+
+
+def test_strided_ids_and_inference_tensors_are_taken():
+    with torch.inference_mode():
+        ids = torch.arange(32).reshape(2, 4, 4).transpose(1, 2)
+        tokens = TokenPyramid(ids=(ids,), codebook_sizes=(32,), image_size=(8, 8), fingerprint="0" * 64)
+    assert tokens.ids[0].is_contiguous()
+    assert tokens.ids[0].tolist() == torch.arange(32).reshape(2, 4, 4).transpose(1, 2).tolist()
+    assert TokenPyramid.from_bytes(tokens.to_bytes()) == tokens
+
+
+def test_a_single_image_sent_to_another_process_does_not_carry_its_batch():
+    tokens = TokenPyramid(
+        ids=(torch.zeros(500, 4, 4, dtype=torch.int64),), codebook_sizes=(4,), image_size=(8, 8), fingerprint="0" * 64
+    )
+    single = tokens.unbind()[7]
+    assert len(pickle.dumps(single)) < 4000 < 500 * 16 * 8
+    assert pickle.loads(pickle.dumps(single)) == single
+    assert copy.deepcopy(tokens) == tokens
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"ids": (FIELDS["ids"][0] ^ 1, FIELDS["ids"][1])},
+        {"ids": (FIELDS["ids"][0], FIELDS["ids"][1].flip(0))},
+        {"ids": tuple(x[:1] for x in FIELDS["ids"])},
+        {"ids": (FIELDS["ids"][0].transpose(1, 2), FIELDS["ids"][1].transpose(1, 2)), "image_size": (60, 30)},
+        {"codebook_sizes": (5, 17)},
+        {"codebook_sizes": (4, 16)},
+        {"image_size": (30, 59)},
+        {"fingerprint": "0e" * 32},
+    ],
+)
+def test_a_difference_in_any_field_makes_tokens_unequal(changes):
+    assert make() == make()
+    assert make(**changes) != make()
+
+
+def test_tokens_equal_nothing_else_and_are_not_hashable():
+    assert make() != "tokens"
+    assert make() != FIELDS["ids"]
+    assert make() != make()[:1]
+    with pytest.raises(TypeError, match="unhashable"):
+        hash(make())
+
+
+@pytest.mark.parametrize(
+    ("changes", "error", "message"),
+    [
+        ({"ids": ()}, TokenError, "1 to 255 tensors.*got 0 levels"),
+        ({"ids": (), "codebook_sizes": ()}, TokenError, "got 0 levels"),
+        ({"ids": FIELDS["ids"][0]}, TokenError, "tuple of 1 to 255 tensors.*got Tensor"),
+        ({"ids": FIELDS["ids"][:1]}, TokenError, "one for each of 2 codebook_sizes, got 1 levels"),
+        ({"ids": ([[[1, 2]]], FIELDS["ids"][1])}, TokenError, "level 0 as an integer tensor, got list"),
+        (
+            {"ids": tuple(x.float() for x in FIELDS["ids"])},
+            TokenError,
+            r"level 0 as an integer tensor, got torch\.float",
+        ),
+        ({"ids": (FIELDS["ids"][0] > 1, FIELDS["ids"][1])}, TokenError, r"got torch\.bool"),
+        (
+            {"ids": (FIELDS["ids"][0][0], FIELDS["ids"][1])},
+            TokenRangeError,
+            r"level 0 of shape \(B, h, w\).*got \(1, 2\)",
+        ),
+        ({"ids": tuple(x[:0] for x in FIELDS["ids"])}, TokenRangeError, r"got \(0, 1, 2\)"),
+        (
+            {"ids": (FIELDS["ids"][0][:1], FIELDS["ids"][1])},
+            TokenError,
+            "as many images on one device .*1 on cpu, 2 on",
+        ),
+        ({"ids": (FIELDS["ids"][0] + 1, FIELDS["ids"][1])}, TokenRangeError, r"level 0 in \[0, 4\), got 4"),
+        ({"ids": (FIELDS["ids"][0], FIELDS["ids"][1] * 2)}, TokenRangeError, r"level 1 in \[0, 17\), got 30"),
+        ({"ids": (FIELDS["ids"][0], FIELDS["ids"][1] - 3)}, TokenRangeError, r"level 1 in \[0, 17\), got -3"),
+        ({"ids": (FIELDS["ids"][0], FIELDS["ids"][1][:, :, :3])}, TokenRangeError, "level 1 .* got 2x3 on 1x2"),
+        ({"ids": (FIELDS["ids"][0], FIELDS["ids"][1][:, :1])}, TokenRangeError, "got 1x4 on 1x2"),
+        ({"ids": FIELDS["ids"][::-1], "codebook_sizes": (17, 4)}, TokenRangeError, "got 1x2 on 2x4"),
+        ({"image_size": (60, 30)}, TokenRangeError, r"some stride maps to grids .*got \(60, 30\)"),
+        ({"image_size": (0, 60)}, TokenRangeError, "image_size of 1 or more"),
+        ({"image_size": (30, 2**32)}, TokenRangeError, r"below 2\^32"),
+        ({"image_size": (30,)}, TokenError, r"as \(height, width\)"),
+        ({"image_size": 30}, TokenError, "image_size as a tuple of integers, got 30"),
+        ({"image_size": (30.0, 60.0)}, TokenError, "image_size as a tuple of integers"),
+        ({"codebook_sizes": (1, 17)}, TokenRangeError, "codebook_sizes of 2 or more"),
+        ({"codebook_sizes": (4, 17.0)}, TokenError, "codebook_sizes as a tuple of integers"),
+        ({"fingerprint": "abc"}, TokenError, "64 lower-case hexadecimal digits, got 'abc'"),
+        ({"fingerprint": "AB" * 32}, TokenError, "64 lower-case"),
+        ({"fingerprint": bytes(32)}, TokenError, "64 lower-case"),
+    ],
+)
+def test_each_wrong_field_is_named(changes, error, message):
+    with pytest.raises(error, match=message) as caught:
+        make(**changes)
+    assert type(caught.value) is error
+    assert isinstance(caught.value, (PyramidTokenizerError, ValueError))
+
+
+@pytest.mark.parametrize(
+    ("grid", "image_size", "possible"),
+    [
+        ((1, 1), (1, 1), True),
+        ((1, 1), (8000, 1), True),
+        ((3, 3), (9, 7), True),  # stride 3
+        ((3, 3), (9, 6), False),  # height needs a stride of 3 or 4, width one of 2
+        ((2, 2), (3, 3), True),  # stride 2
+        ((2, 2), (2, 2), True),  # stride 1
+        ((2, 2), (1, 1), False),  # a row of cells without a pixel
+        ((188, 250), (6000, 8000), True),
+        ((188, 250), (8000, 6000), False),
+    ],
+)
+def test_an_image_size_belongs_to_a_grid_if_some_stride_maps_one_to_the_other(grid, image_size, possible):
+    fields = {"codebook_sizes": (2,), "image_size": image_size, "fingerprint": "0" * 64}
+    h, w = grid
+    by_trial = any((-(-image_size[0] // s), -(-image_size[1] // s)) == grid for s in range(1, 8001))
+    assert by_trial == possible
+    if possible:
+        TokenPyramid(ids=(torch.zeros(1, h, w, dtype=torch.int64),), **fields)
+    else:
+        with pytest.raises(TokenRangeError, match="stride"):
+            TokenPyramid(ids=(torch.zeros(1, h, w, dtype=torch.int64),), **fields)
+
+
+def test_the_stride_of_a_coarse_cell_is_a_multiple_of_the_finer_grid():
+    ids = (torch.zeros(1, 2, 2, dtype=torch.int64), torch.zeros(1, 4, 4, dtype=torch.int64))
+    fields = {"codebook_sizes": (2, 2), "fingerprint": "0" * 64}
+    TokenPyramid(ids=ids, image_size=(4, 3), **fields)
+    with pytest.raises(TokenRangeError):
+        TokenPyramid(ids=ids, image_size=(2, 2), **fields)  # stride 1 cannot hold two finer cells
+
+
+def test_stacking_what_does_not_belong_together_is_refused():
+    a = make()
+    wide = make(image_size=(30, 59))
+    for others, error, message in (
+        ([], TokenError, "got none"),
+        (["a"], TokenError, "got \\['str'\\]"),
+        ([a, make(fingerprint="11" * 32)], TokenMismatchError, "at 1, .*fingerprint 11111111"),
+        ([a, a, make(codebook_sizes=(4, 16))], TokenMismatchError, "at 2, "),
+        ([a, a[:1]], TokenMismatchError, "as many levels"),
+        ([a, wide], TokenError, "image size.*30x59"),
+    ):
+        with pytest.raises(error, match=message):
+            TokenPyramid.stack(others)
+    assert TokenPyramid.stack([a, a]).batch_size == 4
+
+
+def test_a_saved_file_holds_exactly_the_bytes_and_loads_again(tmp_path):
+    path = tmp_path / "photo.tokens"
+    make()[:1].save(path)
+    make().save(str(path))
+    assert path.read_bytes() == make().to_bytes()
+    assert TokenPyramid.load(path) == TokenPyramid.load(str(path)) == make()
+    assert [p.name for p in tmp_path.iterdir()] == ["photo.tokens"]
+
+
+def test_loading_names_the_file_that_is_missing_or_damaged(tmp_path):
+    with pytest.raises(TokenFileError, match=r"nothing\.tokens.*No such file"):
+        TokenPyramid.load(tmp_path / "nothing.tokens")
+    path = tmp_path / "damaged.tokens"
+    data = bytearray(make().to_bytes())
+    data[80] ^= 1
+    path.write_bytes(data)
+    with pytest.raises(TokenFileError, match=r"damaged\.tokens: expected checksum"):
+        TokenPyramid.load(path)
+    path.write_bytes(data[:-3])
+    with pytest.raises(TokenFileError, match=r"damaged\.tokens: .*truncated"):
+        TokenPyramid.load(path)
+
+
+def test_well_sealed_bytes_with_an_impossible_id_are_still_a_file_error():
+    data = bytearray(make().to_bytes()[:-16])
+    data[-1] |= 0xF0  # the last id of 5 bits: 15 becomes 31, codebook 17
+    with pytest.raises(TokenFileError, match=r"impossible content: .*level 1 in \[0, 17\), got 31"):
+        TokenPyramid.from_bytes(bytes(data) + hashlib.sha256(data).digest()[:16])
+
+
+@pytest.mark.parametrize("data", ["photo.tokens", None, 7, [80, 89]])
+def test_from_bytes_of_something_else_points_to_load(data):
+    with pytest.raises(TokenFileError, match=r"expected bytes, got .*TokenPyramid\.load"):
+        TokenPyramid.from_bytes(data)
+
+
+def test_the_golden_file_of_version_1_still_loads_and_is_still_written():
+    golden = (GOLDEN / "tokens_v1.bin").read_bytes()
+    made = runpy.run_path(str(GOLDEN / "make_tokens.py"))["golden_tokens"]()
+    assert hashlib.sha256(golden).hexdigest() == "b6d32da79061fff1fd46cdea55837556357b72d3d893db2485218595fc698f09"
+    assert same(TokenPyramid.from_bytes(golden), made)
+    if token_format.VERSION == 1:
+        assert made.to_bytes() == golden
+
+
+@pytest.mark.gpu
+def test_equality_and_bytes_do_not_depend_on_the_device():
+    there = make().to("cuda")
+    assert there.device.type == "cuda"
+    assert there == make()
+    assert there.to_bytes() == make().to_bytes()
+    assert there[:1].device.type == there.unbind()[0].device.type == "cuda"
+    with pytest.raises(TokenError, match="device"):
+        TokenPyramid.stack([there, make()])
+    with pytest.raises(TokenError, match="one device"):
+        make(ids=(there.ids[0], make().ids[1]))
+
+
+def test_moving_to_the_same_device_changes_nothing():
+    assert same(make().to("cpu"), make())
+    assert same(make().to(torch.device("cpu")), make())

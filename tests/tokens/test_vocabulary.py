@@ -1,0 +1,285 @@
+from __future__ import annotations
+
+import itertools
+import math
+import re
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor
+
+from pyramid_tokenizer.errors import ConfigError, TokenError, TokenMismatchError, TokenSequenceError
+from pyramid_tokenizer.tokens.pyramid import TokenPyramid
+from pyramid_tokenizer.tokens.vocabulary import Vocabulary
+
+FINGERPRINT = "0f" * 32
+SMALL = Vocabulary(codebook_sizes=(4, 8), strides=(4, 2), fingerprint=FINGERPRINT)
+# begin end row | level 0, level 1 | crop 0…3 | ids 0: 9…12 | ids 1: 13…20
+VALID = [0, 6, 5, 3, 9, 10, 2, 12, 11, 2, 4, *range(13, 21), *range(13, 21), 1]
+AFTER_ROWS = 10
+
+
+def random_tokens(vocabulary: Vocabulary, image_size: tuple[int, int], batch_size: int, seed: int) -> TokenPyramid:
+    coarsest = vocabulary.strides[0]
+    generator = torch.Generator().manual_seed(seed)
+    ids = []
+    for k, stride in zip(vocabulary.codebook_sizes, vocabulary.strides, strict=True):
+        grid = [math.ceil(pixels / coarsest) * (coarsest // stride) for pixels in image_size]
+        ids.append(torch.randint(k, (batch_size, *grid), generator=generator))
+    return TokenPyramid(
+        ids=ids, codebook_sizes=vocabulary.codebook_sizes, image_size=image_size, fingerprint=vocabulary.fingerprint
+    )
+
+
+@st.composite
+def vocabularies(draw: st.DrawFn) -> Vocabulary:
+    ratios = draw(st.lists(st.integers(1, 3), max_size=3))
+    finest = draw(st.integers(1, 4))
+    strides = [finest * math.prod(ratios[level:]) for level in range(len(ratios) + 1)]
+    sizes = [draw(st.sampled_from([2, 3, 5, 64, 100, 1000])) for _ in strides]
+    return Vocabulary(codebook_sizes=sizes, strides=strides, fingerprint=FINGERPRINT)
+
+
+def slow_flatten(vocabulary: Vocabulary, tokens: TokenPyramid, image: int) -> list[str]:
+    """The grammar in words, one image after the other."""
+    (h, w), stride = tokens.grids[0], vocabulary.strides[0]
+    crops = h * stride - tokens.image_size[0], w * stride - tokens.image_size[1]
+    words = ["<pyramid:begin>", *(f"<pyramid:crop:{c}>" for c in crops)]
+    for level, ids in enumerate(tokens.ids):
+        words.append(f"<pyramid:level:{level}>")
+        for row in ids[image].tolist():
+            words += [f"<pyramid:{level}:{i}>" for i in row]
+            words += ["<pyramid:row>"] if level == 0 else []
+    return [*words, "<pyramid:end>"]
+
+
+@given(
+    vocabularies(), st.tuples(st.integers(1, 30), st.integers(1, 30)), st.integers(1, 3), st.integers(0, 9), st.data()
+)
+def test_every_prefix_survives_the_sequence_and_is_spelled_as_the_grammar_says(voc, image_size, batch, seed, data):
+    tokens = random_tokens(voc, image_size, batch, seed)
+    names = voc.token_names()
+    for n in range(1, len(tokens) + 1):
+        sequence = voc.flatten(tokens[:n])
+        assert sequence.dtype == torch.int64
+        assert sequence.shape == (batch, voc.sequence_length(image_size, n))
+        for image in range(batch):
+            assert [names[i] for i in sequence[image].tolist()] == slow_flatten(voc, tokens[:n], image)
+        assert voc.unflatten(sequence) == tokens[:n]
+        assert voc.unflatten(sequence[-1]) == tokens[:n].unbind()[-1]
+
+
+@given(st.data())
+def test_a_sequence_with_any_integer_replaced_is_another_valid_one_or_refused(data):
+    """Nothing is repaired silently: what is accepted flattens to what was given."""
+    position = data.draw(st.integers(0, len(VALID) - 1))
+    token = data.draw(st.integers(-2, SMALL.size + 1))
+    sequence = torch.tensor([*VALID[:position], token, *VALID[position + 1 :]])
+    try:
+        tokens = SMALL.unflatten(sequence)
+    except TokenSequenceError:
+        return
+    assert SMALL.flatten(tokens)[0].tolist() == sequence.tolist()
+
+
+@given(st.lists(st.integers(0, SMALL.size - 1), max_size=12))
+def test_random_integers_never_raise_anything_else(tail):
+    for sequence in (tail, VALID[:4] + tail, VALID[:AFTER_ROWS] + tail):
+        try:
+            tokens = SMALL.unflatten(torch.tensor(sequence, dtype=torch.int64))
+        except TokenSequenceError:
+            continue
+        assert SMALL.flatten(tokens)[0].tolist() == sequence
+
+
+def test_the_integers_are_laid_out_as_documented():
+    assert (SMALL.begin, SMALL.end, SMALL.row) == (0, 1, 2)
+    assert SMALL.level_markers == (3, 4)
+    assert SMALL.crop_offset == 5
+    assert SMALL.level_offsets == (9, 13)
+    assert SMALL.size == 21
+    assert SMALL.token_names() == (
+        ["<pyramid:begin>", "<pyramid:end>", "<pyramid:row>", "<pyramid:level:0>", "<pyramid:level:1>"]
+        + [f"<pyramid:crop:{i}>" for i in range(4)]
+        + [f"<pyramid:0:{i}>" for i in range(4)]
+        + [f"<pyramid:1:{i}>" for i in range(8)]
+    )
+
+
+@given(vocabularies())
+def test_names_are_unique_and_agree_with_describe(vocabulary):
+    names = vocabulary.token_names()
+    assert len(set(names)) == len(names) == vocabulary.size
+    assert names == [vocabulary.describe(i) for i in range(vocabulary.size)]
+
+
+@pytest.mark.parametrize("token", [-1, 21])
+def test_an_integer_outside_the_vocabulary_has_no_name(token):
+    with pytest.raises(TokenSequenceError, match=rf"in \[0, 21\), got {token}"):
+        SMALL.describe(token)
+
+
+def test_the_valid_example_is_valid():
+    tokens = SMALL.unflatten(torch.tensor(VALID))
+    assert tokens.image_size == (7, 8)
+    assert tokens.ids[0].tolist() == [[[0, 1], [3, 2]]]
+    assert tokens.ids[1].tolist() == [[[0, 1, 2, 3], [4, 5, 6, 7]] * 2]
+    assert tokens.fingerprint == FINGERPRINT
+    assert SMALL.flatten(tokens).tolist() == [VALID]
+
+
+def replaced(position: int, *tokens: int, count: int = 1) -> list[int]:
+    return [*VALID[:position], *tokens, *VALID[position + count :]]
+
+
+@pytest.mark.parametrize(
+    ("sequence", "position", "expected", "got"),
+    [
+        ([], 0, "<pyramid:begin>", "the end of the sequence"),
+        (replaced(0, 1), 0, "<pyramid:begin>", "1 <pyramid:end>"),
+        (VALID[1:], 0, "<pyramid:begin>", "6 <pyramid:crop:1>"),
+        (replaced(1, 9), 1, "one of <pyramid:crop:0> to <pyramid:crop:3>", "9 <pyramid:0:0>"),
+        (replaced(2, 4), 2, "one of <pyramid:crop:0> to <pyramid:crop:3>", "4 <pyramid:level:1>"),
+        (replaced(2, count=1), 2, "one of <pyramid:crop:0> to <pyramid:crop:3>", "3 <pyramid:level:0>"),
+        (replaced(3, 4), 3, "<pyramid:level:0>", "4 <pyramid:level:1>"),
+        (VALID[:3], 3, "<pyramid:level:0>", "the end of the sequence"),
+        (replaced(4, count=6), 4, "one of <pyramid:0:0> to <pyramid:0:3>", "4 <pyramid:level:1>"),
+        (replaced(4, 2, count=2), 4, "one of <pyramid:0:0> to <pyramid:0:3>", "2 <pyramid:row>"),
+        (replaced(5, 13), 5, "<pyramid:row> or another id of level 0", "13 <pyramid:1:0>"),
+        (VALID[:6], 6, "<pyramid:row> or another id of level 0", "the end of the sequence"),
+        (replaced(8, count=1), 8, "one of <pyramid:0:0> to <pyramid:0:3>", "2 <pyramid:row>"),
+        (replaced(8, 11, 11), 9, "<pyramid:row>", "11 <pyramid:0:2>"),
+        (replaced(9, count=1), 9, "<pyramid:row>", "4 <pyramid:level:1>"),
+        (replaced(10, 3), 10, "<pyramid:end> or <pyramid:level:1> or another row", "3 <pyramid:level:0>"),
+        (replaced(10, count=1), 10, "<pyramid:end> or <pyramid:level:1> or another row", "13 <pyramid:1:0>"),
+        (VALID[:10], 10, "<pyramid:end> or <pyramid:level:1> or another row", "the end of the sequence"),
+        (replaced(11, 12), 11, "one of <pyramid:1:0> to <pyramid:1:7>", "12 <pyramid:0:3>"),
+        (replaced(15, 2), 15, "one of <pyramid:1:0> to <pyramid:1:7>", "2 <pyramid:row>"),
+        (replaced(26, 21), 26, "one of <pyramid:1:0> to <pyramid:1:7>", "21 (not in [0, 21))"),
+        (replaced(26, -1), 26, "one of <pyramid:1:0> to <pyramid:1:7>", "-1 (not in [0, 21))"),
+        (replaced(26, count=1), 26, "one of <pyramid:1:0> to <pyramid:1:7>", "1 <pyramid:end>"),
+        (replaced(27, 13, 1), 27, "<pyramid:end>", "13 <pyramid:1:0>"),
+        (replaced(27, 4), 27, "<pyramid:end>", "4 <pyramid:level:1>"),
+        (VALID[:-1], 27, "<pyramid:end>", "the end of the sequence"),
+        ([*VALID, 1], 28, "nothing after the end", "1 <pyramid:end>"),
+        ([*VALID, *VALID], 28, "nothing after the end", "0 <pyramid:begin>"),
+        ([*VALID[:10], 1, 4], 11, "nothing after the end", "4 <pyramid:level:1>"),
+    ],
+)
+def test_each_breach_of_the_grammar_is_told_with_its_position(sequence, position, expected, got):
+    message = f"expected {expected} at position {position}, got {got}:"
+    with pytest.raises(TokenSequenceError, match=re.escape(message)):
+        SMALL.unflatten(torch.tensor(sequence, dtype=torch.int64))
+
+
+@pytest.mark.parametrize(
+    ("second", "position", "expected", "got"),
+    [
+        (replaced(1, 5), 1, "<pyramid:crop:1>", "5 <pyramid:crop:0>"),  # another height
+        (replaced(2, 6), 2, "<pyramid:crop:0>", "6 <pyramid:crop:1>"),
+        (replaced(6, 9), 6, "<pyramid:row>", "9 <pyramid:0:0>"),
+        (replaced(14, 9), 14, "one of <pyramid:1:0> to <pyramid:1:7>", "9 <pyramid:0:0>"),
+        (replaced(27, 2), 27, "<pyramid:end>", "2 <pyramid:row>"),
+    ],
+)
+def test_a_batch_must_decode_to_one_size(second, position, expected, got):
+    message = f"expected {expected} at position {position} of sequence 2, as sequence 0 has it, got {got}:"
+    with pytest.raises(TokenSequenceError, match=re.escape(message)):
+        SMALL.unflatten(torch.tensor([VALID, VALID, second]))
+
+
+def test_sequences_of_equal_length_but_other_grids_are_refused():
+    """1x4 and 2x2 cells differ by one row marker; padding crops cannot hide that, so lengths or places differ."""
+    voc = Vocabulary(codebook_sizes=(4,), strides=(4,), fingerprint=FINGERPRINT)
+    sizes = [(h, w) for h, w in itertools.product(range(1, 13), repeat=2)]
+    by_length: dict[int, list[Tensor]] = {}
+    for size in sizes:
+        sequence = voc.flatten(random_tokens(voc, size, 1, 0))
+        by_length.setdefault(sequence.shape[1], []).append(sequence)
+    pairs = [pair for same in by_length.values() for pair in itertools.combinations(same, 2)]
+    assert len(pairs) > 100
+    for pair in pairs:
+        with pytest.raises(TokenSequenceError, match="one image size"):
+            voc.unflatten(torch.cat(pair))
+
+
+@pytest.mark.parametrize(
+    "sequence", [torch.zeros(0, 5, dtype=torch.int64), torch.zeros(1, 1, 5, dtype=torch.int64), torch.tensor(3)]
+)
+def test_a_sequence_of_another_shape_is_refused(sequence):
+    with pytest.raises(TokenSequenceError, match=r"shape \(B, N\) or \(N,\)"):
+        SMALL.unflatten(sequence)
+
+
+@pytest.mark.parametrize("sequence", [VALID, torch.tensor(VALID).float(), torch.tensor(VALID) > 3, None])
+def test_a_sequence_of_another_kind_is_refused(sequence):
+    with pytest.raises(TokenSequenceError, match="expected an integer tensor"):
+        SMALL.unflatten(sequence)
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int16, torch.int32])
+def test_any_integer_dtype_and_any_memory_layout_is_read(dtype):
+    batch = torch.tensor([VALID, VALID], dtype=dtype)
+    expected = SMALL.unflatten(torch.tensor([VALID, VALID]))
+    assert SMALL.unflatten(batch) == expected
+    assert SMALL.unflatten(batch.T.contiguous().T) == expected
+    assert SMALL.unflatten(torch.stack([batch, batch], dim=2)[..., 0]) == expected
+
+
+@pytest.mark.parametrize(
+    ("vocabulary", "message"),
+    [
+        (Vocabulary(codebook_sizes=(4, 8), strides=(4, 2), fingerprint="11" * 32), "fingerprint 11111111, got"),
+        (Vocabulary(codebook_sizes=(4, 9), strides=(4, 2), fingerprint=FINGERPRINT), r"codebooks \(4, 9\)"),
+        (Vocabulary(codebook_sizes=(4,), strides=(4,), fingerprint=FINGERPRINT), r"codebooks \(4,\)"),
+        (Vocabulary(codebook_sizes=(4, 8), strides=(4, 4), fingerprint=FINGERPRINT), "check the strides"),
+        (Vocabulary(codebook_sizes=(4, 8), strides=(8, 4), fingerprint=FINGERPRINT), "check the strides"),
+        (Vocabulary(codebook_sizes=(4, 8), strides=(2, 1), fingerprint=FINGERPRINT), "check the strides"),
+    ],
+)
+def test_tokens_of_another_tokenizer_are_not_flattened(vocabulary, message):
+    tokens = random_tokens(SMALL, (7, 8), 1, 0)
+    with pytest.raises(TokenMismatchError, match=message):
+        vocabulary.flatten(tokens)
+
+
+@pytest.mark.parametrize(
+    ("sizes", "strides", "message"),
+    [
+        ((), (), "a stride and a codebook size of 2 or more per level"),
+        ((4, 8), (4,), "a stride and a codebook size of 2 or more per level"),
+        ((4, 1), (4, 2), "a stride and a codebook size of 2 or more per level"),
+        ((4, 8), (2, 4), "each a multiple of the next"),
+        ((4, 8), (6, 4), "each a multiple of the next"),
+        ((4, 8), (4, 0), "each a multiple of the next"),
+    ],
+)
+def test_impossible_levels_are_refused(sizes, strides, message):
+    with pytest.raises(ConfigError, match=message):
+        Vocabulary(codebook_sizes=sizes, strides=strides, fingerprint=FINGERPRINT)
+
+
+@pytest.mark.parametrize(("size", "levels"), [((0, 4), None), ((4, -1), 1), ((4, 4), 0), ((4, 4), 3)])
+def test_the_length_of_an_impossible_sequence_is_refused(size, levels):
+    with pytest.raises(TokenError, match="1 to 2 levels"):
+        SMALL.sequence_length(size, levels)
+
+
+def test_all_sequences_of_a_language_begin_and_end_alike_and_stay_in_the_vocabulary():
+    sequence = SMALL.flatten(random_tokens(SMALL, (9, 30), 50, 1))
+    assert sequence[:, 0].unique().tolist() == [SMALL.begin]
+    assert sequence[:, -1].unique().tolist() == [SMALL.end]
+    assert int(sequence.min()) >= 0
+    assert int(sequence.max()) < SMALL.size
+
+
+@pytest.mark.gpu
+def test_sequences_stay_on_their_device():
+    tokens = random_tokens(SMALL, (9, 30), 5, 1)
+    sequence = SMALL.flatten(tokens.to("cuda"))
+    assert sequence.device.type == "cuda"
+    assert sequence.tolist() == SMALL.flatten(tokens).tolist()
+    assert SMALL.unflatten(sequence).device.type == "cuda"
+    assert SMALL.unflatten(sequence) == tokens
