@@ -1,21 +1,99 @@
-"""Files that are whole or absent: written beside their final name, then renamed."""
+"""Files that are whole or absent: written under a temporary name in the same folder, then renamed.
+
+Whatever ends the writing (an exception, a full disk, a killed process), the final name holds the old file, the new file, or
+nothing, never a part of either. Every file that this package writes goes through here.
+"""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+import secrets
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
+PART_SUFFIX = ".part"
+"""The ending of temporary names. A killed process can leave such a file behind; nothing reads it and it may be deleted."""
 
-def write_bytes(path: Path, chunks: Iterable[bytes | memoryview]) -> None:
-    part = path.with_name(path.name + ".part")
+
+@contextmanager
+def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
+    """A temporary path to write; when the block ends without an error, the file there becomes `path`.
+
+    The file is flushed to the disk before it is renamed: otherwise a power cut can keep the new name and lose the bytes. If
+    anything fails, the temporary file is removed and a file that was at `path` stays as it was. Processes that write the
+    same `path` at once do not disturb each other; the last one to finish wins.
+
+    Args:
+        path: The file's final name, in a folder that exists.
+
+    Raises:
+        OSError: The file cannot be written, flushed or renamed.
+
+    Example:
+        >>> import tempfile
+        >>> target = Path(tempfile.mkdtemp()) / "notes.txt"
+        >>> with replacing(target) as part:
+        ...     _ = part.write_text("whole")
+        ...     target.exists()
+        False
+        >>> target.read_text()
+        'whole'
+    """
+    path = Path(path)
+    part = path.with_name(temporary_name())
     try:
-        with part.open("wb") as file:
-            for chunk in chunks:
-                file.write(chunk)
-            file.flush()
+        yield part
+        with part.open("r+b") as file:
             os.fsync(file.fileno())
         os.replace(part, path)
     except BaseException:
-        part.unlink(missing_ok=True)
+        with suppress(OSError):  # the error that led here is the one to report
+            part.unlink()
         raise
+
+
+def write_bytes(path: str | os.PathLike[str], chunks: Iterable[bytes | memoryview]) -> None:
+    """Writes a file whole or not at all.
+
+    Args:
+        path: The file's final name, in a folder that exists; a file of that name is replaced.
+        chunks: The file's bytes, in order.
+
+    Raises:
+        OSError: The file cannot be written.
+
+    Example:
+        >>> import tempfile
+        >>> target = Path(tempfile.mkdtemp()) / "digits"
+        >>> write_bytes(target, [b"12", b"3"])
+        >>> target.read_bytes()
+        b'123'
+    """
+    with replacing(path) as part, part.open("xb") as file:
+        file.writelines(chunks)
+
+
+def write_text(path: str | os.PathLike[str], text: str) -> None:
+    """Writes a UTF-8 file whole or not at all; line endings stay as they are in `text`.
+
+    Args:
+        path: The file's final name, in a folder that exists; a file of that name is replaced.
+        text: All of its text.
+
+    Raises:
+        OSError: The file cannot be written.
+    """
+    write_bytes(path, [text.encode("utf-8")])
+
+
+def temporary_name() -> str:
+    """A name for a file or folder that is not whole yet: hidden, random, and short whatever the final name is.
+
+    File systems allow 255 bytes for a name, so a temporary name must not be the final one with something added.
+
+    Example:
+        >>> len(temporary_name()), temporary_name() == temporary_name()
+        (22, False)
+    """
+    return f".{secrets.token_hex(8)}{PART_SUFFIX}"

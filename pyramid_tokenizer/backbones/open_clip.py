@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -29,6 +28,7 @@ from pyramid_tokenizer.backbones.timm import TimmReader
 from pyramid_tokenizer.backbones.vit import VitReader
 from pyramid_tokenizer.config.models import BackboneConfig
 from pyramid_tokenizer.errors import BackboneError, MissingExtraError
+from pyramid_tokenizer.files import replacing
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -220,15 +220,14 @@ class OpenClipBackbone(nn.Module):
         directory = Path(directory)
         directory.mkdir(parents=True, exist_ok=True)
         content = {"model_cfg": self._model_config, "preprocess_cfg": self._preprocess}
-        config_part, weights_part = (directory / f"{name}.part" for name in (CONFIG_FILE, WEIGHTS_FILE))
-        config_part.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
         state = {name: _stored(tensor, half=half) for name, tensor in self.model.state_dict().items()}
-        save_file(state, weights_part, metadata={"format": "pt"})
-        shutil.copymode(config_part, weights_part)  # safetensors makes files that only their owner can read
-        if self._model_config.get("text_cfg", {}).get("hf_tokenizer_name"):
-            self._load_tokenizer().save_pretrained(str(directory))
-        os.replace(weights_part, directory / WEIGHTS_FILE)
-        os.replace(config_part, directory / CONFIG_FILE)
+        # the config last, for it is what makes the folder a model
+        with replacing(directory / CONFIG_FILE) as config_part, replacing(directory / WEIGHTS_FILE) as weights_part:
+            config_part.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+            save_file(state, weights_part, metadata={"format": "pt"})
+            shutil.copymode(config_part, weights_part)  # safetensors makes files that only their owner can read
+            if self._model_config.get("text_cfg", {}).get("hf_tokenizer_name"):
+                self._load_tokenizer().save_pretrained(str(directory))
 
     def train(self, mode: bool = True) -> OpenClipBackbone:
         """Stays in eval mode: the backbone is frozen."""

@@ -43,6 +43,7 @@ def decode(
     be the one that made the tokens. Files that cannot be decoded are passed over, named at the end, and make the exit code
     1.
     """
+    from pyramid_tokenizer.images.files import save_image
     from pyramid_tokenizer.images.pixels import to_pil
     from pyramid_tokenizer.tokens.pyramid import TokenPyramid
 
@@ -64,7 +65,7 @@ def decode(
                 check_absent(paths)
             output.parent.mkdir(parents=True, exist_ok=True)
             for image, path in zip(images, paths, strict=True):
-                image.save(path)
+                save_image(image, path)
                 console.print(
                     f"{source.path}: {count_levels(len(pyramid))}, {describe_size(pyramid.image_size)} px, "
                     f"{pyramid.bits_per_pixel:.3f} bits per pixel -> {path}"

@@ -62,6 +62,7 @@ def demo(out: Out = Path("out"), model: Model = "tiny", size: Size = 256) -> Non
     are also segmented by a few words, from the tokens alone.
     """
     from pyramid_tokenizer.cli.prefixes import prefix_sheet
+    from pyramid_tokenizer.images.files import save_image
     from pyramid_tokenizer.images.pixels import to_pil
     from pyramid_tokenizer.images.read import read_image
 
@@ -78,7 +79,7 @@ def demo(out: Out = Path("out"), model: Model = "tiny", size: Size = 256) -> Non
             shown[name] = _show(segmenter.tok, photo, folder / f"{name}{TOKEN_SUFFIX}")
             advance()
     originals = [to_pil(photo)[0] for photo in photos.values()]
-    prefix_sheet(originals, [one.prefixes for one in shown.values()], row_titles=PHOTOS).save(sheet)
+    save_image(prefix_sheet(originals, [one.prefixes for one in shown.values()], row_titles=PHOTOS), sheet)
     found = [
         _segment(segmenter, shown[name].tokens, sheet.with_name(f"overlay-{name}.png"), WORDS[name]) for name in WORDS
     ]
@@ -115,10 +116,11 @@ def _show(tok: PyramidTokenizer, photo: Tensor, path: Path) -> _Shown:
 
 def _segment(segmenter: Segmenter, tokens: TokenPyramid, path: Path, words: Sequence[str]) -> str:
     """Writes what the words name over the image that the tokens decode to; tells where, and the words of its legend."""
+    from pyramid_tokenizer.images.files import save_image
     from pyramid_tokenizer.visualize import overlay
 
     found = segmenter.segment(tokens, words)
-    overlay(segmenter.tok.decode(tokens), found.labels[0], found.names).save(path)
+    save_image(overlay(segmenter.tok.decode(tokens), found.labels[0], found.names), path)
     return f"{path}: {', '.join(found.names)}"
 
 

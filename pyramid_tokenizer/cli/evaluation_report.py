@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pyramid_tokenizer.cli.terminal import make_table
 from pyramid_tokenizer.errors import PyramidTokenizerError
+from pyramid_tokenizer.files import write_text
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -91,9 +91,4 @@ def write_json(path: Path, data: dict[str, Any]) -> None:
 
     path = path.expanduser()
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.part")
-    try:
-        part.write_text(json.dumps(data, indent=2, allow_nan=False, ensure_ascii=False) + "\n", encoding="utf-8")
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)
+    write_text(path, json.dumps(data, indent=2, allow_nan=False, ensure_ascii=False) + "\n")

@@ -32,6 +32,7 @@ def reconstruct(
     pixels, over the whole image). Images that cannot be read are passed over, named at the end, and make the exit code 1.
     """
     from pyramid_tokenizer.cli.prefixes import decode_prefixes, prefix_sheet
+    from pyramid_tokenizer.images.files import save_image
     from pyramid_tokenizer.images.pixels import to_pil
     from pyramid_tokenizer.images.read import read_image
 
@@ -51,7 +52,7 @@ def reconstruct(
                     continue
                 prefixes = decode_prefixes(tok, cut_levels(tok.encode(pixels), levels), pixels)
                 output.parent.mkdir(parents=True, exist_ok=True)
-                prefix_sheet(to_pil(pixels), [prefixes]).save(output)
+                save_image(prefix_sheet(to_pil(pixels), [prefixes]), output)
                 console.print(f"{source.path} -> {output}")
                 for prefix in prefixes:
                     table.add_row(str(source.name) if prefix.levels == 1 else "", str(prefix.levels), *prefix.cells)

@@ -165,6 +165,7 @@ def _images(tok: PyramidTokenizer, what: TokenPyramid | Tensor) -> Tensor:
 
 def _write(images: Tensor, found: SegmentationMap, output: Path, *, labels: bool, force: bool) -> list[str]:
     """One overlay an image, and with `labels` one label map; says of each image what was found and where it is."""
+    from pyramid_tokenizer.images.files import save_image
     from pyramid_tokenizer.visualize import overlay
 
     paths = number_paths(output, len(images))
@@ -173,11 +174,11 @@ def _write(images: Tensor, found: SegmentationMap, output: Path, *, labels: bool
     output.parent.mkdir(parents=True, exist_ok=True)
     summaries = []
     for image, image_labels, path in zip(images, found.labels.cpu(), paths, strict=True):
-        overlay(image, image_labels, found.names).save(path)
+        save_image(overlay(image, image_labels, found.names), path)
         written = [str(path)]
         if labels:
             written.append(str(_labels_path(path)))
-            _label_map(image_labels, len(found.names)).save(written[-1])
+            save_image(_label_map(image_labels, len(found.names)), written[-1])
         height, width = image_labels.shape
         shares = describe_shares(image_labels, found.names)
         summaries.append(f"{describe_size((height, width))} px, {shares} -> {', '.join(written)}")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
-import secrets
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -18,7 +17,7 @@ from pyramid_tokenizer import hub
 from pyramid_tokenizer.config.models import BackboneConfig, TokenizerConfig
 from pyramid_tokenizer.config.plain import from_dict, to_dict
 from pyramid_tokenizer.errors import CheckpointError, ConfigError, ModelNotFoundError
-from pyramid_tokenizer.files import write_bytes
+from pyramid_tokenizer.files import temporary_name, write_text
 from pyramid_tokenizer.hub.card import model_card
 
 CONFIG_FILE = "config.json"
@@ -44,7 +43,7 @@ def read_config(directory: Path) -> TokenizerConfig:
 def write_config(config: TokenizerConfig, directory: Path) -> None:
     """Writes config.json; a file that was there stays whole until the new one is."""
     text = json.dumps(to_dict(config), indent=2, ensure_ascii=False) + "\n"
-    write_bytes(directory / CONFIG_FILE, [text.encode()])
+    write_text(directory / CONFIG_FILE, text)
 
 
 @contextmanager
@@ -76,7 +75,7 @@ def save_directory(directory: str | Path) -> Iterator[Path]:
             f"expected a directory to save the model in, got the file {str(directory)!r}: choose another name"
         )
     target.parent.mkdir(parents=True, exist_ok=True)
-    part = target.with_name(f".{target.name}.part-{secrets.token_hex(4)}")
+    part = target.with_name(temporary_name())
     part.mkdir()  # not tempfile.mkdtemp: its mode lets only the owner in, and would stay
     try:
         yield part

@@ -1,4 +1,4 @@
-"""Image files: which there are below a folder, in a list or behind a pattern, and reading them by number."""
+"""Image files: finding them in a folder, a list or by a pattern, reading them by number, and writing one."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ from pathlib import Path
 from PIL import Image
 from torch import Tensor
 
-from pyramid_tokenizer.errors import DataError
+from pyramid_tokenizer.errors import DataError, ImageFileError
+from pyramid_tokenizer.files import replacing
 from pyramid_tokenizer.images.packed import PackedStrings
 from pyramid_tokenizer.images.read import ImageLike, read_image
 
@@ -87,6 +88,34 @@ def _expand_braces(pattern: str) -> list[str]:
     return [
         name for value in values for name in _expand_braces(pattern[: match.start()] + value + pattern[match.end() :])
     ]
+
+
+def save_image(image: Image.Image, path: str | os.PathLike[str]) -> None:
+    """Writes an image file whole or not at all, in the format that the suffix of its name says.
+
+    Args:
+        image: A PIL image.
+        path: The file's name with a suffix that Pillow writes, e.g. .png; its folder exists, a file of that name is replaced.
+
+    Raises:
+        ImageFileError: Pillow writes no format of that suffix.
+        OSError: The file cannot be written.
+
+    Example:
+        >>> import tempfile
+        >>> target = Path(tempfile.mkdtemp()) / "red.png"
+        >>> save_image(Image.new("RGB", (4, 3), (255, 0, 0)), target)
+        >>> read_image(target).shape
+        torch.Size([3, 3, 4])
+    """
+    path = Path(path)
+    kind = Image.registered_extensions().get(path.suffix.lower())
+    if kind not in Image.SAVE:
+        raise ImageFileError(
+            f"expected a suffix of an image format that Pillow writes, got {path.name!r}: use e.g. .png or .jpg"
+        )
+    with replacing(path) as part:
+        image.save(part, format=kind)  # named, because the temporary name has another suffix
 
 
 class FileImages:

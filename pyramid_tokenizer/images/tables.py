@@ -14,6 +14,7 @@ import numpy as np
 from torch import Tensor
 
 from pyramid_tokenizer.errors import DataError, MissingExtraError
+from pyramid_tokenizer.files import replacing
 from pyramid_tokenizer.images.packed import read_encoded, read_span
 
 CACHE_VARIABLE = "PYRAMID_TOKENIZER_CACHE"
@@ -22,6 +23,7 @@ CACHE_VARIABLE = "PYRAMID_TOKENIZER_CACHE"
 _LOGGER = logging.getLogger(__name__)
 _COLUMN_NAMES = frozenset({"image", "img", "jpg", "jpeg", "png", "webp", "picture", "photo"})
 _ROWS_AT_ONCE = 64  # photos of some MB each still fit in memory
+_STEM_BYTES = 100
 
 
 class ParquetImages:
@@ -127,7 +129,9 @@ def _copy_column(file: Path, column: str | None) -> tuple[Path, int]:
     rows, status = parquet.metadata.num_rows, file.stat()
     key = f"1|{file.resolve()}|{status.st_size}|{status.st_mtime_ns}|{column}"  # 1: the layout's version
     folder = Path(os.environ.get(CACHE_VARIABLE) or "~/.cache/pyramid_tokenizer").expanduser()
-    copy = folder / f"{file.stem}-{hashlib.sha256(key.encode('utf-8', 'surrogateescape')).hexdigest()[:16]}.images"
+    digest = hashlib.sha256(key.encode("utf-8", "surrogateescape")).hexdigest()[:16]
+    stem = os.fsdecode(os.fsencode(file.stem)[:_STEM_BYTES])  # a name may have 255 bytes, with what follows the stem
+    copy = folder / f"{stem}-{digest}.images"
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with FileLock(f"{copy}.lock"):  # several processes of one training start together; one of them writes
@@ -157,19 +161,12 @@ def _open_parquet(file: Path) -> Any:
 
 
 def _write_copy(parquet: Any, file: Path, column: str, copy: Path) -> None:
-    part = copy.with_suffix(".part")
     ends = array("q", [0])
-    try:
-        with open(part, "wb") as target:
-            for value in _column_values(parquet, file, column):
-                target.write(value or b"")
-                ends.append(target.tell())
-            target.write(np.asarray(ends, dtype="<i8").tobytes())
-            target.flush()
-            os.fsync(target.fileno())  # else a power cut can keep the new name and lose the bytes
-        os.replace(part, copy)
-    finally:
-        part.unlink(missing_ok=True)
+    with replacing(copy) as part, part.open("xb") as target:
+        for value in _column_values(parquet, file, column):
+            target.write(value or b"")
+            ends.append(target.tell())
+        target.write(np.asarray(ends, dtype="<i8").tobytes())
 
 
 def _column_values(parquet: Any, file: Path, column: str) -> Iterator[bytes | None]:

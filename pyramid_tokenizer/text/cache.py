@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import secrets
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,6 +16,7 @@ from safetensors.torch import save as to_safetensors
 from torch import Tensor, nn
 
 from pyramid_tokenizer.errors import BackboneError
+from pyramid_tokenizer.files import write_bytes
 
 _FORMAT = 1
 _IMAGE_NETWORK = "model.visual."
@@ -70,16 +70,9 @@ class EmbeddingCache:
     def write(self, phrases: Sequence[str], rows: Tensor) -> None:
         """Keeps (P, D) float32 rows on the CPU; a folder that takes no files costs a warning and no more."""
         path, key = self._file(phrases)
-        part = path.with_name(f".{path.stem}.{secrets.token_hex(4)}.part")
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            try:
-                # no fsync: what a power cut leaves half-written fails its checksum
-                part.write_bytes(to_safetensors({"embeddings": rows, "sha256": _checksum(key, rows)}))
-                os.replace(part, path)
-            except BaseException:
-                part.unlink(missing_ok=True)
-                raise
+            write_bytes(path, [to_safetensors({"embeddings": rows, "sha256": _checksum(key, rows)})])
         except OSError as error:
             _warn(
                 f"expected a folder that can be written, got {type(error).__name__}: {error}: text embeddings are not kept on "

@@ -24,10 +24,8 @@ moved or repeated bytes, in header and ids, each escape with a chance of 2^-128.
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import os
-import secrets
 import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -36,6 +34,7 @@ from pathlib import Path
 import numpy as np
 
 from pyramid_tokenizer.errors import TokenFileError
+from pyramid_tokenizer.files import write_bytes
 
 MAGIC = b"PYRTOK"
 VERSION = 1
@@ -175,7 +174,7 @@ def parse_header(data: bytes | memoryview) -> TokenHeader:
 
 
 def write_file(path: str | os.PathLike[str], data: bytes) -> None:
-    """Writes `data` to a .part file beside `path`, then renames it: whatever happens, `path` is whole, old or absent.
+    """Writes a token file whole or not at all.
 
     Args:
         path: Name of the file, in a directory that exists; an older file is replaced.
@@ -187,21 +186,12 @@ def write_file(path: str | os.PathLike[str], data: bytes) -> None:
     path = Path(path)
     if not path.name:
         raise TokenFileError(f"expected the name of a token file, got {str(path)!r}: add a file name to the directory")
-    part = path.with_name(f"{path.name}.{secrets.token_hex(4)}.part")  # two writers of one name must not share a part
     try:
-        with open(part, "xb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())  # else a power cut can keep the new name and lose the bytes
-        os.replace(part, path)
-    except BaseException as error:
-        with contextlib.suppress(OSError):
-            part.unlink()
-        if isinstance(error, OSError):
-            raise TokenFileError(
-                f"expected a place to write token file {path}, got {error.strerror}: check directory and permissions"
-            ) from error
-        raise
+        write_bytes(path, [data])
+    except OSError as error:
+        raise TokenFileError(
+            f"expected a place to write token file {path}, got {error.strerror}: check directory and permissions"
+        ) from error
 
 
 def read_file(path: str | os.PathLike[str]) -> bytes:

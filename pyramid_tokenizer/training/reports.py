@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ import torch
 from torch import Tensor
 
 from pyramid_tokenizer.errors import MissingExtraError
+from pyramid_tokenizer.images.files import save_image
 from pyramid_tokenizer.images.pixels import to_pil
 from pyramid_tokenizer.tokenizer import PyramidTokenizer
 from pyramid_tokenizer.visualize.sheets import contact_sheet
@@ -33,9 +33,7 @@ def write_sheet(tok: PyramidTokenizer, images: Tensor, path: Path) -> None:
     titles = ["original", *("level 0" if n == 1 else f"levels 0-{n - 1}" for n in range(1, len(columns)))]
     rows = list(zip(*(to_pil(column) for column in columns), strict=True))
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f"part-{path.name}")
-    contact_sheet(rows, column_titles=titles).save(part)
-    os.replace(part, path)
+    save_image(contact_sheet(rows, column_titles=titles), path)
 
 
 def tensorboard_log(folder: Path) -> Log:

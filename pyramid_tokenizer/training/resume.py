@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 from collections.abc import Callable
 from pathlib import Path
 
 from pyramid_tokenizer import hub
 from pyramid_tokenizer.config.plain import to_dict
 from pyramid_tokenizer.errors import CheckpointError
+from pyramid_tokenizer.files import write_text
 from pyramid_tokenizer.tokenizer import PyramidTokenizer
 from pyramid_tokenizer.training import distributed
 from pyramid_tokenizer.training.config import TrainConfig
@@ -37,9 +37,7 @@ def check_settings(path: Path, tok: PyramidTokenizer, num_images: int, config: T
     settings = json.loads(json.dumps(settings))  # tuples become lists, as in the file
     if not path.exists():
         if distributed.is_main():
-            part = path.with_suffix(".part")
-            part.write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
-            os.replace(part, path)
+            write_text(path, json.dumps(settings, indent=2) + "\n")
         return
     try:
         stored = json.loads(path.read_text(encoding="utf-8"))

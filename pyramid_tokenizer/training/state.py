@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from pyramid_tokenizer.errors import CheckpointError
+from pyramid_tokenizer.files import replacing
 
 
 def save_state(path: Path, state: dict[str, Any]) -> None:
@@ -28,15 +28,10 @@ def save_state(path: Path, state: dict[str, Any]) -> None:
         >>> load_state(path)
         {'step': 3, 'weight': tensor([1., 1.])}
     """
-    part = path.with_name(path.name + ".part")
     try:
-        with part.open("wb") as file:
-            torch.save(state, file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(part, path)
+        with replacing(path) as part:
+            torch.save(state, part)
     except (OSError, RuntimeError) as error:  # torch's own writer turns a full disk into a RuntimeError
-        part.unlink(missing_ok=True)
         raise CheckpointError(
             f"expected to write {path}, got {error}: free some space; the last state is intact"
         ) from error

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import struct
 import tracemalloc
 
@@ -188,35 +187,6 @@ def test_a_header_is_read_without_the_ids_behind_it():
     header, ids = small()
     data = pack(header, ids)
     assert parse_header(data[:76]) == parse_header(data) == header
-
-
-def test_a_file_is_complete_before_it_bears_its_name(tmp_path, monkeypatch):
-    path = tmp_path / "a.tokens"
-    seen = []
-
-    def spy(descriptor: int) -> None:
-        seen.append((path.exists(), [(p.suffix, p.read_bytes()) for p in tmp_path.iterdir()]))
-
-    monkeypatch.setattr(os, "fsync", spy)
-    write_file(path, b"whole")
-    assert seen == [(False, [(".part", b"whole")])]
-    assert [(p.name, p.read_bytes()) for p in tmp_path.iterdir()] == [("a.tokens", b"whole")]
-
-
-@pytest.mark.parametrize("step", ["fsync", "replace"])
-@pytest.mark.parametrize("error", [OSError(28, "No space left on device"), KeyboardInterrupt()])
-def test_a_failed_write_keeps_the_old_file_and_leaves_nothing_else(tmp_path, monkeypatch, step, error):
-    path = tmp_path / "a.tokens"
-    write_file(path, b"old")
-
-    def fail(*args: object) -> None:
-        raise error
-
-    monkeypatch.setattr(os, step, fail)
-    expected = TokenFileError if isinstance(error, OSError) else KeyboardInterrupt
-    with pytest.raises(expected):
-        write_file(path, b"new")
-    assert [(p.name, p.read_bytes()) for p in tmp_path.iterdir()] == [("a.tokens", b"old")]
 
 
 def test_a_place_that_cannot_be_written_is_named(tmp_path):
