@@ -26,10 +26,11 @@ from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # this checkout, from any current directory
 
+from examples.train_tiny.texts import all_names
+
 from benchmarks import baselines
 from benchmarks.reconstruction import encode, say, table
 from benchmarks.speed import Case, Spread, machine, take_turns
-from examples.train_tiny.texts import all_names
 from pyramid_tokenizer import PyramidTokenizerError, TokenPyramid
 from pyramid_tokenizer.quantizer.nearest import gather_rows
 from pyramid_tokenizer.segmentation.segmenter import Segmenter

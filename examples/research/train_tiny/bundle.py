@@ -1,8 +1,8 @@
 """Puts a trained model into the package as a bundled one: float16 decoder and head, measured figures, the card.
 
-python benchmarks/reconstruction.py --data ../shared/data --model build/tiny-v1-head --json build/evaluation.json
-python benchmarks/zero_shot.py --data ../shared/data --model build/tiny-v1-head --json build/zero_shot.json
-python examples/train_tiny/bundle.py --model build/tiny-v1-head --name tiny-v1 --evaluation build/evaluation.json \
+python benchmarks/reconstruction.py --data DATA --model build/tiny-head --json build/evaluation.json
+python examples/research/zero_shot.py --data DATA --model build/tiny-head --json build/zero_shot.json
+python examples/research/train_tiny/bundle.py --model build/tiny-head --name tiny --evaluation build/evaluation.json \
     --zero-shot build/zero_shot.json
 """
 
@@ -16,13 +16,13 @@ from pyramid_tokenizer.hub.directory import HEAD_FILE
 from pyramid_tokenizer.segmentation.segmenter import Segmenter
 
 HERE = Path(__file__).resolve().parent
-ASSETS = HERE.parents[1] / "pyramid_tokenizer" / "assets"
+ASSETS = HERE.parents[2] / "pyramid_tokenizer" / "assets"
 LIMIT_BYTES = 28_000_000
 """Of backbone, codebooks and decoder; the head comes on top."""
 
 
 def zero_shot_table(rows: list[list[str]]) -> str:
-    """What benchmarks/zero_shot.py --json wrote, as Markdown."""
+    """What examples/research/zero_shot.py --json wrote, as Markdown."""
     lines = ["| what | from | figure |", "|---|---|---|", *(f"| {' | '.join(row)} |" for row in rows)]
     return "\n".join(lines)
 
@@ -30,9 +30,11 @@ def zero_shot_table(rows: list[list[str]]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", type=Path, required=True, help="directory that train_head.py wrote")
-    parser.add_argument("--name", required=True, help="tiny-vN")
+    parser.add_argument("--name", default="tiny", help="folder in the package (default: %(default)s)")
     parser.add_argument("--evaluation", type=Path, required=True, help="what benchmarks/reconstruction.py --json wrote")
-    parser.add_argument("--zero-shot", type=Path, required=True, help="what benchmarks/zero_shot.py --json wrote")
+    parser.add_argument(
+        "--zero-shot", type=Path, required=True, help="what examples/research/zero_shot.py --json wrote"
+    )
     args = parser.parse_args()
     evaluation = json.loads(args.evaluation.read_text(encoding="utf-8"))
     seg = Segmenter.from_pretrained(args.model)

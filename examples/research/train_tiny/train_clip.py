@@ -1,9 +1,9 @@
-"""Trains the CLIP of tiny-v0, whose trunk and painter are where tiny-v1's backbone starts (train_image.py --start).
+"""Trains the small CLIP whose trunk and helper decoder are the start of the bundled backbone (`train_image.py --start`).
 
-    python examples/train_tiny/train_clip.py --data ../shared/data --out build/tiny-clip
+    python examples/research/train_tiny/train_clip.py --data DATA --out build/tiny-clip
 
-Two losses share the backbone. (1) Image embeddings are matched to the text embeddings of their label names. (2) The
-painter of painter.py keeps pixels in the backbone's maps.
+Two losses share the backbone. (1) Image embeddings are matched to the text embeddings of their label names. (2) The helper
+decoder of decoder.py reconstructs the pixels from the backbone's maps, so that these keep them.
 
 Writes `open_clip_config.json` and `open_clip_model.safetensors`, the layout that open_clip loads from a local directory.
 Stop it at any time; the same command resumes. Device and thread count are options: it takes under an hour on one CPU core.
@@ -24,7 +24,7 @@ import open_clip
 import torch
 import torch.nn.functional as F
 from common import PREPROCESS_CONFIG
-from decoder import CapacityPyramid, painting_loss
+from decoder import CapacityPyramid, decoding_loss
 from open_clip.model import CLIP
 from PIL import Image
 from safetensors.torch import save_file
@@ -176,8 +176,8 @@ def main() -> None:
         batch = jitter(torch.from_numpy(pixels).to(device).permute(0, 3, 1, 2).float() / 255, rng)
         modules.train()
         out = model.visual.forward_intermediates(((batch - mean) / std).contiguous(memory_format=torch.channels_last))
-        pictures, _, penalty = decoder(out["image_intermediates"])
-        decoding = painting_loss(pictures, batch)
+        decoded, _, penalty = decoder(out["image_intermediates"])
+        decoding = decoding_loss(decoded, batch)
         rows, targets, tokens = names.choose([labels[i] for i in chosen], rng)
         embeddings = F.normalize(out["image_features"][rows.to(device)], dim=-1)
         logits = model.logit_scale.exp().clamp(max=100) * embeddings @ model.encode_text(tokens, normalize=True).T
@@ -195,7 +195,7 @@ def main() -> None:
                     average[name].lerp_(tensor, 1 - min(0.999, (step + 1) / (step + 10)))
                 else:
                     average[name].copy_(tensor)
-        psnr = -10 * math.log10(float(F.mse_loss(pictures[-1].detach(), batch)))
+        psnr = -10 * math.log10(float(F.mse_loss(decoded[-1].detach(), batch)))
         accuracy = float((logits.argmax(1).cpu() == targets).float().mean())
         for key, value in {
             "decoding": decoding.item(),

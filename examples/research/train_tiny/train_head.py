@@ -1,6 +1,6 @@
 """Trains the segmentation head of the bundled model on the train splits of seg/*, without the kept-out names.
 
-    python examples/train_tiny/train_head.py --data ../shared/data --model build/tiny-v1 --out build/tiny-v1-head
+    python examples/research/train_tiny/train_head.py --data DATA --model build/tiny --out build/tiny-head
 
 Stop it at any time; the same command resumes. About a quarter of an hour on two CPU cores.
 """

@@ -1,10 +1,10 @@
-"""Two small backbone that differ in their norm alone: one timm trunk, trained alike from scratch, on the same crops.
+"""Two small backbones that differ only in their normalisation: the same timm trunk, trained from scratch on the same crops.
 
-Batch norm scales a channel by the same factors for every image; layer norm scales every cell by its own, so that brightness
-and contrast are gone from the maps. `train_backbone` trains FasterNet-T0 with either on recon/train, with two losses: names of
-the images' labels from the image embedding, and the image painted from the maps through codes of limited capacity. The
-result is a folder that `BackboneConfig(name="local-dir:...")` loads, once `register_layer_norm_trunk` was called. Its text encoder
-is an untrained filler.
+Batch norm scales a channel by the same factors for every image. Layer norm scales every cell by its own factors, so brightness
+and contrast are lost from the maps. `train_backbone` trains FasterNet-T0 with either of them on recon/train, with two losses:
+the image embedding predicts the name of the image's label, and a small decoder reconstructs the image from the maps through
+codes of limited capacity. The result is a folder that `BackboneConfig(name="local-dir:...")` loads once
+`register_layer_norm_trunk` has been called. Its text encoder is not trained.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ CODE_CHANNELS = 32
 CAPACITY_BITS = (8.0, 10.0, 13.0)
 """What a cell's code may hold, coarse to fine: the bits of the bundled model's codebooks."""
 NATURAL_MEAN, NATURAL_VARIANCE = 0.45, 0.07
-"""Of natural pixels: painting starts from the mean, and squared errors are told as shares of the variance."""
+"""Of natural pixels: decoding starts from the mean, and squared errors are told as shares of the variance."""
 NAMING_WEIGHT = 0.1
 PENALTY_WEIGHT = 0.05
 LEARNING_RATE = 2e-3
@@ -61,7 +61,7 @@ def model_config(norm: str) -> dict[str, Any]:
 
 
 class CapacityDecoder(nn.Module):
-    """Throw-away painter: backbone maps -> noisy codes -> an image at 1/4, 1/2 and full resolution, each from the last.
+    """A decoder that is thrown away after training: maps -> noisy codes -> images at 1/4, 1/2 and full resolution.
 
     Unit Gaussian noise is added to every cell's code; what survives it, the sum over channels of 1/2 log2(1 + variance), is
     held at the bits of a codebook. So the backbone learns features that a codebook of that size can carry.
@@ -100,7 +100,7 @@ def _decoder(mean: float) -> nn.Conv2d:
 
 
 class BackboneTraining(nn.Module):
-    """A dual backbone with its painter and a vector per label name; the forward pass is the loss of a batch."""
+    """A dual backbone with its decoder and a vector per label name; the forward pass is the loss of a batch."""
 
     def __init__(self, norm: str, num_names: int):
         from open_clip import OPENAI_DATASET_MEAN, OPENAI_DATASET_STD

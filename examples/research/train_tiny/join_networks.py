@@ -1,6 +1,6 @@
 """Puts the trained text encoder and backbone into one open_clip directory, as fp16.
 
-    python examples/train_tiny/join_towers.py --text build/v1/text --image build/v1/image --out build/v1/clip
+    python examples/research/train_tiny/join_networks.py --text build/parts/text --image build/parts/image --out build/parts/clip
 
 Works at any time while the trainings run, on their latest checkpoints.
 """

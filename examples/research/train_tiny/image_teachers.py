@@ -3,7 +3,7 @@
 MobileNetV2 (ImageNet): class logits, its last map's leading components (pooled and in 4 x 4 cells), its stride-16 map in
 8 x 8 cells. DeepLab (PASCAL VOC): class probabilities over the whole image, from which crops are cut later.
 
-    python examples/train_tiny/image_teachers.py --data ../shared/data --cache build/v1/cache
+    python examples/research/train_tiny/image_teachers.py --data DATA --cache build/parts/cache
 
 Stop it at any time; the same command goes on.
 """

@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 # Names that no label, dense label or caption of ours may show, so that open-vocabulary figures on them are honest.
-# Each with its kin: the name that an image of theirs has in benchmarks/zero_shot.py.
+# Each with its kin: the name that an image of theirs has in examples/research/zero_shot.py.
 KEPT_OUT: dict[str, tuple[str, ...]] = {
     "zebra": ("zebra",),
     "bicycle": ("bicycle", "bike", "bicyclist", "cyclist", "biker", "bicycling", "cycling", "biking"),
@@ -24,7 +24,7 @@ KEPT_OUT: dict[str, tuple[str, ...]] = {
     "pizza": ("pizza", "pizzeria"),
     "umbrella": ("umbrella", "parasol"),
 }
-PROMPTS = ("{}", "a photo of a {}", "an image of {}", "an image of the {}", "a photo of the {} in the scene")
+PROMPTS = ("{}", "a photo of a {}", "an image of {}", "a picture of the {}", "a photo of the {} in the scene")
 TEXT_TEST_PERCENT = 15
 
 

@@ -1,15 +1,17 @@
-"""The paper's ablations as switches: trains each variant small and prints one table.
+"""Trains one small tokenizer for each of the paper's ablations and prints their figures as one table.
 
-    python benchmarks/ablations.py --data ../shared/data [--variants base,last-layer] [--steps N] [--images N] [--quick] [--list]
-    python benchmarks/ablations.py --data ../shared/data --segmentation [--head-steps N]
+    python examples/research/ablations.py --data DATA [--variants base,last-layer] [--steps N] [--images N] [--quick]
+    python examples/research/ablations.py --data DATA --segmentation [--head-steps N]
+    python examples/research/ablations.py --list
 
-Every row is the bundled model with one thing changed (`variants.py`), trained anew: codebooks without gradients on the same crops,
-then a decoder for `--steps` steps with the same crops and seed, level dropout on; measured on recon/val (tuning data). Two rows
-stand on small backbones of their own (`backbones.py`), which differ in their norm alone: compare them with each other. A row's figures
-are kept in `--out`, so that the same command goes on where it was stopped. Needs the extras `train` and `eval`.
+Every row is the bundled model with one thing changed (see `variants.py`) and is trained anew: the codebooks are fitted without
+gradients on the same crops, and the decoder then trains for `--steps` steps with the same crops, the same seed and level dropout.
+All rows are measured on recon/val, which is tuning data. Two rows use small backbones of their own (see `backbones.py`), which
+differ only in their normalisation: compare these two with each other. The figures of a finished row are kept in `--out`, so the
+same command continues where it was stopped. It needs the extras `train` and `eval`.
 
-`--segmentation` makes the other table, that of the semantic branch: shared or separate decoder, decoupled or joint learning
-(`ablations_segmentation.py`).
+`--segmentation` prints the table of the semantic branch instead: a shared or a separate decoder, and decoupled or joint learning
+(see `ablations_segmentation.py`).
 """
 
 from __future__ import annotations
@@ -28,13 +30,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # this checkout, from any current directory
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # this checkout, from any current directory
 
-from benchmarks import ablations_segmentation as heads
-from benchmarks import backbones, baselines
-from benchmarks.ablations_kept import kept
+from benchmarks import baselines
 from benchmarks.reconstruction import DECODE_BATCH, SIDE_PX, decode, encode, number, say, score, table
-from benchmarks.variants import VARIANTS
+from examples.research import ablations_segmentation as heads
+from examples.research import backbones
+from examples.research.ablations_kept import kept
+from examples.research.variants import VARIANTS
 from pyramid_tokenizer import PyramidTokenizer, TokenPyramid
 from pyramid_tokenizer.backbones import Backbone, load_backbone
 from pyramid_tokenizer.backbones.features import semantic_target
@@ -52,7 +55,7 @@ class Settings:
     images: int = 1000
     """Crops of the gradient-free fit."""
     steps: int = 200
-    """Of the decoder; 0 shows what the codes paint without one."""
+    """Of the decoder; 0 measures the linear reconstruction of the codes."""
     backbone_steps: int = 300
     """Of the small backbones."""
     batch_size: int = 32
@@ -94,7 +97,7 @@ def trained(
 
 def backbone_on(norm: str, data: Path, out: Path, settings: Settings) -> Backbone:
     """A small backbone with that norm, trained first where that was not done before."""
-    folder = out / "towers" / f"{norm}-{settings.backbone_steps}x{settings.batch_size}x{settings.crop_px}px"
+    folder = out / "backbones" / f"{norm}-{settings.backbone_steps}x{settings.batch_size}x{settings.crop_px}px"
     shape = {"batch_size": settings.batch_size, "crop_px": settings.crop_px}
     backbones.train_backbone(norm, data, folder, steps=settings.backbone_steps, **shape)
     backbones.register_layer_norm_trunk()
@@ -212,7 +215,7 @@ OPTIONS = {
 def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
-        "--data", type=Path, default=Path("../shared/data"), help="holds recon/train, recon/val and seg/"
+        "--data", type=Path, default=Path("research-data"), help="holds recon/train, recon/val and seg/"
     )
     parser.add_argument("--out", type=Path, default=Path("build/ablations"), help="where figures are kept")
     parser.add_argument("--model", default="tiny", help="whose backbone and levels (default: %(default)s)")

@@ -1,10 +1,11 @@
-"""Masks from tokens on labelled images: by look-up, by the head, beside the backbone's dense map and unquantised features.
+"""Measures masks from tokens (by look-up and by the head) beside masks from the dense features and from unquantised features.
 
-    python benchmarks/segmentation.py --data ../shared/data [--model tiny] [--px 256] [--sets camvid,msrc,coco80,ccp]
+    python examples/research/segmentation.py --data DATA [--model tiny] [--px 256] [--sets camvid,msrc,coco80,ccp]
 
-Measures the test splits of DATA/seg/*. Three tables: masks among the names that training may show, masks of classes whose names
-were kept out of it (examples/train_tiny/texts.py), and what the codes of each level mean. Progress goes to stderr, the tables to
-stdout, `--markdown` and `--json`. A model without a head is measured by look-up and dense map alone.
+It reads the test splits of DATA/seg/* and prints three tables: masks of the names that the bundled model's training may show,
+masks of the classes whose names were kept out of it (`KEPT_OUT` in train_tiny/texts.py), and what the codes of each level mean.
+Progress goes to stderr; the tables go to stdout, `--markdown` and `--json`. A model without a head is measured by look-up and
+dense features alone. For a labelled set of your own use `pyramid-tokenizer evaluate segmentation`.
 """
 
 from __future__ import annotations
@@ -25,13 +26,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # this checkout, from any current directory
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # this checkout, from any current directory
 
-from benchmarks import segmentation_kept_out as kept_out
-from benchmarks import segmentation_rows as rows
 from benchmarks.reconstruction import number, say
-from benchmarks.segmentation_rows import Counts, Names
-from benchmarks.segmentation_tables import SINGLE, to_markdown
+from examples.research import segmentation_kept_out as kept_out
+from examples.research import segmentation_rows as rows
+from examples.research.segmentation_rows import Counts, Names
+from examples.research.segmentation_tables import SINGLE, to_markdown
 from pyramid_tokenizer import PyramidTokenizerError
 from pyramid_tokenizer.errors import ConfigError
 from pyramid_tokenizer.evaluation import LevelSemantics, bootstrap_interval
@@ -89,7 +90,7 @@ def load_models(args: argparse.Namespace) -> tuple[Segmenter, Segmenter | None]:
         return seg, None
     continuous = Segmenter.from_pretrained(args.continuous_head)
     if continuous.head is None:
-        fix = "train one with examples/train_tiny/train_head.py --continuous"
+        fix = "train one with examples/research/train_tiny/train_head.py --continuous"
         raise ConfigError(f"expected a model with a head in {str(args.continuous_head)!r}, got one without: {fix}")
     if continuous.tok.fingerprint != seg.tok.fingerprint:
         fix = "train both heads on one tokenizer"

@@ -1,9 +1,10 @@
-"""What the layout of the levels is worth: dimensions of the codes, and how levels see each other.
+"""Compares the numbers of dimensions of the codes and the compositions of the levels, without training a decoder.
 
-    python benchmarks/closed_form.py --data ../shared/data [--model tiny] [--limit 40]
+    python examples/research/gradient_free.py --data DATA [--model tiny] [--limit 40]
 
-Each row is a twin of the model: the same backbone, grids and bits, codebooks fitted without gradients on the same crops, no trained
-decoder. Measured on recon/val (tuning data); about a minute a row on two cores. Needs the extra `eval`.
+Each row is a tokenizer with the model's backbone, grids and bits, whose codebooks are fitted without gradients on the same crops
+and which has no trained decoder. The rows are measured on recon/val, which is tuning data. A row takes about a minute on two
+cores. It needs the extra `eval`.
 """
 
 from __future__ import annotations
@@ -16,11 +17,11 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # this checkout, from any current directory
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # this checkout, from any current directory
 
 from benchmarks import baselines, twins
 from benchmarks.reconstruction import DECODE_BATCH, SIDE_PX, decode, encode, score, table
-from benchmarks.variants import with_composition
+from examples.research.variants import with_composition
 from pyramid_tokenizer import PyramidTokenizer
 from pyramid_tokenizer.config.models import TokenizerConfig
 from pyramid_tokenizer.images.pixels import to_uint8

@@ -1,6 +1,6 @@
 """Trains the backbone of the bundled CLIP: maps that keep meaning and pixels, embeddings in the text encoder's space.
 
-    python examples/train_tiny/train_image.py --data ../shared/data --cache build/v1/cache --out build/v1/image
+    python examples/research/train_tiny/train_image.py --data DATA --cache build/parts/cache --out build/parts/image
 
 Teachers (image_teachers.py, text_teachers.py) are run first and kept in --cache. Stop it at any time; the same command
 resumes to the same weights. `--start` takes the trunk of an earlier model. Without a GPU two hours on one CPU core, while the
@@ -36,9 +36,9 @@ HEAD_RATE = 0.2
 
 
 def start_from(student: Student, source: Path) -> None:
-    """Copies the trunk (and the painter) of an earlier training's checkpoint, or of a model in open_clip's directory layout.
+    """Copies the trunk (and the helper decoder) of an earlier checkpoint, or of a model in open_clip's directory layout.
 
-    Its head is left, being of another space.
+    The head is not copied, because it belongs to another text space.
     """
     if source.is_dir():
         found = load_file(source / "open_clip_model.safetensors")

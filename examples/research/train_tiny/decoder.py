@@ -1,4 +1,4 @@
-"""The throw-away painter that keeps pixels in the backbone's maps while the backbone learns meaning."""
+"""A helper decoder that is thrown away later: it keeps pixels in the backbone's maps while the backbone learns names."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class CapacityPyramid(nn.Module):
         )
         nn.init.zeros_(self.refine[-1].weight)
         nn.init.zeros_(self.refine[-1].bias)
-        # A natural image's mean: the first painter starts from grey, not black.
+        # A natural image's mean: the first level starts from grey, not black.
         nn.init.constant_(self.pixel_readout[0].bias, 0.45)
         for pixel_readout in self.pixel_readout:
             nn.init.normal_(pixel_readout.weight, std=0.01)  # the codes' unit noise must not drown the first images
@@ -41,7 +41,7 @@ class CapacityPyramid(nn.Module):
     def forward(self, maps: list[Tensor]) -> tuple[list[Tensor], list[Tensor], Tensor]:
         """Maps fine -> coarse (strides 4 to 32) -> images coarse -> fine and the refined one, codes, bits over capacity."""
         f4, f8, f16, f32 = maps
-        pictures, codes, penalty = [], [], f4.new_zeros(())
+        images_by_level, codes, penalty = [], [], f4.new_zeros(())
         image = None
         for level, (own, finer) in enumerate(((f32, f16), (f16, f8), (f8, f4))):
             parts = [own, F.pixel_unshuffle(finer, 2)]
@@ -55,18 +55,18 @@ class CapacityPyramid(nn.Module):
                 code = code + torch.randn_like(code)
             pixels_of = F.pixel_shuffle(self.pixel_readout[level](code), 8)
             image = pixels_of if image is None else image + pixels_of
-            pictures.append(image)
+            images_by_level.append(image)
             codes.append(code)
         fine = [F.interpolate(code, scale_factor=2 ** (2 - level), mode="nearest") for level, code in enumerate(codes)]
         refined = image + F.pixel_shuffle(self.refine(torch.cat(fine, 1)), 8)
-        return [*pictures, refined], codes, penalty
+        return [*images_by_level, refined], codes, penalty
 
 
-def painting_loss(pictures: list[Tensor], images: Tensor) -> Tensor:
+def decoding_loss(images_by_level: list[Tensor], images: Tensor) -> Tensor:
     """Mean squared error of every image at its own resolution, in units of a natural image's variance (0.07)."""
     weights = (0.15, 0.25, 0.3, 1.0)
     total = images.new_zeros(())
-    for weight, image in zip(weights, pictures, strict=True):
+    for weight, image in zip(weights, images_by_level, strict=True):
         factor = images.shape[-1] // image.shape[-1]
         target = F.avg_pool2d(images, factor) if factor > 1 else images
         total = total + weight * F.mse_loss(image.float(), target) / 0.07

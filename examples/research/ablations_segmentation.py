@@ -1,7 +1,8 @@
-"""The ablations of the semantic branch, the second table of `ablations.py`: whose trunk a head reads, and what learns with it.
+"""The ablations of the semantic branch: which trunk a segmentation head reads, and what is trained together with it.
 
-Every row trains a head on the same frozen ids, from the look-up's masks, with the same crops and seed, on the train splits of
-seg/*. Kept-out names (examples/train_tiny/texts.py) are neither labels nor words. Measured on the val splits and on recon/val.
+`ablations.py --segmentation` prints them. Every row trains a head on the same frozen ids, with the same crops and seed, on the
+train splits of seg/*, and starts from the masks of the look-up. Names in `KEPT_OUT` (train_tiny/texts.py) are used neither as
+labels nor as words. The rows are measured on the val splits of seg/* and on recon/val.
 """
 
 from __future__ import annotations
@@ -19,11 +20,11 @@ from typing import Any
 
 from torch import Tensor
 
-from benchmarks.ablations_kept import kept
 from benchmarks.reconstruction import DECODE_BATCH, SIDE_PX, decode, encode, number, say, score, table
-from benchmarks.segmentation import learned_row
-from benchmarks.segmentation_rows import CellMap, Names, best_of, only, pixel_scores, progress
-from benchmarks.segmentation_tables import bounds, percent
+from examples.research.ablations_kept import kept
+from examples.research.segmentation import learned_row
+from examples.research.segmentation_rows import CellMap, Names, best_of, only, pixel_scores, progress
+from examples.research.segmentation_tables import bounds, percent
 from pyramid_tokenizer import PyramidTokenizer, Segmenter
 from pyramid_tokenizer.config.models import SegmentationConfig
 from pyramid_tokenizer.evaluation import ConfusionMatrix
@@ -48,7 +49,7 @@ class HeadVariant:
     decoupled: bool = True
 
 
-# A trunk of its own and joint learning do not go together: the decoder paints from the trunk that it shares with the head.
+# A trunk of its own and joint learning do not go together: the decoder reads the trunk that it shares with the head.
 VARIANTS = {
     "look-up": HeadVariant(
         title="no head: the look-up", what="where all heads start: masks by look-up, nothing trained", trains=False

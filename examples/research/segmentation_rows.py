@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from examples.train_tiny.texts import kept_out_name
+from examples.research.train_tiny.texts import kept_out_name
 from pyramid_tokenizer import TokenPyramid
 from pyramid_tokenizer.backbones.features import enlarge
 from pyramid_tokenizer.evaluation import ConfusionMatrix, LevelSemantics, TokenSemantics

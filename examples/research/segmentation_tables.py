@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from benchmarks.reconstruction import number, table
-from benchmarks.segmentation_kept_out import SHUFFLES
+from examples.research.segmentation_kept_out import SHUFFLES
 
 SINGLE = ("miou_present", "miou_union", "fwiou", "pixel_accuracy")
 """Scores of masks, in the order of the columns."""

@@ -1,10 +1,11 @@
-"""What a model knows of words: naming images, names it never saw, captions, and the text encoder by itself.
+"""Measures what a model knows of words: naming images, names it never saw, captions, and the text encoder by itself.
 
-    python benchmarks/zero_shot.py --data ../shared/data [--model tiny] [--px 256]
+    python examples/research/zero_shot.py --data DATA [--model tiny] [--px 256]
 
-`--model` is a tokenizer (bundled name or directory) or the directory of an open_clip model. Every image figure is given
-from the backbone's own embedding, from the mean of its dense map, and, for a tokenizer, from tokens. The images, names and rules
-are those kept out of the bundled model's training (examples/train_tiny/texts.py). Progress goes to stderr.
+`--model` is a tokenizer (a bundled name or a directory) or the directory of an open_clip model. Every figure on images is given
+three times: from the backbone's own embedding, from the mean of its dense features and, for a tokenizer, from tokens. The images
+and names were kept out of the bundled model's training by the rules of train_tiny/texts.py. Names are read in the prompts that
+the package uses by default. Progress goes to stderr.
 """
 
 from __future__ import annotations
@@ -24,11 +25,11 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # this checkout, from any current directory
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # this checkout, from any current directory
 
 from benchmarks.reconstruction import say, table
-from examples.train_tiny.sentence_encoder import embed_sentences
-from examples.train_tiny.texts import (
+from examples.research.train_tiny.sentence_encoder import embed_sentences
+from examples.research.train_tiny.texts import (
     KEPT_OUT,
     clean_name,
     clip_names,
@@ -42,9 +43,9 @@ from examples.train_tiny.texts import (
 from pyramid_tokenizer import PyramidTokenizer
 from pyramid_tokenizer.backbones import load_backbone
 from pyramid_tokenizer.config.models import BackboneConfig
+from pyramid_tokenizer.text import TEMPLATES
 
 BATCH = 16
-TEMPLATES = ("a photo of a {}", "an image of {}", "a picture of the {}")
 DISTRACTORS = 20
 SHUFFLES = 100
 NAMED_SOURCES = ("caltech101", "flowers")
@@ -114,8 +115,8 @@ def embed(files: Sequence[Path], encoders: dict[str, Encode], px: int) -> dict[s
 def image_encoders(backbone, tok: PyramidTokenizer | None) -> dict[str, Encode]:
     """From images (B, 3, H, W) to embeddings (B, D), by what they are read from."""
     encoders: dict[str, Encode] = {
-        "tower": lambda batch: backbone(batch, with_dense=True).embedding,
-        "dense map": lambda batch: F.normalize(backbone(batch, with_dense=True).dense, dim=1).mean((2, 3)),
+        "backbone": lambda batch: backbone(batch, with_dense=True).embedding,
+        "dense features": lambda batch: F.normalize(backbone(batch, with_dense=True).dense, dim=1).mean((2, 3)),
     }
     if tok is not None:
         encoders["tokens"] = lambda batch: tok.embedding(tok.encode(batch))
@@ -123,8 +124,10 @@ def image_encoders(backbone, tok: PyramidTokenizer | None) -> dict[str, Encode]:
 
 
 def encode_names(backbone, names: Sequence[str]) -> Tensor:
-    """(N, D) unit rows, averaged over the templates."""
-    rows = [backbone.encode_text([template.format(clean_name(name)) for name in names]) for template in TEMPLATES]
+    """(N, D) unit rows, averaged over the package's default prompts."""
+    rows = [
+        backbone.encode_text([template.format(clean_name(name)) for name in names]) for template in TEMPLATES["default"]
+    ]
     return F.normalize(torch.stack(rows).mean(0), dim=-1).cpu()
 
 
@@ -190,12 +193,12 @@ def image_rows(backbone, encoders: dict[str, Encode], data: Path, px: int) -> li
         "zero-shot, ImageNet": classification(data, ("imagenet",)),
         "names kept out, among 20 others": kept_out(data),
     }
-    for what, pictures in tasks.items():
-        say(f"{what}: {len(pictures.files)} images")
-        names = encode_names(backbone, pictures.names)
-        for source, images in embed(pictures.files, encoders, px).items():
-            accuracy, control = top1(images, names, pictures.targets)
-            title = f"{what} ({len(pictures.files)} images, {len(pictures.names)} names)"
+    for what, task in tasks.items():
+        say(f"{what}: {len(task.files)} images")
+        names = encode_names(backbone, task.names)
+        for source, images in embed(task.files, encoders, px).items():
+            accuracy, control = top1(images, names, task.targets)
+            title = f"{what} ({len(task.files)} images, {len(task.names)} names)"
             rows.append((title, source, f"{accuracy:.1%} (names shuffled {control:.1%})"))
     return rows
 

@@ -1,6 +1,6 @@
 """Trains the text encoder of the bundled CLIP: any English words -> the shared space of text_teachers.py.
 
-    python examples/train_tiny/train_text.py --data ../shared/data --cache build/v1/cache --out build/v1/text
+    python examples/research/train_tiny/train_text.py --data DATA --cache build/parts/cache --out build/parts/text
 
 Stop it at any time; the same command resumes to the same weights. About 20 minutes on one CPU core.
 """

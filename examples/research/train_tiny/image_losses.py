@@ -10,7 +10,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from common import PREPROCESS_CONFIG
-from decoder import CODE_CHANNELS, CapacityPyramid, painting_loss
+from decoder import CODE_CHANNELS, CapacityPyramid, decoding_loss
 from image_batches import Batch, Vocabulary
 from image_teachers import COMPONENTS
 from open_clip.model import CLIP
@@ -18,7 +18,8 @@ from text_teachers import TARGETS
 from torch import Tensor, nn
 
 # Chosen by the norms of their gradients at the trunk's stages: at strides 16 and 32 names, kinds and the teacher's features
-# pull alike, at strides 4 and 8 pixels pull hardest. (tiny-v1's first 1,000 steps had a tenth of that for the features.)
+# have gradients of about the same norm; at strides 4 and 8 the pixels have the largest. In the first 1,000 steps of the bundled
+# model the features had a tenth of the weight that they have here.
 WEIGHTS = {
     "decoding": 1.0,
     "capacity": 0.05,
@@ -31,7 +32,7 @@ WEIGHTS = {
     "dense": 0.4,
     "caption": 0.03,
 }
-PAINTED = 0.5  # share of a step's crops that are painted: painting is the dearest part and learns from few
+DECODED = 0.5  # share of a step's crops that are decoded: decoding costs most and learns from few
 FEATURE_SCALE = 1 / 16  # the teachers' components are small numbers read from 1,280 channels: small steps towards them
 KIN_CLASSES = 5
 OTHER_CAPTIONS = 255
@@ -60,7 +61,7 @@ class Names(nn.Module):
 
 
 class Student(nn.Module):
-    """The backbone with its throw-away helpers: a painter, linear maps to the teachers' features, a temperature."""
+    """The backbone with its throw-away helpers: a decoder, linear maps to the teachers' features, a temperature."""
 
     def __init__(self, clip: CLIP):
         super().__init__()
@@ -99,8 +100,8 @@ class Student(nn.Module):
 def student_losses(student: Student, batch: Batch, names: Names) -> tuple[dict[str, Tensor], dict[str, float]]:
     """Every loss unweighted, and figures to watch."""
     maps = student.maps(batch.images)
-    pixels_of = round(PAINTED * len(batch.images))
-    pictures, codes, capacity = student.decoder([m[:pixels_of] for m in maps])
+    pixels_of = round(DECODED * len(batch.images))
+    decoded, codes, capacity = student.decoder([m[:pixels_of] for m in maps])
     whole = student.hidden(maps[-1].mean((2, 3), keepdim=True))
     cells = student.hidden(maps[-1])
     dense = student.project(cells).float()
@@ -115,7 +116,7 @@ def student_losses(student: Student, batch: Batch, names: Names) -> tuple[dict[s
     ]
     scale = student.log_scale.exp().clamp(max=100)
     losses = {
-        "decoding": painting_loss(pictures, batch.images[:pixels_of]),
+        "decoding": decoding_loss(decoded, batch.images[:pixels_of]),
         "capacity": capacity.float(),
         "pooled": (FEATURE_SCALE * student.to_pooled(whole.flatten(1)).float() - batch.pooled).square().sum(1).mean(),
         "cells": (FEATURE_SCALE * student.to_cells(cells).float() - batch.cells).square().sum(1).mean(),
@@ -127,7 +128,7 @@ def student_losses(student: Student, batch: Batch, names: Names) -> tuple[dict[s
             losses[name] = losses.get(name, 0.0) + weight * value
     known = batch.labels >= 0
     right = [(e @ names.labels.T).argmax(1) == batch.labels[: len(e)] for e in embeddings]
-    psnr = -10 * math.log10(float(F.mse_loss(pictures[-1].detach().float(), batch.images[:pixels_of])))
+    psnr = -10 * math.log10(float(F.mse_loss(decoded[-1].detach().float(), batch.images[:pixels_of])))
     figures = {
         name: float(hits[known[: len(hits)]].float().mean())
         for name, hits in (("top1", right[0]), ("top1_codes", right[2]))

@@ -1,6 +1,6 @@
-"""Trains the bundled `tiny` tokenizer on the small CLIP of join_towers.py: gradient-free codebooks, then the decoder.
+"""Trains the bundled `tiny` tokenizer on the small CLIP of join_networks.py: gradient-free codebooks, then the decoder.
 
-    python examples/train_tiny/train_tokenizer.py --data ../shared/data --clip build/v1/clip --out build/tiny-v1 --bf16
+    python examples/research/train_tiny/train_tokenizer.py --data DATA --clip build/parts/clip --out build/tiny --bf16
 
 Stop it at any time; the same command resumes.
 """
@@ -87,7 +87,7 @@ def fitted(args: argparse.Namespace) -> PyramidTokenizer:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True, help="the data pack: holds recon/train.csv and seg/")
-    parser.add_argument("--clip", type=Path, required=True, help="directory that join_towers.py wrote")
+    parser.add_argument("--clip", type=Path, required=True, help="directory that join_networks.py wrote")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--fit-crops", type=int, default=4800)
     parser.add_argument("--decoder-steps", type=int, default=4500)

@@ -1,6 +1,6 @@
 """Fine-tunes the bundled model on one kind of photo, and measures what that brings and what it costs.
 
-    python examples/finetune_on_my_photos.py --data ../shared/data --domain streets --out build/streets
+    python examples/finetune_on_my_photos.py --data DATA --domain streets --out build/streets
     python examples/finetune_on_my_photos.py --train my-photos --test my-other-photos --out build/mine
 
 Three models are measured on held-out photos of the domain and, with --data, on general ones (recon/heldout):
@@ -124,8 +124,8 @@ def main() -> None:
     tuning = dataclasses.replace(config, decoder_lr=args.lr, warmup_steps=50)
 
     models = {"as it was": PyramidTokenizer.from_pretrained(args.model)}
-    start, tower = PyramidTokenizer.from_pretrained(args.model), models["as it was"].backbone
-    empty = PyramidTokenizer.from_config(dataclasses.replace(start.config, fingerprint=""), backbone=tower)
+    start, backbone = PyramidTokenizer.from_pretrained(args.model), models["as it was"].backbone
+    empty = PyramidTokenizer.from_config(dataclasses.replace(start.config, fingerprint=""), backbone=backbone)
     tuned, scratch = args.out / "tuned", args.out / "scratch"
     minutes = {}
     models["fine-tuned"], minutes["fine-tuned"] = timed(

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from benchmarks.segmentation_rows import Names
+from examples.research.segmentation_rows import Names
 
 SHUFFLES = 20
 SAMPLES = 1000

@@ -1,0 +1,191 @@
+"""The research scripts run: each on a made-up data folder of a few small images. Their figures mean nothing here."""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import importlib
+import json
+import runpy
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from examples.research import ablations, segmentation, segmentation_kept_out, zero_shot
+from examples.research.train_tiny.texts import kept_out_name
+
+RESEARCH = Path(ablations.__file__).parent
+SCRIPTS = sorted(path for path in RESEARCH.rglob("*.py") if "__main__" in path.read_text(encoding="utf-8"))
+THINGS = ("background", "person", "zebra", *(f"thing {i}" for i in range(21)))
+SETS = {"msrc": ("sky", "sheep", "grass"), "camvid": ("road", "car"), "coco80": THINGS, "ccp": ("background", "hat")}
+LABELS = {  # files of recon/train: 4 and 51 are test rows by the hash of their names
+    "train/4.jpg": ("caltech101", "ketch"),
+    "train/51.jpg": ("imagenet", "tench"),
+    "train/1.jpg": ("imagenet", "goldfish"),
+    "train/2.jpg": ("caltech101", "cup"),
+    "train/3.jpg": ("coco", ""),
+}
+
+
+@pytest.fixture(autouse=True)
+def train_tiny(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The scripts of train_tiny/ import each other as siblings, as they do when they are run."""
+    monkeypatch.syspath_prepend(str(RESEARCH / "train_tiny"))
+
+
+def save(path: Path, pixels: np.ndarray) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(pixels).save(path)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A data folder in the layout of examples/research/README.md."""
+    pack = tmp_path_factory.mktemp("data")
+    rng = np.random.default_rng(0)
+
+    def photo() -> np.ndarray:
+        small = Image.fromarray(rng.integers(0, 256, (5, 6, 3), dtype=np.uint8))
+        return np.asarray(small.resize((72, 64), Image.Resampling.BICUBIC))
+
+    for name in LABELS:
+        save(pack / "recon" / name, photo())
+    for split in ("val", "heldout"):
+        for i in range(2):
+            save(pack / "recon" / split / f"{i}.png", photo())
+    with (pack / "recon" / "train.csv").open("w", newline="") as file:
+        rows = csv.writer(file)
+        rows.writerow(["file", "source", "label", "w", "h"])
+        rows.writerows([name, source, label, 72, 64] for name, (source, label) in LABELS.items())
+    for name, classes in SETS.items():
+        folder = pack / "seg" / name
+        (folder / "splits").mkdir(parents=True)
+        (folder / "classes.txt").write_text("\n".join(classes) + "\n")
+        for split in ("train", "val", "test"):
+            (folder / "splits" / f"{split}.txt").write_text(f"{split}\n")
+            save(folder / "images" / f"{split}.png", photo())
+            values = np.arange(64 * 72, dtype=np.int64).reshape(64, 72) * min(len(classes), 4) // (64 * 72)
+            values[:30, :40] = min(2, len(classes) - 1)  # a zebra is the largest thing of coco80
+            save(folder / "labels" / f"{split}.png", values.astype(np.uint8))
+    captions = [
+        {
+            "id": i,
+            "image": f"../seg/coco80/images/{split}.png",
+            "split": split,
+            "captions": [f"{split} a", f"{split} b"],
+        }
+        for i, split in enumerate(("train", *["test"] * 10))
+    ]
+    (pack / "captions").mkdir()
+    (pack / "captions" / "captions.jsonl").write_text("\n".join(map(json.dumps, captions)) + "\n")
+    with gzip.open(pack / "captions" / "coco_val2017_captions_text_only.tsv.gz", "wt") as file:
+        file.write("1\tA cat sleeps.\n")
+    (pack / "weights").mkdir()
+    kinds = ["background", "tench, Tinca tinca", "goldfish", "zebra", *(f"kind {i}" for i in range(997))]
+    (pack / "weights" / "imagenet_labels.txt").write_text("\n".join(kinds) + "\n")
+    return pack
+
+
+@pytest.fixture(scope="module")
+def model(toy_tokenizer, tmp_path_factory) -> Path:
+    return toy_tokenizer.save_pretrained(tmp_path_factory.mktemp("models") / "toy")
+
+
+@pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.stem)
+def test_a_script_shows_its_help(script: Path, monkeypatch, capsys) -> None:
+    monkeypatch.setattr(sys, "argv", [script.name, "--help"])
+    with pytest.raises(SystemExit) as ended:
+        runpy.run_path(str(script), run_name="__main__")
+    assert ended.value.code == 0
+    assert "--" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("text", "name"),
+    [("Three ZEBRAS graze.", "zebra"), ("mountain_bike", "bicycle"), ("shetland sheepdog", None), ("Motorbikes", None)],
+)
+def test_names_that_are_kept_out_of_the_training_are_found_in_a_text(text: str, name: str | None) -> None:
+    assert kept_out_name(text) == name
+
+
+def test_segmentation_measures_learned_and_kept_out_names(data, model, tmp_path, monkeypatch, capsys) -> None:
+    monkeypatch.setattr(segmentation_kept_out, "SAMPLES", 10)
+    options = ["--data", str(data), "--model", str(model), "--px", "32", "--sets", "msrc,coco80"]
+    assert segmentation.main([*options, "--json", str(tmp_path / "found.json")]) == 0
+    found = json.loads((tmp_path / "found.json").read_text())
+    assert [(entry["set"], entry["learned_names"]) for entry in found["sets"]] == [("msrc", 2), ("coco80", 22)]
+    assert "coco80: 22 of 23 names" in capsys.readouterr().out
+
+
+def test_zero_shot_measures_images_and_captions(data, model, tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(zero_shot, "text_rows", lambda *_: [])  # needs the stored embeddings of a large CLIP
+    options = ["--data", str(data), "--model", str(model), "--px", "32", "--json", str(tmp_path / "rows.json")]
+    zero_shot.main(options)
+    rows = json.loads((tmp_path / "rows.json").read_text())
+    assert [source for _, source, _ in rows] == 4 * ["backbone", "dense features", "tokens"]
+    assert rows[0][0] == "zero-shot, Caltech-101 and flowers (1 images, 2 names)"
+    assert rows[6][0] == "names kept out, among 20 others (2 images, 26 names)"  # a ketch, and a zebra of coco80
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "options", [["--variants", "base,last-layer"], ["--segmentation", "--variants", "look-up,shared"]]
+)
+def test_ablations_print_their_rows_and_keep_them(options, data, model, tmp_path, monkeypatch, capsys) -> None:
+    where = [
+        "--data",
+        str(data),
+        "--out",
+        str(tmp_path),
+        "--model",
+        str(model),
+        "--quick",
+        "--batch",
+        "2",
+        "--crop",
+        "32",
+    ]
+    monkeypatch.setattr(sys, "argv", ["ablations.py", *where, *options])
+    ablations.main()
+    shown = capsys.readouterr().out
+    assert len(shown.strip().splitlines()) == 4
+    ablations.main()  # reads the rows that it kept
+    assert capsys.readouterr().out == shown
+
+
+def made_up_teachers(data: Path, folder: Path) -> None:
+    """Writes random outputs of the teachers of train_text.py and train_image.py."""
+    image_teachers, images, text_teachers = map(importlib.import_module, ("image_teachers", "images", "text_teachers"))
+    width = importlib.import_module("common").MODEL_CONFIG["embed_dim"]
+    folder.mkdir()
+    rng = np.random.default_rng(0)
+    names = ["tench", "goldfish", "cup", "zebra", *{name for classes in SETS.values() for name in classes}]
+    captions = ["A cat sleeps.", "train a", "train b"]
+    texts = {"name": names, "word": ["cat", "dog"], "caption": captions, "group": ["a cat, a dog"]}
+    (folder / "texts.json").write_text(json.dumps(texts))
+    rows = {kind: text_teachers.unit(rng.normal(size=(len(found), width))) for kind, found in texts.items()}
+    np.savez(folder / text_teachers.TARGETS, **{kind: values.astype(np.float16) for kind, values in rows.items()})
+    np.savez(folder / "sentences.npz", name=rng.normal(size=(len(names), 384)))
+    count = len(images.training_images(data))
+    for name, shape in image_teachers.SHAPES.items():
+        np.save(folder / f"mobilenet_{name}.npy", rng.normal(size=(count, images.CROPS, *shape)).astype(np.float16))
+    shares = rng.dirichlet(np.ones(len(image_teachers.VOC_NAMES)), (count, 24, 24)).transpose(0, 3, 1, 2)
+    np.save(folder / "voc.npy", shares.astype(np.float16))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["train_text", "train_image"])
+def test_the_trainings_of_the_bundled_clip_write_a_checkpoint(name, data, tmp_path, monkeypatch) -> None:
+    made_up_teachers(data, tmp_path / "cache")
+    module = importlib.import_module(name)
+    monkeypatch.setattr(module, "make_text_targets", lambda *_: None)
+    monkeypatch.setattr(module, "make_image_targets", lambda *_: tmp_path / "cache", raising=False)
+    monkeypatch.setattr(module, "classification_top1", lambda *_: 0.0, raising=False)
+    where = ["--data", str(data), "--cache", str(tmp_path / "cache"), "--out", str(tmp_path / "out")]
+    monkeypatch.setattr(sys, "argv", [name, *where, "--steps", "2", "--batch", "8", "--save-every", "1"])
+    module.main()
+    assert torch.load(tmp_path / "out" / "checkpoint.pt", weights_only=True)["step"] == 2
