@@ -107,12 +107,12 @@ def codec_row(images: Tensor, codec: str) -> Row:
 
 def encode(tok: PyramidTokenizer, images: Tensor, batch_size: int) -> TokenPyramid:
     """Tokens of all images, encoded so many at a time."""
-    return TokenPyramid.stack([tok.encode(batch / 255) for batch in images.split(batch_size)])
+    return TokenPyramid.cat([tok.encode(batch / 255) for batch in images.split(batch_size)])
 
 
 def decode(tok: PyramidTokenizer, tokens: TokenPyramid) -> Coded:
     single = tokens.unbind()
-    batches = [TokenPyramid.stack(single[i : i + DECODE_BATCH]) for i in range(0, len(single), DECODE_BATCH)]
+    batches = [TokenPyramid.cat(single[i : i + DECODE_BATCH]) for i in range(0, len(single), DECODE_BATCH)]
     images = torch.cat([to_uint8(tok.decode(batch)) for batch in batches])
     return Coded(images=images, bits_per_pixel=tokens.bits_per_pixel)
 

@@ -88,7 +88,7 @@ def store(seg: Segmenter, folders: Sequence[Path], images: int) -> Stored:
     batches = [order[i : i + BATCH] for i in range(0, images, BATCH)]
     return Stored(
         images=tuple(found[batch] for batch in batches),
-        tokens=tuple(TokenPyramid.stack([single[i] for i in batch]) for batch in batches),
+        tokens=tuple(TokenPyramid.cat([single[i] for i in batch]) for batch in batches),
     )
 
 

@@ -9,7 +9,7 @@ PyramidTokenizerError
 ├── TokenError (ValueError)             tokens that cannot be used
 │   ├── TokenFileError (OSError)        flipped, missing or foreign bytes
 │   ├── TokenRangeError                 an id outside its codebook, a grid of the wrong shape
-│   ├── TokenMismatchError              tokens of another tokenizer
+│   ├── TokenMismatchError              tokens of another tokenizer, or of several where one is needed
 │   └── TokenSequenceError              a flat sequence that breaks the grammar of `Vocabulary`
 ├── ConfigError (ValueError)            an unknown field or a value out of its range
 ├── ModelNotFoundError (OSError)        no bundled model, directory or hub repository of that name
@@ -62,7 +62,7 @@ class TokenRangeError(TokenError):
 
 
 class TokenMismatchError(TokenError):
-    """Tokens that another tokenizer made."""
+    """Tokens that another tokenizer made, or tokens of several tokenizers or precisions where one is needed."""
 
 
 class TokenSequenceError(TokenError):

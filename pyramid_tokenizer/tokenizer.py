@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import itertools
 import json
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -32,8 +33,9 @@ from pyramid_tokenizer.quantizer.fit.levels import LevelReport, fit_quantizer
 from pyramid_tokenizer.quantizer.pyramid import PyramidQuantizer
 from pyramid_tokenizer.quantizer.recipe import preset_config
 from pyramid_tokenizer.text import TextEncoder
+from pyramid_tokenizer.tokens.geometry import grids_of
 from pyramid_tokenizer.tokens.health import TokenHealth, measure_health
-from pyramid_tokenizer.tokens.pyramid import TokenPyramid
+from pyramid_tokenizer.tokens.pyramid import Precision, TokenPyramid, trusted_pyramid
 from pyramid_tokenizer.tokens.vocabulary import Vocabulary
 
 
@@ -212,6 +214,13 @@ class PyramidTokenizer(nn.Module):
         return self.pixel_decoder.to_pixels.weight.dtype
 
     @property
+    def precision(self) -> Precision:
+        """Name of the dtype that the backbone computes in; `encode` writes it into its tokens."""
+        tensors = itertools.chain(self.backbone.parameters(), self.backbone.buffers())
+        dtype = next(tensor.dtype for tensor in tensors if tensor.is_floating_point())
+        return cast(Precision, str(dtype).removeprefix("torch."))
+
+    @property
     def fingerprint(self) -> str:
         """SHA-256 (hex) of all that determines ids: backbone, adapters, codebooks and their config; not the decoder."""
         digest = hashlib.sha256(self.backbone.fingerprint.encode())
@@ -251,14 +260,15 @@ class PyramidTokenizer(nn.Module):
         """
         batch = to_batch(images, size=size)
         height, width = batch.shape[-2:]
-        grids = self._grids((height, width))
+        grids = grids_of((height, width), self.quantizer.strides)
         ids = self.quantizer.encode(self.features(batch))
-        return TokenPyramid(
+        return trusted_pyramid(
             # a backbone coarser than level 0 needs more padding than the tokens
-            ids=tuple(level[:, :h, :w] for level, (h, w) in zip(ids, grids, strict=True)),
+            ids=[level[:, :h, :w].contiguous() for level, (h, w) in zip(ids, grids, strict=True)],
             codebook_sizes=self.quantizer.codebook_sizes,
             image_size=(height, width),
             fingerprint=self.fingerprint,
+            precision=self.precision,
         )
 
     def encode_many(
@@ -305,7 +315,7 @@ class PyramidTokenizer(nn.Module):
         batch = to_batch(images, size=size)
         height, width = batch.shape[-2:]
         maps = self.quantizer.encode_continuous(self.features(batch))
-        grids = self._grids((height, width))
+        grids = grids_of((height, width), self.quantizer.strides)
         return self._to_images([x[..., :h, :w] for x, (h, w) in zip(maps, grids, strict=True)], (height, width))
 
     @torch.no_grad()
@@ -325,7 +335,7 @@ class PyramidTokenizer(nn.Module):
             TokenRangeError: Tokens that no encoder made: grids that do not fit the strides or the image size.
         """
         self._check_own(tokens.fingerprint)
-        expected = self._grids(tokens.image_size)[: len(tokens)]
+        expected = grids_of(tokens.image_size, self.quantizer.strides)[: len(tokens)]
         if tokens.grids != expected:
             raise TokenRangeError(
                 f"expected grids {expected} for images of {tokens.image_size} px, got {tokens.grids}: "
@@ -536,12 +546,6 @@ class PyramidTokenizer(nn.Module):
         with tempfile.TemporaryDirectory() as folder:
             self.save_pretrained(folder)
             return hub.push(Path(folder), repo_id, private=private, token=token, commit_message=commit_message)
-
-    def _grids(self, image_size: tuple[int, int]) -> tuple[tuple[int, int], ...]:
-        """(h_l, w_l) of every level: as many cells of level 0 as cover the image."""
-        h, w = (math.ceil(side / self.quantizer.strides[0]) for side in image_size)
-        ratios = [self.quantizer.strides[0] // stride for stride in self.quantizer.strides]
-        return tuple((h * ratio, w * ratio) for ratio in ratios)
 
     def _check_own(self, fingerprint: str) -> None:
         if fingerprint != self.fingerprint:

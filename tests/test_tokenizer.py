@@ -64,7 +64,7 @@ def test_tokens_tell_their_grids_sizes_and_maker(toy_tokenizer, photo):
 def test_a_batch_has_the_tokens_of_its_images(toy_tokenizer, smooth):
     images = smooth(5, 40, 56)
     tokens = toy_tokenizer.encode(images)
-    assert TokenPyramid.stack(toy_tokenizer.encode(image) for image in images) == tokens
+    assert TokenPyramid.cat(toy_tokenizer.encode(image) for image in images) == tokens
     assert toy_tokenizer.encode(list(images)) == tokens
 
 
@@ -331,12 +331,19 @@ def test_the_fingerprint_depends_on_how_the_nearest_entry_is_found(toy_tokenizer
 def test_a_cast_changes_backbone_and_decoder_alone(toy_tokenizer, dtype, smooth):
     tok = copy.deepcopy(toy_tokenizer).to(dtype)
     assert tok.dtype == dtype
+    name = str(dtype).removeprefix("torch.")
     assert {t.dtype for t in tok.quantizer.state_dict().values()} == {torch.float32}
     images = smooth(8, seed=1)
     exact, cast = toy_tokenizer.encode(images), tok.encode(images)
+    assert (exact.precision, cast.precision) == ("float32", name)
+    with pytest.raises(TokenMismatchError, match=f"float32.*{name}"):
+        TokenPyramid.cat([exact, cast])
     same = sum(int((a == b).sum()) for a, b in zip(exact.ids, cast.ids, strict=True))
     assert same / (8 * exact.num_tokens) > 0.97
     decoded = tok.decode(exact)
+    unknown = tok.vocabulary.unflatten(tok.vocabulary.flatten(exact))
+    assert unknown.precision is None
+    assert torch.equal(tok.decode(unknown), decoded)
     assert decoded.dtype == torch.float32
     torch.testing.assert_close(decoded, toy_tokenizer.decode(exact), rtol=0, atol=0.02)
 

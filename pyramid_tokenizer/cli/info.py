@@ -68,6 +68,8 @@ def _show_tokens(path: Path, console: Console) -> None:
     console.print(f"images       {tokens.batch_size} of {describe_size(tokens.image_size)} px")
     console.print(f"tokens       {tokens.num_tokens:,} an image, {tokens.bits_per_pixel:.4f} bits per pixel")
     console.print(f"fingerprint  {tokens.fingerprint}")
+    made = f"of the backbone: {tokens.precision}" if tokens.precision else "none: no encoder made these tokens"
+    console.print(f"precision    {made}")
     table = make_table(None, "level", "grid", "tokens", "entries", "bits/token", "bits/px so far")
     for level, ((height, width), entries) in enumerate(zip(tokens.grids, tokens.codebook_sizes, strict=True)):
         figures = f"{height * width:,}", f"{entries:,}", f"{math.log2(entries):.2f}"

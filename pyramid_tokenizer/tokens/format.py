@@ -1,22 +1,23 @@
 """The bytes of a token pyramid: `pack` and `unpack`, and files that are whole or absent.
 
-The format, version 1. Integers are unsigned and little-endian.
+The format, version 2. Integers are unsigned and little-endian.
 
     offset      bytes   what
     0           6       b"PYRTOK"
-    6           1       version of the format: 1
+    6           1       version of the format: 2
     7           1       L, levels (1 to 255)
-    8           4       B, images
-    12          4 + 4   H, W of the original images in pixels
-    20          32      fingerprint of the tokenizer that made the ids (SHA-256)
-    52          12 · L  per level, coarse to fine: K (at least 2), h, w, 4 bytes each
-    52 + 12·L   P       per level, coarse to fine: its ids, packed
-    52+12·L+P   16      checksum: the first 16 bytes of the SHA-256 of everything before
+    8           1       precision of the backbone: 0 none, 1 float32, 2 bfloat16, 3 float16, 4 float64
+    9           4       B, images
+    13          4 + 4   H, W of the original images in pixels
+    21          32      fingerprint of the tokenizer whose codebooks the ids point into (SHA-256)
+    53          12 · L  per level, coarse to fine: K (at least 2), h, w, 4 bytes each
+    53 + 12·L   P       per level, coarse to fine: its ids, packed
+    53+12·L+P   16      checksum: the first 16 bytes of the SHA-256 of everything before
 
 The ids (B, h, w) of a level go image by image, row by row, with n = ceil(log2 K) bits each, the lowest bit first:
 bit j of the i-th id is bit i · n + j of the level, and bit b of a level is bit b % 8 (value 1 << b % 8) of its byte
 b // 8. Each level is filled with zero bits to a whole byte, so P is the sum of ceil(B · h · w · n / 8), the length of
-a file follows from its header, and equal tokens have equal bytes.
+a file follows from its header, and equal tokens of one precision have equal bytes.
 
 The checksum is a truncated SHA-256 and not a CRC because it must find every kind of damage alike: flipped, missing,
 moved or repeated bytes, in header and ids, each escape with a chance of 2^-128.
@@ -37,9 +38,11 @@ from pyramid_tokenizer.errors import TokenFileError
 from pyramid_tokenizer.files import write_bytes
 
 MAGIC = b"PYRTOK"
-VERSION = 1
+VERSION = 2
+PRECISIONS = (None, "float32", "bfloat16", "float16", "float64")
+"""What the byte for the precision means, by its value. None: no backbone took part."""
 
-_FIXED = struct.Struct("<6sBBIII32s")
+_FIXED = struct.Struct("<6sBBBIII32s")
 _LEVEL = struct.Struct("<III")
 _CHECKSUM_BYTES = 16
 _LONGEST_HEADER = _FIXED.size + 255 * _LEVEL.size
@@ -61,6 +64,8 @@ class TokenHeader:
     """(H, W) of the original images in pixels."""
     fingerprint: str
     """64 hexadecimal digits."""
+    precision: str | None
+    """One of `PRECISIONS`."""
 
     @property
     def num_bytes(self) -> int:
@@ -88,14 +93,14 @@ def pack(header: TokenHeader, ids: Sequence[np.ndarray]) -> bytes:
 
     Example:
         >>> sizes = {"codebook_sizes": (6,), "grids": ((1, 3),), "batch_size": 1, "image_size": (8, 24)}
-        >>> header = TokenHeader(**sizes, fingerprint="0" * 64)
+        >>> header = TokenHeader(**sizes, fingerprint="0" * 64, precision="float32")
         >>> data = pack(header, [np.array([[[1, 0, 5]]])])
-        >>> data[:8], data[64:66].hex(), len(data)  # 1 + 0·8 + 5·64 = 0x141, in 9 bits
-        (b'PYRTOK\x01\x01', '4101', 82)
+        >>> data[:9], data[65:67].hex(), len(data)  # 1 + 0·8 + 5·64 = 0x141, in 9 bits
+        (b'PYRTOK\x02\x01\x01', '4101', 83)
     """
-    height, width = header.image_size
-    fingerprint = bytes.fromhex(header.fingerprint)
-    parts = [_FIXED.pack(MAGIC, VERSION, len(header.grids), header.batch_size, height, width, fingerprint)]
+    levels, precision = len(header.grids), PRECISIONS.index(header.precision)
+    numbers = levels, precision, header.batch_size, *header.image_size
+    parts = [_FIXED.pack(MAGIC, VERSION, *numbers, bytes.fromhex(header.fingerprint))]
     parts += [_LEVEL.pack(k, h, w) for (h, w), k in zip(header.grids, header.codebook_sizes, strict=True)]
     parts += [_pack_ids(level.reshape(-1), _bits(k)) for level, k in zip(ids, header.codebook_sizes, strict=True)]
     body = b"".join(parts)
@@ -115,7 +120,7 @@ def unpack(data: bytes | bytearray | memoryview) -> tuple[TokenHeader, list[np.n
         The header and per level an int64 array (B, h, w).
 
     Raises:
-        TokenFileError: `data` is of another format, of a newer version, too short, too long or altered.
+        TokenFileError: `data` is of another format or version, too short, too long or altered.
     """
     view = memoryview(data).cast("B")
     header = parse_header(view)
@@ -141,7 +146,8 @@ def parse_header(data: bytes | memoryview) -> TokenHeader:
         data: The first bytes of a token file, or all of them.
 
     Raises:
-        TokenFileError: Not this format, a newer version, a header cut short, or a number that the format excludes.
+        TokenFileError: `data` is of another format or version, the header is cut short, or it holds a number that the
+            format excludes.
     """
     if bytes(data[: len(MAGIC)]) != MAGIC[: len(data)] or not len(data):
         raise TokenFileError(
@@ -149,14 +155,15 @@ def parse_header(data: bytes | memoryview) -> TokenHeader:
         )
     if len(data) > 6 and data[6] != VERSION:
         raise TokenFileError(
-            f"expected token format version {VERSION}, got {data[6]}: install the pyramid-tokenizer that wrote it"
+            f"expected token format version {VERSION}, got {data[6]}: read it with the release of pyramid-tokenizer that "
+            "wrote it, or encode the images again"
         )
     needed = _FIXED.size + (_LEVEL.size * data[7] if len(data) > 7 else 0)
     if len(data) < needed:
         raise TokenFileError(
             f"expected a header of at least {needed} bytes, got {len(data)}: the token file is truncated; copy it again"
         )
-    _, _, levels, batch_size, height, width, fingerprint = _FIXED.unpack_from(data)
+    _, _, levels, precision, batch_size, height, width, fingerprint = _FIXED.unpack_from(data)
     numbers = [_LEVEL.unpack_from(data, _FIXED.size + i * _LEVEL.size) for i in range(levels)]
     # A codebook of one entry takes no bits, so its grid could promise any number of ids in a short file.
     if not levels or min(batch_size, height, width) < 1 or any(k < 2 or h < 1 or w < 1 for k, h, w in numbers):
@@ -164,12 +171,17 @@ def parse_header(data: bytes | memoryview) -> TokenHeader:
             f"expected levels, images, sizes and grids of 1 or more and codebooks of 2 or more, got {levels} levels, "
             f"{batch_size} images of {height}x{width} px, (K, h, w) {numbers[:4]}: bytes were altered; copy it again"
         )
+    if precision >= len(PRECISIONS):
+        raise TokenFileError(
+            f"expected a precision in [0, {len(PRECISIONS)}), got {precision}: bytes were altered; copy it again"
+        )
     return TokenHeader(
         codebook_sizes=tuple(k for k, _, _ in numbers),
         grids=tuple((h, w) for _, h, w in numbers),
         batch_size=batch_size,
         image_size=(height, width),
         fingerprint=fingerprint.hex(),
+        precision=PRECISIONS[precision],
     )
 
 

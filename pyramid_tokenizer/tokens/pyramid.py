@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
-import dataclasses
-import itertools
 import math
 import operator
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
+from torch.utils.data._utils.collate import default_collate_fn_map
 
 from pyramid_tokenizer.errors import TokenError, TokenFileError, TokenMismatchError, TokenRangeError
 from pyramid_tokenizer.tokens import format as token_format
+from pyramid_tokenizer.tokens.geometry import check_grids
+
+Precision = Literal["float32", "bfloat16", "float16", "float64"]
+"""What a backbone can compute in: the name of its dtype."""
 
 _LIMIT = 2**32
 """Sizes and codebook sizes stay below this, so that every pyramid fits the file format."""
@@ -24,11 +27,18 @@ _LIMIT = 2**32
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False, repr=False)
 class TokenPyramid:
-    """Tokens of one or more images of one size. Immutable, checked when made, and independent of any model.
+    """Tokens of one or more images of one size. Immutable, and independent of any model.
 
-    `tokens[:n]` is the coarsest n levels, a complete pyramid of its own that keeps nothing of the finer levels. Two
-    pyramids are equal if all four fields are, on whatever devices. Unhashable, because `ids` are tensors: use
-    `to_bytes()` as a key.
+    The constructor and `from_bytes` check everything and copy the ids. What is made from a pyramid (a prefix, single images,
+    a batch on another device) is right because the pyramid was: nothing is checked or copied again, and memory is shared.
+    On a GPU, every check would make the CPU wait.
+
+    `tokens[:n]` is the coarsest n levels, a complete pyramid of its own that keeps nothing of the finer levels in memory.
+    Two pyramids are equal if they hold the same ids of the same tokenizer for the same image size, on whatever devices;
+    `precision` tells how ids were made and not what they mean, so it does not count. Equal pyramids of one precision have
+    equal bytes. They cannot be hashed, because `ids` are tensors: use `to_bytes()` as a key.
+
+    A `torch.utils.data.DataLoader` joins the pyramids that a data set returns into one batch by `cat`, and pins it.
 
     Raises:
         TokenError: A field of the wrong kind, e.g. float ids.
@@ -39,22 +49,28 @@ class TokenPyramid:
         >>> ids = (torch.tensor([[[3, 1]]]), torch.tensor([[[0, 5, 2, 2], [7, 4, 4, 1]]]))
         >>> tokens = TokenPyramid(ids=ids, codebook_sizes=(4, 8), image_size=(30, 60), fingerprint="0" * 64)
         >>> tokens
-        TokenPyramid(1 image of 30x60 px, 2 levels: 1x2 of 4, 2x4 of 8, 0.0156 bits per pixel, fingerprint 00000000)
+        TokenPyramid(1 image of 30x60 px, 2 levels: 1x2 of 4, 2x4 of 8, 0.0156 bits per pixel, fingerprint 00000000, \
+precision None)
         >>> tokens[:1].grids, tokens[:1].num_tokens
         (((1, 2),), 2)
         >>> TokenPyramid.from_bytes(tokens.to_bytes()) == tokens
         True
+        >>> torch.utils.data.default_collate([tokens, tokens]).batch_size
+        2
     """
 
     ids: tuple[Tensor, ...]
-    """(B, h_l, w_l) per level, 0 = coarsest; any integer dtype on one device, kept as int64 copies: do not write into
-    them."""
+    """(B, h_l, w_l) per level, 0 = coarsest; any integer dtype on one device, kept as int64. Do not write into them:
+    other pyramids may share their memory."""
     codebook_sizes: tuple[int, ...]
     """K_l per level: ids are in [0, K_l)."""
     image_size: tuple[int, int]
     """(H, W) of the original images in pixels, before padding."""
     fingerprint: str
     """64 lower-case hexadecimal digits that name the tokenizer whose codebooks the ids point into."""
+    precision: Precision | None = None
+    """Precision that the backbone computed in when the ids were made, because ids of one image differ slightly between
+    precisions; None for ids that no encoder made, e.g. a language model's. Any precision can be decoded and searched."""
 
     def __post_init__(self) -> None:
         sizes = _integers(self.codebook_sizes, "codebook_sizes", least=2)
@@ -63,19 +79,18 @@ class TokenPyramid:
             raise TokenError(
                 f"expected image_size as (height, width), got {self.image_size}: give the original size in pixels"
             )
-        if not isinstance(self.fingerprint, str) or not re.fullmatch("[0-9a-f]{64}", self.fingerprint):
-            expected = "a fingerprint of 64 lower-case hexadecimal digits"
-            raise TokenError(f"expected {expected}, got {self.fingerprint!r}: use the tokenizer's own")
+        _check_origin(self.fingerprint, self.precision)
         if not isinstance(self.ids, (tuple, list)) or not 1 <= len(self.ids) <= 255 or len(self.ids) != len(sizes):
             got = f"{len(self.ids)} levels" if isinstance(self.ids, (tuple, list)) else type(self.ids).__name__
             raise TokenError(
-                f"expected ids as a tuple of 1 to 255 tensors, one for each of {len(sizes)} codebook_sizes, got {got}"
+                f"expected ids as a tuple of 1 to 255 tensors, one for each of {len(sizes)} codebook_sizes, got {got}: "
+                "give one tensor (B, h, w) per level"
             )
         ids = tuple(_checked_level(level, x, k) for level, (x, k) in enumerate(zip(self.ids, sizes, strict=True)))
         if len({(len(x), x.device) for x in ids}) > 1:
             got = ", ".join(f"{len(x)} on {x.device}" for x in ids)
             raise TokenError(f"expected as many images on one device in every level, got {got}: use ids of one encode")
-        _check_grids([(x.shape[1], x.shape[2]) for x in ids], (image_size[0], image_size[1]))
+        check_grids([(x.shape[1], x.shape[2]) for x in ids], (image_size[0], image_size[1]))
         for name, value in (("ids", ids), ("codebook_sizes", sizes), ("image_size", image_size)):
             object.__setattr__(self, name, value)
 
@@ -126,7 +141,7 @@ class TokenPyramid:
             got = ":".join("" if x is None else str(x) for x in ((start, n) if step is None else (start, n, step)))
             expected = f"a prefix tokens[:n] with 1 <= n <= {len(self)}"
             raise TokenRangeError(f"expected {expected}, got tokens[{got}]: finer levels need all coarser ones")
-        return dataclasses.replace(self, ids=self.ids[:n], codebook_sizes=self.codebook_sizes[:n])
+        return self._with_ids(self.ids[:n])
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, TokenPyramid):
@@ -142,58 +157,66 @@ class TokenPyramid:
         levels = ", ".join(f"{h}x{w} of {k}" for (h, w), k in zip(self.grids, self.codebook_sizes, strict=True))
         plural = "s" if len(self) > 1 else ""
         rate = f"{self.bits_per_pixel:.3g} bits per pixel"
-        return (
-            f"TokenPyramid({images}, {len(self)} level{plural}: {levels}, {rate}, fingerprint {self.fingerprint[:8]})"
-        )
+        origin = f"fingerprint {self.fingerprint[:8]}, precision {self.precision}"
+        return f"TokenPyramid({images}, {len(self)} level{plural}: {levels}, {rate}, {origin})"
 
-    def to(self, device: torch.device | str) -> TokenPyramid:
-        """The same tokens with their ids on another device."""
-        return dataclasses.replace(self, ids=tuple(x.to(device) for x in self.ids))
+    def __reduce__(self) -> tuple[Any, ...]:
+        """For pickling and copying: every level's own numbers, not those of the batch that it was taken from."""
+        ids = tuple(_without_neighbours(x) for x in self.ids)
+        return _trusted, (ids, self.codebook_sizes, self.image_size, self.fingerprint, self.precision)
+
+    def to(self, device: torch.device | str, *, non_blocking: bool = False) -> TokenPyramid:
+        """The same tokens with their ids on another device.
+
+        Args:
+            device: Where they go.
+            non_blocking: Do not wait until pinned ids have arrived on a GPU, as in `Tensor.to`.
+        """
+        return self._with_ids([x.to(device, non_blocking=non_blocking) for x in self.ids])
+
+    def pin_memory(self) -> TokenPyramid:
+        """The same tokens in page-locked memory, for a fast copy to a GPU; a `DataLoader(pin_memory=True)` calls it."""
+        return self._with_ids([x.pin_memory() for x in self.ids])
 
     def unbind(self) -> list[TokenPyramid]:
-        """One pyramid of batch size 1 per image, in order; `stack` inverts it."""
-        return [dataclasses.replace(self, ids=tuple(x[i : i + 1] for x in self.ids)) for i in range(self.batch_size)]
+        """One pyramid of batch size 1 per image, in order; `cat` inverts it. They share the memory of the batch."""
+        return [self._with_ids([x[i : i + 1] for x in self.ids]) for i in range(self.batch_size)]
 
     @classmethod
-    def stack(cls, pyramids: Iterable[TokenPyramid]) -> TokenPyramid:
+    def cat(cls, pyramids: Iterable[TokenPyramid]) -> TokenPyramid:
         """All images of several pyramids as one batch, in order.
 
         Args:
-            pyramids: One or more, of one tokenizer, image size, number of levels and device.
+            pyramids: One or more, of one tokenizer, precision, image size, number of levels and device.
 
         Raises:
-            TokenMismatchError: They come from different tokenizers or have different levels.
-            TokenError: There is none, or they differ in image size, grids or device.
+            TokenMismatchError: They come from different tokenizers, have different levels, or were made with backbones of
+                different precisions.
+            TokenError: There is none, or they differ in image size, grid or device.
 
         Example:
             >>> ids = (torch.arange(4).reshape(2, 1, 2),)
             >>> tokens = TokenPyramid(ids=ids, codebook_sizes=(4,), image_size=(8, 16), fingerprint="0" * 64)
-            >>> TokenPyramid.stack(tokens.unbind()) == tokens
+            >>> TokenPyramid.cat(tokens.unbind()) == tokens
             True
         """
         pyramids = list(pyramids)
         if not pyramids or not all(isinstance(p, TokenPyramid) for p in pyramids):
             got = sorted({type(p).__name__ for p in pyramids}) or "none"
-            raise TokenError(f"expected one TokenPyramid or more to stack, got {got}: encode images first")
-        first = pyramids[0]
-        for i, other in enumerate(pyramids):
-            if (other.fingerprint, other.codebook_sizes) != (first.fingerprint, first.codebook_sizes):
-                got = f"{first} and, at {i}, {other}"
-                raise TokenMismatchError(f"expected one tokenizer and as many levels, got {got}: stack each kind alone")
-            if (other._kind(), other.device) != (first._kind(), first.device):
-                got = f"{first} on {first.device} and, at {i}, {other} on {other.device}"
-                raise TokenError(f"expected one image size, grid and device, got {got}: keep a list, or move them")
-        ids = tuple(torch.cat(levels) for levels in zip(*(p.ids for p in pyramids), strict=True))
-        return dataclasses.replace(first, ids=ids)
+            raise TokenError(f"expected one TokenPyramid or more to join, got {got}: encode images first")
+        for index, other in enumerate(pyramids):
+            _check_joinable(pyramids[0], other, index)
+        return pyramids[0]._with_ids([torch.cat(level) for level in zip(*(p.ids for p in pyramids), strict=True)])
 
     def to_bytes(self) -> bytes:
-        """The whole pyramid, compact and checksummed; `pyramid_tokenizer.token_format` specifies it on one screen."""
+        """The whole pyramid, compact and with a checksum; `pyramid_tokenizer.tokens.format` specifies it on one screen."""
         header = token_format.TokenHeader(
             codebook_sizes=self.codebook_sizes,
             grids=self.grids,
             batch_size=self.batch_size,
             image_size=self.image_size,
             fingerprint=self.fingerprint,
+            precision=self.precision,
         )
         return token_format.pack(header, [x.cpu().numpy() for x in self.ids])
 
@@ -205,7 +228,7 @@ class TokenPyramid:
             data: Exactly what `to_bytes` gave.
 
         Raises:
-            TokenFileError: The bytes are not of this format, of a newer version, too few, too many or altered.
+            TokenFileError: The bytes are of another format or version, too few, too many or altered.
         """
         if not isinstance(data, (bytes, bytearray, memoryview)):
             raise TokenFileError(f"expected bytes, got {type(data).__name__}: use TokenPyramid.load(path) for a file")
@@ -216,9 +239,12 @@ class TokenPyramid:
                 codebook_sizes=header.codebook_sizes,
                 image_size=header.image_size,
                 fingerprint=header.fingerprint,
+                precision=header.precision,  # type: ignore[arg-type]
             )
         except TokenError as error:
-            raise TokenFileError(f"token bytes with a right checksum but impossible content: {error}") from error
+            raise TokenFileError(
+                f"the checksum of these token bytes is right, but their content is not: {error}"
+            ) from error
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Writes exactly `to_bytes()`; the file appears whole under its name or not at all, and replaces an older one.
@@ -250,6 +276,92 @@ class TokenPyramid:
     def _kind(self) -> tuple[Any, ...]:
         return self.fingerprint, self.codebook_sizes, self.image_size, self.grids
 
+    def _with_ids(self, ids: Sequence[Tensor]) -> TokenPyramid:
+        """The same fields with other ids of this pyramid's kind, for as many levels as there are ids."""
+        return _trusted(tuple(ids), self.codebook_sizes[: len(ids)], self.image_size, self.fingerprint, self.precision)
+
+
+def trusted_pyramid(
+    *,
+    ids: Sequence[Tensor],
+    codebook_sizes: tuple[int, ...],
+    image_size: tuple[int, int],
+    fingerprint: str,
+    precision: Precision | None,
+) -> TokenPyramid:
+    """A pyramid of parts that an encoder of this package made: neither checked nor copied. See `TokenPyramid`.
+
+    Args:
+        ids: (B, h_l, w_l) int64 in [0, K_l) per level, coarse to fine, on one device; nobody else writes into them.
+        codebook_sizes: K_l per level.
+        image_size: (H, W) in pixels, before padding, which fits the grids.
+        fingerprint: Of the tokenizer.
+        precision: Of its backbone; None where none took part.
+    """
+    return _trusted(tuple(ids), codebook_sizes, image_size, fingerprint, precision)
+
+
+def _trusted(
+    ids: tuple[Tensor, ...],
+    codebook_sizes: tuple[int, ...],
+    image_size: tuple[int, int],
+    fingerprint: str,
+    precision: Precision | None,
+) -> TokenPyramid:
+    pyramid = object.__new__(TokenPyramid)  # without __post_init__, which checks
+    for name, value in (
+        ("ids", ids),
+        ("codebook_sizes", codebook_sizes),
+        ("image_size", image_size),
+        ("fingerprint", fingerprint),
+        ("precision", precision),
+    ):
+        object.__setattr__(pyramid, name, value)
+    return pyramid
+
+
+def _collate(batch: Sequence[TokenPyramid], *, collate_fn_map: object = None) -> TokenPyramid:
+    return TokenPyramid.cat(batch)
+
+
+# How torch documents that a type of one's own is taught to `torch.utils.data.default_collate`.
+default_collate_fn_map[TokenPyramid] = _collate
+
+
+def _without_neighbours(ids: Tensor) -> Tensor:
+    """The tensor itself, or a copy of it where it is part of a larger one, all of which pickling would store."""
+    return ids if ids.untyped_storage().nbytes() == ids.numel() * ids.element_size() else ids.clone()
+
+
+def _check_joinable(first: TokenPyramid, other: TokenPyramid, index: int) -> None:
+    if (other.fingerprint, other.codebook_sizes) != (first.fingerprint, first.codebook_sizes):
+        got = f"{first} and, at {index}, {other}"
+        raise TokenMismatchError(f"expected one tokenizer and as many levels, got {got}: join each kind alone")
+    if other.precision != first.precision:
+        raise TokenMismatchError(
+            f"expected tokens that backbones of one precision made, got {first.precision} and, at {index}, "
+            f"{other.precision}: encode all images in one precision or keep a list; to join them for decoding alone, drop "
+            "it by dataclasses.replace(tokens, precision=None)"
+        )
+    if (other._kind(), other.device) != (first._kind(), first.device):
+        got = f"{first} on {first.device} and, at {index}, {other} on {other.device}"
+        raise TokenError(
+            f"expected one image size, grid and device, got {got}: keep a list (in a DataLoader: collate_fn=list), encode images "
+            "of one size, or move them"
+        )
+
+
+def _check_origin(fingerprint: Any, precision: Any) -> None:
+    if not isinstance(fingerprint, str) or not re.fullmatch("[0-9a-f]{64}", fingerprint):
+        expected = "a fingerprint of 64 lower-case hexadecimal digits"
+        raise TokenError(f"expected {expected}, got {fingerprint!r}: use the tokenizer's own")
+    if precision is not None and (not isinstance(precision, str) or precision not in token_format.PRECISIONS):
+        names = ", ".join(str(name) for name in token_format.PRECISIONS)
+        raise TokenError(
+            f"expected a precision among {names}, got {precision!r}: give the name of the backbone's dtype, or None for ids "
+            "that no encoder made"
+        )
+
 
 def _integers(values: Any, name: str, *, least: int) -> tuple[int, ...]:
     try:
@@ -270,8 +382,7 @@ def _checked_level(level: int, ids: Any, codebook_size: int) -> Tensor:
     if ids.ndim != 3 or 0 in ids.shape:
         expected = f"ids of level {level} of shape (B, h, w), none of them 0"
         raise TokenRangeError(f"expected {expected}, got {tuple(ids.shape)}: keep the batch dimension")
-    # An own copy: writing into the caller's tensor later must not put unchecked ids in here, and a pickled
-    # slice must not drag the storage of its whole batch along.
+    # An own copy: writing into the caller's tensor later must not put unchecked ids in here.
     own = ids.to(torch.int64, copy=True, memory_format=torch.contiguous_format)
     low, high = (int(x) for x in torch.aminmax(own))
     if low < 0 or high >= codebook_size:
@@ -280,18 +391,3 @@ def _checked_level(level: int, ids: Any, codebook_size: int) -> Tensor:
             f"expected ids of level {level} in [0, {codebook_size}), got {worst}: they belong to another codebook"
         )
     return own
-
-
-def _check_grids(grids: list[tuple[int, int]], image_size: tuple[int, int]) -> None:
-    for level, ((h, w), (fine_h, fine_w)) in enumerate(itertools.pairwise(grids), start=1):
-        if fine_h % h or fine_w % w or fine_h // h != fine_w // w:
-            expected = f"the grid of level {level} to be the coarser one times a whole number, the same in both axes"
-            raise TokenRangeError(f"expected {expected}, got {fine_h}x{fine_w} on {h}x{w}: use ids of one encode")
-    # The strides are not known here, but one must exist: padding is less than a cell, (h - 1) · s < H <= h · s, and a
-    # coarse cell holds a whole number of pixels per finest cell. Swapped heights and widths fail here.
-    per_cell = grids[-1][0] // grids[0][0]
-    least = max(-(-pixels // cells) for pixels, cells in zip(image_size, grids[0], strict=True))
-    stride = -(-least // per_cell) * per_cell
-    if any((cells - 1) * stride >= pixels for pixels, cells in zip(image_size, grids[0], strict=True)):
-        expected = f"an image_size (height, width) that some stride maps to grids {grids}"
-        raise TokenRangeError(f"expected {expected}, got {image_size}: give the size of the original images")

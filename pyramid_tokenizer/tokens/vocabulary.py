@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -11,7 +10,8 @@ import torch
 from torch import Tensor
 
 from pyramid_tokenizer.errors import ConfigError, TokenError, TokenMismatchError, TokenSequenceError
-from pyramid_tokenizer.tokens.pyramid import TokenPyramid
+from pyramid_tokenizer.tokens.geometry import grids_of
+from pyramid_tokenizer.tokens.pyramid import TokenPyramid, trusted_pyramid
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -149,7 +149,7 @@ class Vocabulary:
             raise TokenError(
                 f"expected a size (height, width) in pixels and 1 to {len(self.strides)} levels, got {got}"
             )
-        grids = self._grids(image_size, levels)
+        grids = grids_of(image_size, self.strides[:levels])
         markers = 4 + levels + grids[0][0]  # begin, two crops and end, the levels' and the rows'
         return markers + sum(h * w for h, w in grids)
 
@@ -176,7 +176,8 @@ class Vocabulary:
             sequence: (B, N) or (N,), any integer dtype; all of a batch must decode to one image size.
 
         Returns:
-            Tokens of as many levels as the sequence has, with this vocabulary's fingerprint, on the sequence's device.
+            Tokens of as many levels as the sequence has, with this vocabulary's fingerprint and no precision, on the
+                sequence's device.
 
         Raises:
             TokenSequenceError: The sequence breaks the grammar; the message tells the position, what was expected and
@@ -185,7 +186,7 @@ class Vocabulary:
         sequence = self._checked_sequence(sequence)
         (h, w), crop, levels = _Reader(self, sequence[0].cpu()).read()
         image_size = (h * self.strides[0] - crop[0], w * self.strides[0] - crop[1])
-        grids = self._grids(image_size, levels)
+        grids = grids_of(image_size, self.strides[:levels])
         self._check_batch(sequence, grids, crop)
         ids, start = [], 4
         for level, (rows, columns) in enumerate(grids):
@@ -193,13 +194,13 @@ class Vocabulary:
             cells = sequence[:, start : start + rows * marked].unflatten(1, (rows, marked))
             ids.append(cells[:, :, :columns] - self.level_offsets[level])  # (B, h_l, w_l)
             start += rows * marked + 1
-        sizes = self.codebook_sizes[:levels]
-        return TokenPyramid(ids=tuple(ids), codebook_sizes=sizes, image_size=image_size, fingerprint=self.fingerprint)
-
-    def _grids(self, image_size: tuple[int, int], levels: int) -> tuple[tuple[int, int], ...]:
-        h, w = (math.ceil(pixels / self.strides[0]) for pixels in image_size)
-        scales = [self.strides[0] // stride for stride in self.strides[:levels]]
-        return tuple((h * scale, w * scale) for scale in scales)
+        return trusted_pyramid(  # `_check_batch` has checked every id
+            ids=ids,
+            codebook_sizes=self.codebook_sizes[:levels],
+            image_size=image_size,
+            fingerprint=self.fingerprint,
+            precision=None,  # a sequence does not tell, and a language model has none
+        )
 
     def _assemble(self, ids: Sequence[Tensor], crop: tuple[int, int]) -> Tensor:
         size, device = len(ids[0]), ids[0].device
@@ -222,7 +223,7 @@ class Vocabulary:
                 f"expected tokens of codebooks {self.codebook_sizes} and fingerprint {self.fingerprint[:8]}, "
                 f"got {tokens}: use the vocabulary of the tokenizer that made them"
             )
-        expected = self._grids(tokens.image_size, len(tokens))
+        expected = grids_of(tokens.image_size, self.strides[: len(tokens)])
         if tokens.grids != expected:
             got = f"{tokens.grids}: check the strides"
             raise TokenMismatchError(

@@ -55,7 +55,7 @@ def test_top_is_how_many_names_are_shown_at_most(classify, photos, top, rows):
 
 
 def test_images_of_one_token_file_are_told_apart(classify, tok, photos):
-    both = TokenPyramid.stack([tok.encode(photos / name) for name in ("b.png", "trip/a.png")])
+    both = TokenPyramid.cat([tok.encode(photos / name) for name in ("b.png", "trip/a.png")])
     both.save("both.tokens")
     done = classify("--tokens", "both.tokens")
     titles = ["both.tokens, image 0", "both.tokens, image 1"]

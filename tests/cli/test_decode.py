@@ -31,7 +31,7 @@ def test_levels_decodes_the_prefix_to_the_named_file(run, model, tok, tokens, he
 
 
 def test_a_file_of_several_images_becomes_numbered_images(run, model, tok, tokens, here):
-    both = TokenPyramid.stack([tok.encode(here / "photos" / name) for name in ("b.png", "trip/a.png")])
+    both = TokenPyramid.cat([tok.encode(here / "photos" / name) for name in ("b.png", "trip/a.png")])
     both.save(tokens / "both.tokens")
     assert run("decode", tokens / "both.tokens", "--model", model).exit_code == 0
     for i, expected in enumerate(to_pil(tok.decode(both))):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 import torch
 
@@ -46,11 +48,14 @@ def test_tokens_are_counted_for_an_image_of_the_given_size(run, model, tok, size
 def test_a_token_file_shows_its_images_levels_and_fingerprint_without_a_model(run, tok, photos, here):
     tokens = tok.encode([photos / "b.png", photos / "trip" / "a.png"])
     tokens.save(here / "x.tokens")
+    dataclasses.replace(tokens, precision=None).save(here / "y.tokens")
     done = run("info", "x.tokens")
     assert done.exit_code == 0, done.stderr
     shown = rows(done.stdout)
     assert ["images", "2", "of", "48x48", "px"] in shown
     assert ["fingerprint", tok.fingerprint] in shown
+    assert ["precision", "of", "the", "backbone:", "float32"] in shown
+    assert any(row[:2] == ["precision", "none:"] for row in rows(run("info", "y.tokens").stdout))
     assert ["0", "2x2", "4", "4", "2.00", "0.0035"] in shown
     assert ["1", "8x8", "64", "16", "4.00", "0.1146"] in shown
 

@@ -14,12 +14,11 @@ from pyramid_tokenizer.tokens import format as token_format
 from pyramid_tokenizer.tokens.format import TokenHeader, pack, parse_header, read_file, unpack, write_file
 
 FINGERPRINT = bytes(range(32)).hex()
+ORIGIN = {"fingerprint": FINGERPRINT, "precision": "float32"}
 
 
 def small() -> tuple[TokenHeader, list[np.ndarray]]:
-    header = TokenHeader(
-        codebook_sizes=(5, 300), grids=((1, 2), (2, 4)), batch_size=2, image_size=(9, 17), fingerprint=FINGERPRINT
-    )
+    header = TokenHeader(codebook_sizes=(5, 300), grids=((1, 2), (2, 4)), batch_size=2, image_size=(9, 17), **ORIGIN)
     return header, [np.arange(4).reshape(2, 1, 2) + 1, np.arange(16).reshape(2, 2, 4) * 19]
 
 
@@ -29,7 +28,8 @@ def sealed(body: bytes) -> bytes:
 
 def slow_pack(header: TokenHeader, ids: list[np.ndarray]) -> bytes:
     """The format as its docstring says it, with Python's integers: a level is one long little-endian number."""
-    body = b"PYRTOK" + bytes([1, len(ids)])
+    precision = {None: 0, "float32": 1, "bfloat16": 2, "float16": 3, "float64": 4}[header.precision]
+    body = b"PYRTOK" + bytes([2, len(ids), precision])
     for number in (header.batch_size, *header.image_size):
         body += number.to_bytes(4, "little")
     body += bytes.fromhex(header.fingerprint)
@@ -56,6 +56,7 @@ def levels(draw: st.DrawFn) -> tuple[TokenHeader, list[np.ndarray]]:
         batch_size=size,
         image_size=draw(st.tuples(st.integers(1, 2**32 - 1), st.integers(1, 9))),
         fingerprint=draw(st.binary(min_size=32, max_size=32)).hex(),
+        precision=draw(st.sampled_from([None, "float32", "bfloat16", "float16", "float64"])),
     )
     return header, ids
 
@@ -75,27 +76,25 @@ def test_bytes_equal_a_slow_reference_and_unpack_inverts_them(case):
 @pytest.mark.parametrize("count", [65535, 65536, 65537, 131072 + 3])
 @pytest.mark.parametrize("k", [2, 5, 4097])
 def test_levels_longer_than_one_chunk_pack_like_the_slow_reference(count, k):
-    header = TokenHeader(
-        codebook_sizes=(k,), grids=((1, count),), batch_size=1, image_size=(1, count), fingerprint=FINGERPRINT
-    )
+    header = TokenHeader(codebook_sizes=(k,), grids=((1, count),), batch_size=1, image_size=(1, count), **ORIGIN)
     ids = [(np.arange(count) * 7919 % k).reshape(1, 1, count)]
     data = pack(header, ids)
     bits = "".join(format(x, f"0{(k - 1).bit_length()}b")[::-1] for x in ids[0].flat)
     payload = b"".join(int(bits[i : i + 8][::-1], 2).to_bytes(1, "little") for i in range(0, len(bits), 8))
-    assert data[64:-16] == payload
+    assert data[65:-16] == payload
     assert np.array_equal(unpack(data)[1][0], ids[0])
 
 
 def test_the_bytes_of_a_small_pyramid_are_these():
     assert pack(*small()).hex() == (
-        "505952544f4b0102"  # magic, version 1, 2 levels
+        "505952544f4b020201"  # magic, version 2, 2 levels, float32
         "020000000900000011000000"  # 2 images of 9x17 px
         "000102030405060708090a0b0c0d0e0f101112131415161718191a1b1c1d1e1f"
         "050000000100000002000000"  # 5 entries, grid 1x2
         "2c0100000200000004000000"  # 300 entries, grid 2x4
         "d108"  # 1 + 2·8 + 3·64 + 4·512 = 0x8d1
         "002698c8c1e48b9c429856f98a46ee9ec28e"  # 0, 19, 38, … 285 in 9 bits each
-        "a9745223d07daa05d57fe0089b3e7872"  # SHA-256 of all that, 16 bytes of it
+        "b67b132a049465cecf665b5e7464eb41"  # SHA-256 of all that, 16 bytes of it
     )
 
 
@@ -126,14 +125,15 @@ def test_every_missing_or_repeated_byte_and_every_truncation_is_found():
     [
         (lambda d: b"", r"begins with b'PYRTOK'.*got b''"),
         (lambda d: b"\x89PNG\r\n\x1a\n" + d, r"begins with b'PYRTOK'"),
-        (lambda d: b"PYR", r"expected a header of at least 52 bytes, got 3: the token file is truncated"),
-        (lambda d: d[:70], r"expected a header of at least 76 bytes, got 70"),
-        (lambda d: d[:6] + b"\x02" + d[7:], r"expected token format version 1, got 2: install"),
-        (lambda d: d[:-1], r"expected a token file of 112 bytes by its header, got 111: it is truncated"),
-        (lambda d: d + b"\0", r"expected a token file of 112 bytes by its header, got 113: bytes follow its end"),
+        (lambda d: b"PYR", "at least 53 bytes, got 3"),
+        (lambda d: d[:70], "at least 77 bytes, got 70"),
+        (lambda d: d[:6] + b"\x01" + d[7:], "version 2, got 1"),
+        (lambda d: sealed(d[:8] + b"\x05" + d[9:-16]), r"precision in \[0, 5\), got 5"),
+        (lambda d: d[:-1], r"expected a token file of 113 bytes by its header, got 112: it is truncated"),
+        (lambda d: d + b"\0", r"expected a token file of 113 bytes by its header, got 114: bytes follow its end"),
         (lambda d: d[:-20] + b"\0" + d[-19:], r"expected checksum [0-9a-f]{32} .*got [0-9a-f]{32}: bytes were altered"),
         (lambda d: sealed(d[:7] + b"\0" + d[8:-16]), r"got 0 levels"),
-        (lambda d: sealed(d[:8] + bytes(4) + d[12:-16]), r"got 2 levels, 0 images"),
+        (lambda d: sealed(d[:9] + bytes(4) + d[13:-16]), r"got 2 levels, 0 images"),
     ],
 )
 def test_each_kind_of_damage_has_its_own_message(alter, message):
@@ -143,15 +143,15 @@ def test_each_kind_of_damage_has_its_own_message(alter, message):
 
 def test_filling_bits_that_are_not_zero_are_refused_so_that_equal_tokens_have_equal_bytes():
     data = bytearray(pack(*small())[:-16])
-    assert data[77] == 0x08  # 4 ids of 3 bits leave 4 bits of the second byte
-    data[77] |= 0x10
+    assert data[78] == 0x08  # 4 ids of 3 bits leave 4 bits of the second byte
+    data[78] |= 0x10
     with pytest.raises(TokenFileError, match="zero bits behind the last id"):
         unpack(sealed(bytes(data)))
 
 
 @pytest.mark.parametrize("k", [0, 1, 2, 2**32 - 1])
 def test_a_header_that_promises_more_than_the_file_holds_costs_no_memory(k):
-    fixed = struct.pack("<6sBBIII32s", b"PYRTOK", 1, 255, 2**32 - 1, 5, 5, bytes(32))
+    fixed = struct.pack("<6sBBBIII32s", b"PYRTOK", 2, 255, 1, 2**32 - 1, 5, 5, bytes(32))
     data = sealed(fixed + struct.pack("<III", k, 2**32 - 1, 2**32 - 1) * 255)
     tracemalloc.start()
     with pytest.raises(TokenFileError):
@@ -164,29 +164,27 @@ def test_a_header_that_promises_more_than_the_file_holds_costs_no_memory(k):
 def test_unpack_reads_any_buffer_and_gives_writable_ids_of_its_own():
     data = bytearray(pack(*small()))
     _, ids = unpack(memoryview(data))
-    data[76:] = bytes(len(data) - 76)
+    data[77:] = bytes(len(data) - 77)
     assert np.array_equal(ids[1], small()[1][1])
     ids[0][:] = 0
 
 
 def test_packing_many_ids_takes_little_memory_beside_their_bytes():
     side = 1 << 11  # 4 million ids would be 134 million bits, a byte each if they were spread at once
-    header = TokenHeader(
-        codebook_sizes=(4096,), grids=((side, side),), batch_size=1, image_size=(side, side), fingerprint=FINGERPRINT
-    )
+    header = TokenHeader(codebook_sizes=(4096,), grids=((side, side),), batch_size=1, image_size=(side, side), **ORIGIN)
     ids = [np.arange(side * side).reshape(1, side, side) % 4096]
     tracemalloc.start()
     data = pack(header, ids)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
-    assert len(data) == 64 + side * side * 12 // 8 + 16
+    assert len(data) == 65 + side * side * 12 // 8 + 16
     assert peak < 5 * len(data)
 
 
 def test_a_header_is_read_without_the_ids_behind_it():
     header, ids = small()
     data = pack(header, ids)
-    assert parse_header(data[:76]) == parse_header(data) == header
+    assert parse_header(data[:77]) == parse_header(data) == header
 
 
 def test_a_place_that_cannot_be_written_is_named(tmp_path):
@@ -215,7 +213,7 @@ def test_reading_a_file_names_it_and_stops_at_a_header_that_does_not_fit(tmp_pat
         read_file(tmp_path)
     with open(path, "r+b") as file:
         file.truncate(2**40)  # sparse: takes no disk, but would not fit into memory
-    with pytest.raises(TokenFileError, match=r"a\.tokens: expected a token file of 112 bytes.*bytes follow"):
+    with pytest.raises(TokenFileError, match=r"a\.tokens: expected a token file of 113 bytes.*bytes follow"):
         read_file(path)
     with open(path, "wb") as file:
         file.truncate(2**40)
@@ -225,7 +223,7 @@ def test_reading_a_file_names_it_and_stops_at_a_header_that_does_not_fit(tmp_pat
 
 def test_the_longest_header_is_read_at_once(tmp_path):
     grids, sizes = ((1, 1),) * 255, (2,) * 255
-    header = TokenHeader(codebook_sizes=sizes, grids=grids, batch_size=1, image_size=(1, 1), fingerprint=FINGERPRINT)
+    header = TokenHeader(codebook_sizes=sizes, grids=grids, batch_size=1, image_size=(1, 1), **ORIGIN)
     data = pack(header, [np.full((1, 1, 1), i % 2) for i in range(255)])
     write_file(tmp_path / "a.tokens", data)
     assert header.num_bytes == token_format._LONGEST_HEADER

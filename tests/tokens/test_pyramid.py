@@ -2,16 +2,22 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import functools
 import hashlib
 import math
 import pickle
 import runpy
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.data import DataLoader, default_collate
 
 from pyramid_tokenizer.errors import (
     PyramidTokenizerError,
@@ -29,7 +35,9 @@ FIELDS = {
     "codebook_sizes": (4, 17),
     "image_size": (30, 60),
     "fingerprint": "0f" * 32,
+    "precision": "float32",
 }
+PRECISIONS = [None, "float32", "bfloat16", "float16", "float64"]
 
 
 def make(**changes: object) -> TokenPyramid:
@@ -50,12 +58,30 @@ def pyramids(draw: st.DrawFn) -> TokenPyramid:
     shapes = [(batch_size, h * scale, w * scale) for scale in scales]
     ids = [torch.randint(k, shape, generator=generator) for k, shape in zip(sizes, shapes, strict=True)]
     fingerprint = draw(st.binary(min_size=32, max_size=32)).hex()
-    return TokenPyramid(ids=ids, codebook_sizes=sizes, image_size=(height, width), fingerprint=fingerprint)
+    origin = {"fingerprint": fingerprint, "precision": draw(st.sampled_from(PRECISIONS))}
+    return TokenPyramid(ids=ids, codebook_sizes=sizes, image_size=(height, width), **origin)
+
+
+class _Operations(TorchDispatchMode):
+    def __init__(self) -> None:
+        super().__init__()
+        self.counts: Counter[str] = Counter()
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.counts[func.overloadpacket.__name__] += 1
+        return func(*args, **(kwargs or {}))
+
+
+@contextmanager
+def operations() -> Iterator[Counter[str]]:
+    """Counts what torch computes; `_local_scalar_dense` is a number that Python waits for."""
+    with _Operations() as mode:
+        yield mode.counts
 
 
 def same(a: TokenPyramid, b: TokenPyramid) -> bool:
     """Equality spelled out, so that the laws below do not lean on `==`."""
-    plain = [(p.codebook_sizes, p.image_size, p.fingerprint, [x.tolist() for x in p.ids]) for p in (a, b)]
+    plain = [(p.codebook_sizes, p.image_size, p.fingerprint, p.precision, [x.tolist() for x in p.ids]) for p in (a, b)]
     return plain[0] == plain[1]
 
 
@@ -69,13 +95,13 @@ def test_bytes_round_trip_exactly_and_every_prefix_too(tokens):
 
 
 @given(pyramids())
-def test_unbind_and_stack_are_inverse(tokens):
+def test_unbind_and_cat_are_inverse(tokens):
     singles = tokens.unbind()
     assert [p.batch_size for p in singles] == [1] * tokens.batch_size
     for i, single in enumerate(singles):
         assert all(torch.equal(a[0], b[i]) for a, b in zip(single.ids, tokens.ids, strict=True))
-    assert same(TokenPyramid.stack(singles), tokens)
-    assert same(TokenPyramid.stack(iter([tokens[:1], tokens[:1]]))[:1].unbind()[-1], singles[-1][:1])
+    assert same(TokenPyramid.cat(singles), tokens)
+    assert same(TokenPyramid.cat(iter([tokens[:1], tokens[:1]]))[:1].unbind()[-1], singles[-1][:1])
 
 
 @given(pyramids())
@@ -86,6 +112,7 @@ def test_a_prefix_equals_a_pyramid_that_never_had_the_finer_levels(tokens):
             codebook_sizes=tokens.codebook_sizes[:n],
             image_size=tokens.image_size,
             fingerprint=tokens.fingerprint,
+            precision=tokens.precision,
         )
         prefix = tokens[:n]
         assert len(prefix) == n
@@ -123,11 +150,15 @@ def test_numbers_follow_from_grids_and_codebooks():
     assert tokens[:1].bits_per_pixel == 4 / 1800
     assert tokens.device == torch.device("cpu")
     assert repr(tokens) == (
-        "TokenPyramid(2 images of 30x60 px, 2 levels: 1x2 of 4, 2x4 of 17, 0.0204 bits per pixel, fingerprint 0f0f0f0f)"
+        "TokenPyramid(2 images of 30x60 px, 2 levels: 1x2 of 4, 2x4 of 17, 0.0204 bits per pixel, "
+        "fingerprint 0f0f0f0f, precision float32)"
     )
     assert repr(tokens[:1].unbind()[0]) == (
-        "TokenPyramid(1 image of 30x60 px, 1 level: 1x2 of 4, 0.00222 bits per pixel, fingerprint 0f0f0f0f)"
+        "TokenPyramid(1 image of 30x60 px, 1 level: 1x2 of 4, 0.00222 bits per pixel, "
+        "fingerprint 0f0f0f0f, precision float32)"
     )
+    assert repr(make(precision=None)).endswith("precision None)")
+    assert "\n" not in repr(tokens) and "tensor" not in repr(tokens)
 
 
 @pytest.mark.parametrize("dtype", [torch.uint8, torch.int8, torch.int16, torch.int32, torch.uint16, torch.uint32])
@@ -150,7 +181,7 @@ def test_tokens_cannot_be_changed_from_outside():
     tokens = TokenPyramid(ids=(mine,), codebook_sizes=(4,), image_size=(2, 2), fingerprint="0" * 64)
     mine.fill_(99)
     assert tokens.ids[0].tolist() == [[[0, 0], [0, 0]]]
-    for name in ("ids", "codebook_sizes", "image_size", "fingerprint", "more"):
+    for name in ("ids", "codebook_sizes", "image_size", "fingerprint", "precision", "more"):
         with pytest.raises((dataclasses.FrozenInstanceError, TypeError, AttributeError)):
             setattr(tokens, name, ())
 
@@ -164,14 +195,44 @@ def test_strided_ids_and_inference_tensors_are_taken():
     assert TokenPyramid.from_bytes(tokens.to_bytes()) == tokens
 
 
-def test_a_single_image_sent_to_another_process_does_not_carry_its_batch():
-    tokens = TokenPyramid(
-        ids=(torch.zeros(500, 4, 4, dtype=torch.int64),), codebook_sizes=(4,), image_size=(8, 8), fingerprint="0" * 64
-    )
-    single = tokens.unbind()[7]
-    assert len(pickle.dumps(single)) < 4000 < 500 * 16 * 8
-    assert pickle.loads(pickle.dumps(single)) == single
-    assert copy.deepcopy(tokens) == tokens
+@pytest.mark.parametrize(
+    "make_copy", [lambda x: pickle.loads(pickle.dumps(x)), copy.deepcopy, copy.copy], ids=["pickle", "deepcopy", "copy"]
+)
+@given(tokens=pyramids())
+def test_copies_have_the_same_fields(make_copy, tokens):
+    for part in (tokens, tokens[:1], tokens.unbind()[-1]):
+        assert same(make_copy(part), part)
+
+
+def test_what_was_taken_from_a_batch_is_pickled_without_the_rest_of_it():
+    ids = (torch.zeros(500, 4, 4, dtype=torch.int64), torch.zeros(500, 8, 8, dtype=torch.int64))
+    tokens = TokenPyramid(ids=ids, codebook_sizes=(4, 4), image_size=(8, 8), fingerprint="0" * 64)
+    coarse, fine = (500 * cells * 8 for cells in (16, 64))
+    assert len(pickle.dumps(tokens.unbind()[7])) < 4000
+    assert len(pickle.dumps(tokens[:1])) < coarse + 4000 < fine
+    single = copy.deepcopy(tokens.unbind()[7])
+    assert [x.untyped_storage().nbytes() for x in single.ids] == [16 * 8, 64 * 8]
+
+
+def test_parts_of_a_pyramid_share_its_memory_and_are_not_checked_again():
+    tokens = make()
+    with operations() as counts:
+        parts = [tokens[:1], tokens.to("cpu"), *tokens.unbind()]
+    assert counts == {"slice": 4}
+    starts = [[x.data_ptr() for x in part.ids] for part in parts]
+    whole = [x.data_ptr() for x in tokens.ids]
+    assert starts == [whole[:1], whole, whole, [whole[0] + 2 * 8, whole[1] + 8 * 8]]
+    with operations() as counts:
+        TokenPyramid.cat([tokens, tokens])
+    assert counts == {"cat": 2}
+
+
+def test_what_comes_from_outside_is_checked_once_per_level():
+    data = make().to_bytes()
+    for build in (make, functools.partial(TokenPyramid.from_bytes, data)):
+        with operations() as counts:
+            build()
+        assert counts["aminmax"] == 2
 
 
 @pytest.mark.parametrize(
@@ -187,9 +248,18 @@ def test_a_single_image_sent_to_another_process_does_not_carry_its_batch():
         {"fingerprint": "0e" * 32},
     ],
 )
-def test_a_difference_in_any_field_makes_tokens_unequal(changes):
+def test_a_difference_in_any_other_field_than_the_precision_makes_tokens_unequal(changes):
     assert make() == make()
     assert make(**changes) != make()
+
+
+def test_the_precision_tells_how_ids_were_made_and_not_what_they_mean():
+    made = [make(precision=precision) for precision in PRECISIONS]
+    assert all(tokens == made[0] for tokens in made)
+    assert len({tokens.to_bytes() for tokens in made}) == len(PRECISIONS)
+    assert [TokenPyramid.from_bytes(tokens.to_bytes()).precision for tokens in made] == PRECISIONS
+    assert [tokens[:1].to("cpu").unbind()[0].precision for tokens in made] == PRECISIONS
+    assert [TokenPyramid.cat([tokens, tokens]).precision for tokens in made] == PRECISIONS
 
 
 def test_tokens_equal_nothing_else_and_are_not_hashable():
@@ -242,6 +312,8 @@ def test_tokens_equal_nothing_else_and_are_not_hashable():
         ({"fingerprint": "abc"}, TokenError, "64 lower-case hexadecimal digits, got 'abc'"),
         ({"fingerprint": "AB" * 32}, TokenError, "64 lower-case"),
         ({"fingerprint": bytes(32)}, TokenError, "64 lower-case"),
+        ({"precision": "fp16"}, TokenError, "float32, bfloat16.*got 'fp16'"),
+        ({"precision": torch.float32}, TokenError, r"got torch\.float32"),
     ],
 )
 def test_each_wrong_field_is_named(changes, error, message):
@@ -285,7 +357,7 @@ def test_the_stride_of_a_coarse_cell_is_a_multiple_of_the_finer_grid():
         TokenPyramid(ids=ids, image_size=(2, 2), **fields)  # stride 1 cannot hold two finer cells
 
 
-def test_stacking_what_does_not_belong_together_is_refused():
+def test_joining_what_does_not_belong_together_is_refused():
     a = make()
     wide = make(image_size=(30, 59))
     for others, error, message in (
@@ -294,11 +366,42 @@ def test_stacking_what_does_not_belong_together_is_refused():
         ([a, make(fingerprint="11" * 32)], TokenMismatchError, "at 1, .*fingerprint 11111111"),
         ([a, a, make(codebook_sizes=(4, 16))], TokenMismatchError, "at 2, "),
         ([a, a[:1]], TokenMismatchError, "as many levels"),
+        ([a, make(precision="bfloat16")], TokenMismatchError, "float32.* at 1, bfloat16.*replace"),
+        ([a, a, make(precision=None)], TokenMismatchError, "float32.* at 2, None.*replace"),
         ([a, wide], TokenError, "image size.*30x59"),
     ):
         with pytest.raises(error, match=message):
-            TokenPyramid.stack(others)
-    assert TokenPyramid.stack([a, a]).batch_size == 4
+            TokenPyramid.cat(others)
+        if len(others) > 1:
+            with pytest.raises(error, match=message):
+                default_collate(others)
+    assert TokenPyramid.cat([a, a]).batch_size == 4
+
+
+class _Tokens(torch.utils.data.Dataset):
+    """Four single images with a number each."""
+
+    def __len__(self) -> int:
+        return 4
+
+    def __getitem__(self, index: int) -> dict[str, object]:
+        return {"tokens": make().unbind()[index % 2], "label": index}
+
+
+@pytest.mark.parametrize("start", [None, "fork", pytest.param("spawn", marks=pytest.mark.slow)])
+def test_a_data_loader_joins_pyramids_to_a_batch(start):
+    workers = {} if start is None else {"num_workers": 1, "multiprocessing_context": start}
+    (batch,) = DataLoader(_Tokens(), batch_size=4, **workers)
+    assert batch["label"].tolist() == [0, 1, 2, 3]
+    assert same(batch["tokens"], TokenPyramid.cat([make(), make()]))
+
+
+def test_pinning_pins_every_level(monkeypatch):
+    pinned = []
+    monkeypatch.setattr(torch.Tensor, "pin_memory", lambda ids: pinned.append(ids) or ids.clone())
+    tokens = make()
+    assert same(tokens.pin_memory(), tokens)
+    assert [x.data_ptr() for x in pinned] == [x.data_ptr() for x in tokens.ids]
 
 
 def test_a_saved_file_holds_exactly_the_bytes_and_loads_again(tmp_path):
@@ -327,7 +430,7 @@ def test_loading_names_the_file_that_is_missing_or_damaged(tmp_path):
 def test_well_sealed_bytes_with_an_impossible_id_are_still_a_file_error():
     data = bytearray(make().to_bytes()[:-16])
     data[-1] |= 0xF0  # the last id of 5 bits: 15 becomes 31, codebook 17
-    with pytest.raises(TokenFileError, match=r"impossible content: .*level 1 in \[0, 17\), got 31"):
+    with pytest.raises(TokenFileError, match=r"content.*level 1 in \[0, 17\), got 31"):
         TokenPyramid.from_bytes(bytes(data) + hashlib.sha256(data).digest()[:16])
 
 
@@ -337,12 +440,12 @@ def test_from_bytes_of_something_else_points_to_load(data):
         TokenPyramid.from_bytes(data)
 
 
-def test_the_golden_file_of_version_1_still_loads_and_is_still_written():
-    golden = (GOLDEN / "tokens_v1.bin").read_bytes()
+def test_the_golden_file_of_version_2_still_loads_and_is_still_written():
+    golden = (GOLDEN / "tokens_v2.bin").read_bytes()
     made = runpy.run_path(str(GOLDEN / "make_tokens.py"))["golden_tokens"]()
-    assert hashlib.sha256(golden).hexdigest() == "b6d32da79061fff1fd46cdea55837556357b72d3d893db2485218595fc698f09"
+    assert hashlib.sha256(golden).hexdigest() == "bfffb027165337cb34e0fb6b5f9097bb7693b9ec7a98957d81b7eb3d77c76ab0"
     assert same(TokenPyramid.from_bytes(golden), made)
-    if token_format.VERSION == 1:
+    if token_format.VERSION == 2:
         assert made.to_bytes() == golden
 
 
@@ -354,9 +457,12 @@ def test_equality_and_bytes_do_not_depend_on_the_device():
     assert there.to_bytes() == make().to_bytes()
     assert there[:1].device.type == there.unbind()[0].device.type == "cuda"
     with pytest.raises(TokenError, match="device"):
-        TokenPyramid.stack([there, make()])
+        TokenPyramid.cat([there, make()])
     with pytest.raises(TokenError, match="one device"):
         make(ids=(there.ids[0], make().ids[1]))
+    loaded = [batch["tokens"] for batch in DataLoader(_Tokens(), batch_size=4, num_workers=1, pin_memory=True)]
+    assert all(x.is_pinned() for x in loaded[0].ids)
+    assert loaded[0].to("cuda", non_blocking=True) == TokenPyramid.cat([make(), make()])
 
 
 def test_moving_to_the_same_device_changes_nothing():
