@@ -250,7 +250,8 @@ class PyramidTokenizer(nn.Module):
         CPU).
 
         Args:
-            images: PIL, path, numpy HWC uint8, tensor (3, H, W) or (B, 3, H, W) in [0, 1], or a list of same-sized ones.
+            images: A PIL image, a path, an array (H, W, 3), a tensor (3, H, W) or (B, 3, H, W), or a list of same-sized ones;
+                arrays and tensors are uint8 in 0..255 or float in [0, 1] (`images.ImageLike` says more).
             size: Resize the short side to this many pixels first; None keeps the native size.
 
         Raises:

@@ -84,7 +84,7 @@ def test_images_of_several_sizes_are_refused_with_a_cure(toy_tokenizer, smooth):
     [
         (torch.full((3, 8, 8), float("nan")), "expected finite pixels"),
         (torch.full((3, 8, 8), 200.0), r"in \[0, 1\], got values from 200"),
-        (torch.zeros(3, 8, 8, dtype=torch.uint8), "divide 0..255 by 255"),
+        (torch.zeros(3, 8, 8, dtype=torch.int32), "int32"),
         (torch.zeros(8, 8, 3), "channels come last"),
         ([], "at least one image"),
     ],
@@ -92,6 +92,15 @@ def test_images_of_several_sizes_are_refused_with_a_cure(toy_tokenizer, smooth):
 def test_what_is_no_image_is_refused(toy_tokenizer, image, message):
     with pytest.raises(ImageValueError, match=message):
         toy_tokenizer.encode(image)
+
+
+def test_8_bit_tensors_and_arrays_have_the_same_tokens(toy_tokenizer, smooth):
+    tensors = to_uint8(smooth(2, 40, 56))
+    arrays = [tensor.permute(1, 2, 0).numpy() for tensor in tensors]
+    expected = toy_tokenizer.encode(arrays)
+    assert toy_tokenizer.encode(tensors) == expected
+    assert TokenPyramid.cat(toy_tokenizer.encode_many(tensors)) == expected
+    assert torch.equal(toy_tokenizer.reconstruct(tensors), toy_tokenizer.reconstruct(arrays))
 
 
 @pytest.mark.parametrize("batch_size", [1, 2, 7])

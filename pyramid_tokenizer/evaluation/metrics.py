@@ -19,7 +19,7 @@ def psnr(a: Tensor, b: Tensor) -> Tensor:
     """Peak signal-to-noise ratio of each pair, in dB: 10 log10(255^2 / MSE) over all pixels and channels.
 
     Args:
-        a: (B, 3, H, W) float in [0, 1]; rounded to 8 bit before it is compared.
+        a: (B, 3, H, W) float in [0, 1] or uint8 in 0..255; floats are rounded to 8 bit first.
         b: The same shape and range.
 
     Returns:
@@ -46,14 +46,15 @@ def ssim(a: Tensor, b: Tensor) -> Tensor:
     channel and averaged. The 5 px border is left out of the mean.
 
     Args:
-        a: (B, 3, H, W) float in [0, 1], H and W >= 11; rounded to 8 bit before it is compared.
+        a: (B, 3, H, W) float in [0, 1] or uint8 in 0..255, H and W >= 11; floats are rounded to 8 bit first.
         b: The same shape and range.
 
     Returns:
         (B,) float64 on the CPU, in [-1, 1]; 1 for the same image.
 
     Raises:
-        ImageValueError: Different shapes, not (B, 3, H, W) float, values outside [0, 1], or a side shorter than the window.
+        ImageValueError: Different shapes, not (B, 3, H, W) of float or uint8, values outside [0, 1], or a side shorter than
+            the window.
         MissingExtraError: scikit-image is not installed.
 
     Source: Z. Wang et al., "Image quality assessment: from error visibility to structural similarity" (2004), section III.
@@ -88,11 +89,11 @@ def _pair_to_8_bit(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _to_8_bit(images: Tensor) -> Tensor:
-    if images.ndim != 4 or images.shape[1] != 3 or not images.is_floating_point():
+    if images.ndim != 4 or images.shape[1] != 3 or not (images.is_floating_point() or images.dtype == torch.uint8):
         raise ImageValueError(
-            f"expected (B, 3, H, W) float, got {tuple(images.shape)} {images.dtype}: divide 8-bit pixels by 255"
+            f"expected (B, 3, H, W) of uint8 or float, got {tuple(images.shape)} {images.dtype}: convert the images"
         )
-    if not bool(((images >= 0) & (images <= 1)).all()):  # also catches NaN
+    if images.is_floating_point() and not bool(((images >= 0) & (images <= 1)).all()):  # also catches NaN
         raise ImageValueError("expected pixels in [0, 1], got others or NaN: clamp them, or divide 8-bit pixels by 255")
     return to_uint8(images).cpu()
 

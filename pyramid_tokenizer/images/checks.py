@@ -17,11 +17,13 @@ _ROUNDING = 1e-4
 
 
 def extremes(images: Tensor) -> tuple[float, float]:
+    """The smallest and the largest value; both NaN where any value is. On a GPU this waits for the result."""
     low, high = torch.aminmax(images.detach())
     return float(low), float(high)
 
 
 def check_at_least_one(**values: int | None) -> None:
+    """Raises ImageValueError unless every value is a whole number of at least 1; `size` may also be None."""
     for name, value in values.items():
         right = isinstance(value, numbers.Integral) and not isinstance(value, bool) and value >= 1
         if not right and not (value is None and name == "size"):
@@ -29,6 +31,7 @@ def check_at_least_one(**values: int | None) -> None:
 
 
 def check_num_pixels(height: int, width: int, max_pixels: int) -> None:
+    """Raises ImageValueError for an image without pixels, and ImageTooLargeError for one of more than `max_pixels`."""
     if height < 1 or width < 1:
         raise ImageValueError(f"expected at least 1 x 1 pixel, got height {height}, width {width}: the image is empty")
     if height * width > max_pixels:
@@ -37,6 +40,7 @@ def check_num_pixels(height: int, width: int, max_pixels: int) -> None:
 
 
 def check_array(array: NDArray[Any]) -> None:
+    """Raises ImageValueError unless the array is one that `read.ImageLike` describes."""
     shape = array.shape
     if array.ndim not in (2, 3) or (array.ndim == 3 and shape[2] not in (1, 2, 3, 4)):
         fix = "pass (H, W) or (H, W, C)"
@@ -53,6 +57,7 @@ def check_array(array: NDArray[Any]) -> None:
 
 
 def check_tensor(images: Tensor) -> None:
+    """Raises ImageValueError unless the tensor is (3, H, W) or (B, 3, H, W), uint8 or float of any range, and has pixels."""
     shape = tuple(images.shape)
     if images.ndim not in (3, 4) or shape[-3] != 3:
         fix = "RGB channels come before height and width"
@@ -61,13 +66,19 @@ def check_tensor(images: Tensor) -> None:
         elif images.ndim in (3, 4) and shape[-3] == 1:
             fix = f"for grey use images.expand{(3, -1, -1) if images.ndim == 3 else (-1, 3, -1, -1)}"
         raise ImageValueError(f"expected a tensor (3, H, W) or (B, 3, H, W), got shape {shape}: {fix}")
-    if not images.dtype.is_floating_point:
-        raise ImageValueError(f"expected a float tensor in [0, 1], got {images.dtype}: divide 0..255 by 255")
+    if not images.dtype.is_floating_point and images.dtype != torch.uint8:
+        fix = (
+            "use images.float()"
+            if images.dtype == torch.bool
+            else "use images.to(torch.uint8) if its values are 0..255"
+        )
+        raise ImageValueError(f"expected a tensor of uint8 in 0..255 or float in [0, 1], got {images.dtype}: {fix}")
     if not images.numel():
         raise ImageValueError(f"expected at least one pixel, got shape {shape}: the tensor is empty")
 
 
 def check_finite(low: float, high: float) -> None:
+    """Raises ImageValueError for extremes that are NaN or infinite."""
     if not (np.isfinite(low) and np.isfinite(high)):
         raise ImageValueError(
             f"expected finite pixels, got {low} to {high}: look where the image is made for NaN or inf"
@@ -75,6 +86,7 @@ def check_finite(low: float, high: float) -> None:
 
 
 def check_range(low: float, high: float, kind: str) -> None:
+    """Raises ImageValueError for extremes of a float `kind` ("array" or "tensor") outside [0, 1] by more than rounding."""
     check_finite(low, high)
     if low < -_ROUNDING or high > 1 + _ROUNDING:
         fix = "divide by 255" if low >= 0 and high <= 255 else "undo its normalisation, or scale it to [0, 1]"
@@ -82,6 +94,7 @@ def check_range(low: float, high: float, kind: str) -> None:
 
 
 def check_stackable(tensors: list[Tensor]) -> None:
+    """Raises MixedSizesError for images of several sizes, and ImageValueError for images on several devices."""
     sizes: dict[tuple[int, int], int] = {}
     for index, tensor in enumerate(tensors):
         sizes.setdefault((tensor.shape[-2], tensor.shape[-1]), index)

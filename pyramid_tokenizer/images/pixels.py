@@ -39,10 +39,10 @@ def pad_to_multiple(batch: Tensor, *, multiple: int) -> Tensor:
 
 
 def to_uint8(images: Tensor) -> Tensor:
-    """8-bit values of images: rounded to the nearest, values outside [0, 1] clamped.
+    """8-bit values of tensors: rounded to the nearest, values outside [0, 1] clamped.
 
     Args:
-        images: (3, H, W) or (B, 3, H, W) float, nominally in [0, 1].
+        images: (3, H, W) or (B, 3, H, W) float, nominally in [0, 1]; uint8 comes back as it is.
 
     Returns:
         The same shape and device, uint8 in 0..255, without gradient.
@@ -56,16 +56,18 @@ def to_uint8(images: Tensor) -> Tensor:
         [0, 127, 255]
     """
     check_tensor(images)
+    if images.dtype == torch.uint8:
+        return images
     check_finite(*extremes(images))
     # float32 first, a bfloat16 product is rounded already; truncating would darken the image at every round trip.
     return images.detach().float().mul(255).round_().clamp_(0, 255).to(torch.uint8)
 
 
 def to_pil(images: Tensor) -> list[Image.Image]:
-    """8-bit RGB images of images, rounded and clamped as in `to_uint8`.
+    """PIL images of tensors, rounded and clamped as in `to_uint8`.
 
     Args:
-        images: (3, H, W) or (B, 3, H, W) float, nominally in [0, 1].
+        images: (3, H, W) or (B, 3, H, W) float, nominally in [0, 1], or uint8 in 0..255.
 
     Returns:
         B images in mode "RGB"; one for (3, H, W).

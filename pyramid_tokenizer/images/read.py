@@ -3,9 +3,18 @@
     path ─▶ PIL image ─▶ array ─▶ RGB planes, resized ─▶ batch (B, 3, H, W) ─▶ pad_to_multiple ─▶ the backbone
                                   tensor, resized ───────▲        └─▶ to_uint8, to_pil
 
-What a person expects of odd images: the EXIF orientation is applied; grey, 1-bit, palette and CMYK become RGB; 16-bit
-grey is scaled, not clipped; transparency is composited on white; an animated file gives its first frame. Embedded
-colour profiles are ignored.
+The image recipe is what happens to an image before the backbone sees it. The same file gives the same tokens only under the
+same recipe, so its version, `IMAGE_RECIPE_VERSION`, is part of a tokenizer's fingerprint. It covers:
+
+    orientation     the EXIF orientation is applied
+    frame           a file gives its first frame, a PIL image its current one
+    colour          grey, 1-bit and palette images become RGB as Pillow converts them, CMYK too; colour profiles are ignored
+    depth           8-bit values are divided by 255, 16-bit ones by 65535; floats are taken as they are
+    transparency    composited on white, on the stored values, without gamma
+    resizing        bicubic with antialiasing, in float32, the short side to `size`, the long side rounded; clamped to [0, 1]
+    padding         at the right and bottom, by repeating the last column and row (`pixels.pad_to_multiple`)
+
+It does not cover how Pillow decompresses a file: a JPEG may differ by one step between versions of its library.
 """
 
 from __future__ import annotations
@@ -38,8 +47,11 @@ ImageLike: TypeAlias = Image.Image | str | os.PathLike[str] | NDArray[Any] | Ten
 
 Arrays are (H, W) or (H, W, C) with C = 1 grey, 2 grey + alpha, 3 RGB or 4 RGBA; bool, uint8 in 0..255, uint16 in
 0..65535 or float in [0, 1].
-Tensors are (3, H, W) or (B, 3, H, W) float in [0, 1], RGB.
+Tensors are (3, H, W) or (B, 3, H, W), RGB; uint8 in 0..255 or float in [0, 1].
 """
+
+IMAGE_RECIPE_VERSION = 1
+"""Counts the changes of the recipe above. Whoever changes the pixels that an image gives raises it."""
 
 
 DEFAULT_MAX_PIXELS = 89_478_485
@@ -66,7 +78,7 @@ def read_image(image: ImageLike, *, size: int | None = None, max_pixels: int = D
         max_pixels: Limit for H * W before and after resizing; a file's header is checked before anything is decoded.
 
     Returns:
-        (3, H, W) float32 in [0, 1], RGB; on a tensor's own device. A float32 tensor comes back uncopied.
+        (3, H, W) float32 in [0, 1], RGB; on a tensor's own device. A float32 tensor that needs no change is not copied.
 
     Raises:
         ImageValueError: NaN, infinite or out-of-range pixels, a wrong dtype or shape, no pixels, `size` below 1.
@@ -100,7 +112,7 @@ def to_batch(
         max_pixels: Limit for each image, see `read_image`.
 
     Returns:
-        (B, 3, H, W) float32 in [0, 1], RGB, in the order given. A float32 tensor batch comes back uncopied.
+        (B, 3, H, W) float32 in [0, 1], RGB, in the order given. A float32 batch that needs no change is not copied.
 
     Raises:
         MixedSizesError: The images of a list differ in size.
@@ -236,10 +248,14 @@ def _read_tensor(images: Tensor, size: int | None, max_pixels: int) -> Tensor:
     check_tensor(images)
     height, width = images.shape[-2:]
     check_num_pixels(height, width, max_pixels)
-    low, high = extremes(images)
-    check_range(low, high, "tensor")
     batch = (images[None] if images.ndim == 3 else images).float()
-    batch = batch if low >= 0 and high <= 1 else batch.clamp(0, 1)
+    if images.dtype == torch.uint8:
+        # By a tensor: a GPU divides by a Python number as by its rounded inverse, and arrays would give other pixels.
+        batch = batch / batch.new_full((), 255)
+    else:
+        low, high = extremes(images)
+        check_range(low, high, "tensor")
+        batch = batch if low >= 0 and high <= 1 else batch.clamp(0, 1)
     return _resize(batch, _target_size(height, width, size, max_pixels))
 
 

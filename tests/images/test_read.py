@@ -83,6 +83,18 @@ def test_tensors_of_any_float_dtype_become_float32(dtype: torch.dtype) -> None:
     assert torch.equal(read_image(tensor), torch.tensor([0.0, 0.5, 1.0]).reshape(3, 1, 1))
 
 
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
+def test_8_bit_tensors_give_the_pixels_of_8_bit_arrays(device: str) -> None:
+    array = np.arange(256 * 3, dtype=np.uint8).reshape(16, 16, 3)  # every value in every channel
+    tensor = torch.from_numpy(array).permute(2, 0, 1).to(device)
+    assert torch.equal(read_image(tensor).cpu(), read_image(array))
+    assert torch.equal(to_batch(tensor[None])[0].cpu(), read_image(array))
+    assert torch.equal(to_batch([tensor, tensor])[1].cpu(), read_image(array))
+    assert (read_image(tensor, size=9).cpu() - read_image(array, size=9)).abs().max() < 1e-6
+    assert torch.equal(to_uint8(tensor), tensor)
+    assert np.array_equal(np.asarray(to_pil(tensor)[0]), array)
+
+
 def test_a_default_dtype_set_by_the_program_changes_nothing() -> None:
     torch.set_default_dtype(torch.float64)
     try:
@@ -98,7 +110,7 @@ def test_a_float32_batch_is_not_copied() -> None:
     assert read_image(batch[0]).data_ptr() == batch.data_ptr()
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.gpu
 def test_a_tensor_stays_on_its_device() -> None:
     tensor = torch.rand(3, 8, 8, device="cuda")
     assert to_batch(tensor, size=4).device == tensor.device == pad_to_multiple(tensor[None], multiple=5).device

@@ -60,7 +60,8 @@ def encoded(format: str, array: np.ndarray) -> bytes:
         (torch.full((3, 4, 4), 1.001), "1.001"),
         (Image.new("I", (4, 4), 70_000), "0..65535"),
         (Image.new("I", (4, 4), -1), "0..65535"),
-        (torch.zeros(3, 4, 4, dtype=torch.uint8), "float tensor.*uint8.*255"),
+        (torch.zeros(3, 4, 4, dtype=torch.int64), r"int64.*to\(torch\.uint8\)"),
+        (torch.zeros(3, 4, 4, dtype=torch.bool), r"bool.*images\.float\(\)"),
         (np.zeros((4, 4, 3), dtype=np.int64), "astype"),
         (np.zeros((4, 4), dtype=complex), "complex"),
         (np.array([["a"]]), "<U1"),
@@ -109,7 +110,7 @@ def test_padding_refuses_what_is_no_batch(shape: tuple[int, ...]) -> None:
 
 
 @pytest.mark.parametrize(
-    "bad", [torch.zeros(3, 4, 4, dtype=torch.uint8), torch.zeros(1, 4, 4), torch.full((3, 1, 1), float("nan"))]
+    "bad", [torch.zeros(3, 4, 4, dtype=torch.int16), torch.zeros(1, 4, 4), torch.full((3, 1, 1), float("nan"))]
 )
 def test_what_is_no_image_does_not_become_a_image(bad: torch.Tensor) -> None:
     with pytest.raises(ImageValueError):
