@@ -1,8 +1,15 @@
-"""Images -> random crops that depend on the step's number alone, so that a resumed run sees what it would have seen."""
+"""Random crops of images: one rule of geometry, and batches that depend on a step's number alone.
+
+Because nothing but the seed and the step's number decides what is drawn, a resumed training sees the crops that it would
+have seen without the interruption.
+"""
 
 from __future__ import annotations
 
 import logging
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -16,32 +23,144 @@ from pyramid_tokenizer.images.read import DEFAULT_MAX_PIXELS
 from pyramid_tokenizer.images.sources import Source, open_images
 
 ATTEMPTS = 100
-"""Unusable images in a row after which a step gives up."""
+"""A batch is given up after this many unusable images in a row."""
+ZOOM = 1.6
+"""Default of the largest short side before cropping, in multiples of the crop's side."""
 
 _LOGGER = logging.getLogger(__name__)
 # a file's name may hold what separates the log's fields
 _ESCAPES = str.maketrans({"\t": "\\t", "\n": "\\n", "\r": "\\r"})
 
 
-class RandomCrops(Dataset[Tensor]):
-    """Item `i` is a micro-batch: (B, 3, crop, crop) float32 in [0, 1], drawn by the seed and its place in its step alone.
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Crop:
+    """Where a crop lies in an image: the image is resized, a square is cut out, and may be mirrored."""
 
-    Item i is micro-batch k of step s, (s, k) = divmod(i, accumulate), and holds slots (k · world_size + rank) · B + 0 … B − 1 of
-    that step. So one process with B = 8, two with B = 4, and one with B = 4 and accumulate = 2 see the same crops in a step.
+    crop_px: int
+    """Side of the crop, in pixels."""
+    size: tuple[int, int]
+    """Height and width that the image is resized to, both at least `crop_px`."""
+    top: int
+    """First row of the crop in the resized image."""
+    left: int
+    """First column of the crop in the resized image."""
+    mirrored: bool
+    """Whether left and right are exchanged."""
 
-    An image's short side is first resized to a random size between the crop's and `zoom` times that (never enlarged beyond
-    its own size unless it is smaller than the crop), then cropped and half of the time mirrored. Images that are unreadable
-    or too small are skipped, named once as a warning of this module's logger, and remembered in `skipped` with the reason (in
-    the process that met them: a loader's workers keep their own, `skip_log` has all); a new image is drawn in their place.
+    def of_image(self, image: Tensor) -> Tensor:
+        """The crop (3, crop, crop) of an image (3, H, W) float in [0, 1], resized by a bicubic kernel with antialiasing."""
+        if tuple(image.shape[-2:]) != self.size:
+            image = F.interpolate(image[None], self.size, mode="bicubic", antialias=True)[0].clamp(0, 1)
+        return self._cut(image)
+
+    def of_labels(self, labels: Tensor) -> Tensor:
+        """The same crop (crop, crop) of labels (H, W) int64, resized to the nearest value."""
+        if tuple(labels.shape) != self.size:
+            labels = F.interpolate(labels[None, None].float(), self.size, mode="nearest-exact")[0, 0].long()
+        return self._cut(labels)
+
+    def _cut(self, x: Tensor) -> Tensor:
+        x = x[..., self.top : self.top + self.crop_px, self.left : self.left + self.crop_px]
+        return x.flip(-1) if self.mirrored else x
+
+
+def draw_crop(image_size: tuple[int, int], *, crop_px: int, zoom: float, rng: np.random.Generator) -> Crop:
+    """A random crop, by the one rule that training with and without labels follows.
+
+    The short side is resized to a random whole number of pixels between `crop_px` and `zoom * crop_px`, but an image is
+    never enlarged beyond its own size, because enlarged pixels teach nothing, unless it is smaller than the crop. The place
+    of the crop is random, and half of the crops are mirrored.
 
     Args:
-        images: The images; anything else goes through `open_images`.
-        batch_size: B, images in an item.
-        crop_px: Side of the crop.
-        zoom: Largest short side before cropping, in crops.
+        image_size: Height and width of the image in pixels.
+        crop_px: Side of the crop in pixels.
+        zoom: Largest short side before cropping, in multiples of `crop_px`.
+        rng: The source of chance.
+
+    Raises:
+        ImageTooLargeError: The image is so narrow that it would have too many pixels once its short side fills the crop.
+
+    Example:
+        >>> crop = draw_crop((48, 64), crop_px=32, zoom=9.0, rng=np.random.default_rng(0))
+        >>> 32 <= crop.size[0] <= 48, crop.of_image(torch.rand(3, 48, 64)).shape
+        (True, torch.Size([3, 32, 32]))
+    """
+    short = min(image_size)
+    largest = max(crop_px, min(short, round(zoom * crop_px)))
+    wanted = int(rng.integers(crop_px, largest + 1))
+    height, width = (max(crop_px, round(side * wanted / short)) for side in image_size)
+    if height * width > DEFAULT_MAX_PIXELS:
+        raise ImageTooLargeError(
+            f"expected an image of at most {DEFAULT_MAX_PIXELS} pixels once its short side is {wanted} px, got {height} x "
+            f"{width} from {tuple(image_size)}: crop it"
+        )
+    top, left = int(rng.integers(height - crop_px + 1)), int(rng.integers(width - crop_px + 1))
+    return Crop(crop_px=crop_px, size=(height, width), top=top, left=left, mirrored=bool(rng.random() < 0.5))
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CropOrder:
+    """Which random numbers each crop of a training is drawn with, however its steps are divided among processes and passes.
+
+    Item i of a process is part k of step s, (s, k) = divmod(i, accumulate), and holds the crops number
+    (k * world_size + rank) * batch_size + 0 ... batch_size - 1 of that step. So one process with batches of 8, two with
+    batches of 4, and one with batches of 4 and accumulate = 2 see the same crops in a step.
+
+    Raises:
+        ConfigError: `rank` is none of `world_size` processes.
+    """
+
+    batch_size: int
+    """Crops in an item."""
+    seed: int = 0
+    """With a crop's number and its step, the only source of chance."""
+    rank: int = 0
+    """Number of this process, below `world_size`."""
+    world_size: int = 1
+    """Processes that share a step."""
+    accumulate: int = 1
+    """Items of this process in a step."""
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.rank < self.world_size:
+            raise ConfigError(f"expected a rank below world_size {self.world_size}, got {self.rank}: pass both")
+
+    def generators(self, item: int) -> list[np.random.Generator]:
+        """One generator of random numbers for each crop of an item.
+
+        Raises:
+            IndexError: The item is negative.
+        """
+        if item < 0:
+            raise IndexError(f"expected an item of 0 or more, got {item}: items are counted from the first step")
+        step, part = divmod(item, self.accumulate)
+        first = (part * self.world_size + self.rank) * self.batch_size
+        return [np.random.default_rng((self.seed, step, first + crop)) for crop in range(self.batch_size)]
+
+    def pass_length(self, num_images: int) -> int:
+        """Items of one pass: so many that all processes together draw as many crops as there are images, or just more."""
+        return math.ceil(num_images / (self.batch_size * self.world_size))
+
+
+class RandomCrops(Dataset[Tensor]):
+    """Batches of random crops (B, 3, crop, crop) float32 in [0, 1]: item `i` depends on the seed and on `i` alone.
+
+    Every item from 0 on can be asked for, without end. `len` and iteration cover one pass: as many crops as there are
+    images, each drawn from a random image, so that some images come twice and others not at all.
+
+    `draw_crop` says how an image is resized and cropped, `CropOrder` how processes share the crops of a step. Images that are
+    unreadable or too small are skipped: each is named once as a warning of this module's logger, and kept in `skipped` with
+    the reason (in the process that met it: a loader's workers keep their own, `skip_log` has all). Another image is drawn in
+    its place.
+
+    Args:
+        images: The images; anything that `open_images` takes.
+        batch_size: B, crops in an item.
+        crop_px: Side of the crop in pixels.
+        zoom: Largest short side before cropping, in multiples of `crop_px`.
         min_px: Images with a shorter side are skipped.
-        seed: With an item's place, the only source of chance.
-        rank: Of this process, below `world_size`.
+        seed: With an item's number, the only source of chance.
+        rank: Number of this process, below `world_size`.
         world_size: Processes that share a step.
         accumulate: Items of this process in a step.
         skip_log: A file to which each process adds a line for every image that it skips, see `read_skip_log`.
@@ -52,9 +171,9 @@ class RandomCrops(Dataset[Tensor]):
 
     Example:
         >>> from PIL import Image
-        >>> crops = RandomCrops([Image.new("RGB", (40, 32), (255, 0, 0))], batch_size=2, crop_px=16)
-        >>> crops[7].shape, bool((crops[7] == crops[7]).all())
-        (torch.Size([2, 3, 16, 16]), True)
+        >>> crops = RandomCrops([Image.new("RGB", (40, 32), (255, 0, 0))] * 5, batch_size=2, crop_px=16)
+        >>> crops[7].shape, bool((crops[7] == crops[7]).all()), len(list(crops))
+        (torch.Size([2, 3, 16, 16]), True, 3)
     """
 
     def __init__(  # noqa: PLR0913
@@ -63,7 +182,7 @@ class RandomCrops(Dataset[Tensor]):
         *,
         batch_size: int,
         crop_px: int,
-        zoom: float = 1.6,
+        zoom: float = ZOOM,
         min_px: int = 32,
         seed: int = 0,
         rank: int = 0,
@@ -71,34 +190,50 @@ class RandomCrops(Dataset[Tensor]):
         accumulate: int = 1,
         skip_log: Path | None = None,
     ):
-        if not 0 <= rank < world_size:
-            raise ConfigError(f"expected a rank below world_size {world_size}, got {rank}: pass both")
+        self.order = CropOrder(
+            batch_size=batch_size, seed=seed, rank=rank, world_size=world_size, accumulate=accumulate
+        )
         self.images = open_images(images)
-        self.batch_size, self.crop_px, self.zoom, self.min_px = batch_size, crop_px, zoom, min_px
-        self.seed, self.rank, self.world_size, self.accumulate = seed, rank, world_size, accumulate
+        self.crop_px, self.zoom, self.min_px = crop_px, zoom, min_px
         self.skip_log = skip_log
         self.skipped: dict[str, str] = {}
 
+    def __len__(self) -> int:
+        return self.order.pass_length(len(self.images))
+
+    def __iter__(self) -> Iterator[Tensor]:
+        return (self[item] for item in range(len(self)))
+
     def __getitem__(self, item: int) -> Tensor:
-        """That micro-batch: (B, 3, crop, crop) float32 in [0, 1].
+        """The batch of that number: (B, 3, crop, crop) float32 in [0, 1].
 
         Raises:
             DataError: `ATTEMPTS` unusable images in a row.
+            IndexError: The number is negative.
         """
-        step, part = divmod(item, self.accumulate)
-        first = (part * self.world_size + self.rank) * self.batch_size
-        slots = range(first, first + self.batch_size)
-        return torch.stack([self._crop(np.random.default_rng((self.seed, step, slot))) for slot in slots])
+        return torch.stack([self._crop(rng) for rng in self.order.generators(item)])
 
     def _crop(self, rng: np.random.Generator) -> Tensor:
         reason = ""
         for _ in range(ATTEMPTS):
             index = int(rng.integers(len(self.images)))
             try:
-                return self._cut(self.images.read(index), rng)
+                image = self.images.read(index)
+                size = image.shape[-2], image.shape[-1]
+                self._check_size(size)
+                return draw_crop(size, crop_px=self.crop_px, zoom=self.zoom, rng=rng).of_image(image)
             except ImageError as error:
                 reason = self._skip(self.images.name(index), str(error))
-        raise DataError(f"expected usable images, got {ATTEMPTS} unusable ones in a row, the last {reason}")
+        raise DataError(
+            f"expected images that can be used, got {ATTEMPTS} in a row that cannot, the last {reason}: see the reasons in the "
+            "log and check the source"
+        )
+
+    def _check_size(self, image_size: tuple[int, int]) -> None:
+        if min(image_size) < self.min_px:
+            raise ImageValueError(
+                f"expected sides of at least {self.min_px} px, got {image_size}: lower min_px to use it"
+            )
 
     def _skip(self, name: str, reason: str) -> str:
         line = f"{name.translate(_ESCAPES)}\t{reason.translate(_ESCAPES)}"
@@ -111,28 +246,14 @@ class RandomCrops(Dataset[Tensor]):
                     file.write(line + "\n")
         return f"{name}: {reason}"
 
-    def _cut(self, image: Tensor, rng: np.random.Generator) -> Tensor:
-        short = min(image.shape[-2:])
-        if short < self.min_px:
-            raise ImageValueError(
-                f"expected sides of at least {self.min_px} px, got {tuple(image.shape[-2:])}: lower min_px to use it"
-            )
-        largest = max(self.crop_px, min(short, round(self.zoom * self.crop_px)))
-        wanted = int(rng.integers(self.crop_px, largest + 1))
-        if wanted != short:
-            height, width = (max(self.crop_px, round(side * wanted / short)) for side in image.shape[-2:])
-            if height * width > DEFAULT_MAX_PIXELS:  # a strip of few pixels' height grows without bound
-                raise ImageTooLargeError(f"expected sides that can be cropped, got {tuple(image.shape[-2:])}: crop it")
-            image = F.interpolate(image[None], (height, width), mode="bicubic", antialias=True)[0].clamp(0, 1)
-        top, left = (int(rng.integers(side - self.crop_px + 1)) for side in image.shape[-2:])
-        crop = image[:, top : top + self.crop_px, left : left + self.crop_px]
-        return crop.flip(2) if rng.random() < 0.5 else crop
-
 
 def read_skip_log(path: Path) -> dict[str, str]:
-    """Name -> reason of each image that was skipped, in the order of first sight; none where the file does not exist.
+    """Name and reason of each image that was skipped, in the order in which they were met.
 
-    A line is name, tab, reason; an image that several processes met has several lines.
+    A line of the file is name, tab, reason. An image that several processes met has several lines; the first one counts.
+
+    Args:
+        path: The file that `RandomCrops` wrote. Where it does not exist, no image was skipped.
 
     Example:
         >>> read_skip_log(Path("no/such/skipped.tsv"))

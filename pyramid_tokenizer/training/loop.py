@@ -20,6 +20,7 @@ from pyramid_tokenizer.errors import CheckpointError, PyramidTokenizerError
 from pyramid_tokenizer.training import distributed
 from pyramid_tokenizer.training.config import TrainConfig
 from pyramid_tokenizer.training.interrupt import StopRequest, leave_signals_to_the_parent
+from pyramid_tokenizer.training.process import reseed
 from pyramid_tokenizer.training.reports import Log
 from pyramid_tokenizer.training.state import load_state, save_state
 
@@ -136,7 +137,7 @@ def _add_gradients(
     """All passes of one step; their mean gradient is then on the stage's parameters."""
     for k in range(config.accumulate):
         # the same in every pass and process: one prefix of levels for all of a step's crops
-        torch.manual_seed(hash((config.seed, step)) % 2**63)
+        reseed(hash((config.seed, step)) % 2**63, accelerator.device)
         last = k + 1 == config.accumulate
         with contextlib.nullcontext() if last else accelerator.no_sync(model):
             images = next(passes).to(accelerator.device)

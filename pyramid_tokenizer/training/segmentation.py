@@ -23,9 +23,10 @@ from pyramid_tokenizer.tokenizer import PyramidTokenizer
 from pyramid_tokenizer.training.config import TrainConfig
 from pyramid_tokenizer.training.loop import run_stage
 from pyramid_tokenizer.training.losses import pixel_loss
+from pyramid_tokenizer.training.process import accelerated, own_randomness, reseed
 from pyramid_tokenizer.training.reports import Log
 from pyramid_tokenizer.training.resume import STATE_SUFFIX, check_settings
-from pyramid_tokenizer.training.train import check_trainable, make_accelerator, print_log, training_folder
+from pyramid_tokenizer.training.train import check_trainable, print_log, training_folder
 
 LOGIT_STRIDE = 4
 """Pixels per logit in the loss, where cells are a multiple of it: finer than a cell, coarse enough for a CPU."""
@@ -238,23 +239,22 @@ def train_segmentation(  # noqa: PLR0913
     check_trainable(tok, config)
     if config.sheet_every or config.tensorboard:
         warnings.warn("sheet_every and tensorboard are ignored: stage 3 has neither", stacklevel=2)
-    accelerator = make_accelerator(config)
-    tok.to(accelerator.device)
-    crops = LabelledCrops(
-        sets,
-        batch_size=config.batch_size,
-        crop_px=config.crop_px,
-        seed=config.seed + 4,
-        rank=accelerator.process_index,
-        world_size=accelerator.num_processes,
-        accumulate=config.accumulate,
-        left_out=left_out,
-    )
-    seg = new_segmenter(tok, segmentation or tok.config.segmentation or SegmentationConfig(), seed=config.seed)
-    words = [_words(seg, names) for names in crops.names]
-    shares = crops.pixel_shares() if config.class_balance else ()
-    stage = SegmentationStage(seg, words, config, shares=shares, continuous=continuous)
-    with training_folder(out) as folder:
+    with accelerated(config) as accelerator, training_folder(out) as folder:
+        tok.to(accelerator.device)
+        crops = LabelledCrops(
+            sets,
+            batch_size=config.batch_size,
+            crop_px=config.crop_px,
+            seed=config.seed + 4,
+            rank=accelerator.process_index,
+            world_size=accelerator.num_processes,
+            accumulate=config.accumulate,
+            left_out=left_out,
+        )
+        seg = new_segmenter(tok, segmentation or tok.config.segmentation or SegmentationConfig(), seed=config.seed)
+        words = [_words(seg, names) for names in crops.names]
+        shares = crops.pixel_shares() if config.class_balance else ()
+        stage = SegmentationStage(seg, words, config, shares=shares, continuous=continuous)
         check_settings(folder / "segmentation.json", seg.tok, len(crops.places), config)
         state = folder / f"{stage.name}{STATE_SUFFIX}"
         stage.requires_grad_(True)
@@ -278,8 +278,9 @@ def new_segmenter(tok: PyramidTokenizer, segmentation: SegmentationConfig, *, se
         seed: Of the head's weights.
     """
     tok.config = dataclasses.replace(tok.config, segmentation=segmentation)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+    cpu = torch.device("cpu")
+    with own_randomness(cpu):
+        reseed(seed, cpu)
         head = build_head(tok.config, embedding_dim=tok.backbone.embedding_dim)
     if head.trunk is not None:
         head.trunk.load_state_dict(tok.trunk.state_dict())

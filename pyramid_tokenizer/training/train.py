@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import os
 import tempfile
 from collections.abc import Iterator
-from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwargs
 from torch import Tensor
 
 from pyramid_tokenizer.errors import ConfigError, NotFittedError
@@ -22,6 +19,7 @@ from pyramid_tokenizer.tokenizer import PyramidTokenizer
 from pyramid_tokenizer.training import distributed
 from pyramid_tokenizer.training.config import Codebooks, TrainConfig
 from pyramid_tokenizer.training.loop import run_stage
+from pyramid_tokenizer.training.process import accelerated
 from pyramid_tokenizer.training.reports import Log, tensorboard_log, write_sheet
 from pyramid_tokenizer.training.resume import STATE_SUFFIX, check_settings, once
 from pyramid_tokenizer.training.stages import CodebookStage, DecoderStage
@@ -33,8 +31,6 @@ CROPS_PER_IMAGE = 8
 """For the gradient-free fit, at most: more crops of an image say little that is new."""
 CONTINUE_STEPS = 500
 """Steps of stage 1 that `finetune(codebooks="continue")` takes where its config does not say."""
-LONGEST_FIT = timedelta(hours=6)
-"""The other processes wait this long for the main one to fit the codebooks."""
 
 
 def print_log(figures: dict[str, Any]) -> None:
@@ -91,9 +87,8 @@ def train(
     """
     _check(tok, config, out)
     source = open_images(images)
-    accelerator = make_accelerator(config)
-    tok.to(accelerator.device)
-    with training_folder(out) as folder:
+    with accelerated(config) as accelerator, training_folder(out) as folder:
+        tok.to(accelerator.device)
         run = _Run(tok, source, config, accelerator, folder, out if out is None else Path(out), log)
         check_settings(folder / "settings.json", tok, len(source), config)
         once(folder / "fitted.safetensors", tok, run.start_codebooks)
@@ -171,16 +166,6 @@ def check_trainable(tok: PyramidTokenizer, config: TrainConfig) -> None:
         )
     if tok.dtype != torch.float32:
         raise ConfigError(f"expected a float32 tokenizer, got {tok.dtype}: set mixed_precision instead of casting it")
-
-
-def make_accelerator(config: TrainConfig) -> Accelerator:
-    """Device, precision and processes of a run."""
-    # a prefix of levels leaves the finer ones' parameters without a gradient
-    unused = DistributedDataParallelKwargs(find_unused_parameters=True)
-    patience = InitProcessGroupKwargs(timeout=LONGEST_FIT)
-    # without a GPU, accelerate takes torchrun's processes for single ones that all write the same files
-    several_on_cpu = int(os.environ.get("WORLD_SIZE", "1")) > 1 and not torch.cuda.is_available()
-    return Accelerator(mixed_precision=config.mixed_precision, cpu=several_on_cpu, kwargs_handlers=[unused, patience])
 
 
 @contextlib.contextmanager
@@ -262,10 +247,12 @@ class _Run:
             self.tok.requires_grad_(False)
             self.tok.eval()
 
-    def _crops(self, *, seed: int, accumulate: int, rank: int = 0, world_size: int = 1) -> RandomCrops:
+    def _crops(
+        self, *, seed: int, accumulate: int = 1, rank: int = 0, world_size: int = 1, batch_size: int | None = None
+    ) -> RandomCrops:
         return RandomCrops(
             self.source,
-            batch_size=self.config.batch_size,
+            batch_size=batch_size or self.config.batch_size,
             crop_px=self.config.crop_px,
             seed=seed,
             rank=rank,
@@ -287,6 +274,5 @@ class _Run:
 
     def _sheet(self, stage: str, step: int) -> None:
         assert self.out is not None
-        crops = self._crops(seed=self.config.seed + 3, accumulate=1)
-        crops.batch_size = SHEET_IMAGES
+        crops = self._crops(seed=self.config.seed + 3, batch_size=SHEET_IMAGES)
         write_sheet(self.tok, crops[0], self.out / "sheets" / f"{stage}-{step:06d}.png")

@@ -7,9 +7,11 @@ import torch
 from PIL import Image
 from torch.utils.data import DataLoader
 
+from pyramid_tokenizer import PyramidTokenizer
+from pyramid_tokenizer.config.models import LevelConfig
 from pyramid_tokenizer.errors import ConfigError, DataError
 from pyramid_tokenizer.images import RandomCrops, find_images, open_images, read_skip_log
-from pyramid_tokenizer.images.crops import ATTEMPTS
+from pyramid_tokenizer.images.crops import ATTEMPTS, draw_crop
 
 
 def crops_of(folder, **options):
@@ -57,6 +59,42 @@ def test_crops_are_those_of_earlier_versions(folder):
 def test_a_rank_is_one_of_the_processes(folder, rank, world):
     with pytest.raises(ConfigError, match=f"expected a rank below world_size {world}, got {rank}"):
         crops_of(folder, rank=rank, world_size=world)
+
+
+@pytest.mark.parametrize(("batch", "world", "passes"), [(1, 1, 4), (2, 1, 2), (3, 1, 2), (2, 2, 1), (9, 1, 1)])
+def test_iteration_covers_one_pass_and_items_beyond_it_can_be_asked_for(folder, batch, world, passes):
+    crops = RandomCrops(find_images(folder)[:4], crop_px=32, batch_size=batch, world_size=world)
+    assert len(crops) == passes
+    found = list(crops)
+    assert len(found) == passes
+    assert all(torch.equal(found[item], crops[item]) for item in range(passes))
+    assert crops[passes + 100].shape == (batch, 3, 32, 32)
+    with pytest.raises(IndexError, match="-1"):
+        crops[-1]
+
+
+def test_a_loader_without_a_sampler_reads_one_pass(folder):
+    crops = RandomCrops(find_images(folder)[:4], crop_px=32, batch_size=2)
+    loaded = list(DataLoader(crops, batch_size=None))
+    assert [torch.equal(batch, crops[item]) for item, batch in enumerate(loaded)] == [True] * 2
+
+
+def test_codebooks_are_fitted_on_one_pass(folder):
+    crops = crops_of(folder, batch_size=1)
+    tok = PyramidTokenizer.from_backbone("toy", levels=[LevelConfig(stride=8, maps=(2, 3), codebook_size=16, dim=4)])
+    tok.fit(crops)
+    assert tok.quantizer.is_fitted
+
+
+@pytest.mark.parametrize("size", [(40, 60), (33, 90), (200, 100), (32, 32), (20, 50)])
+def test_an_image_is_never_enlarged_beyond_its_own_size_unless_it_is_smaller_than_the_crop(size):
+    rng, shorts = np.random.default_rng(0), set()
+    for _ in range(400):
+        crop = draw_crop(size, crop_px=32, zoom=1.6, rng=rng)
+        shorts.add(min(crop.size))
+        assert crop.top + 32 <= crop.size[0] and crop.left + 32 <= crop.size[1]
+        assert crop.size[0] / crop.size[1] == pytest.approx(size[0] / size[1], rel=0.05)
+    assert (min(shorts), max(shorts)) == (32, max(32, min(min(size), 51)))
 
 
 def test_pixels_are_those_of_the_image_where_nothing_is_resized(folder):
@@ -119,14 +157,12 @@ def test_a_strip_that_would_grow_without_bound_is_skipped(folder, tmp_path):
     Image.new("L", (60_000, 1)).save(tmp_path / "strip.png")
     crops = RandomCrops([tmp_path / "strip.png", folder / "0.png"], batch_size=8, crop_px=64, min_px=1)
     assert crops[0].shape == (8, 3, 64, 64)
-    assert "expected sides that can be cropped, got (1, 60000)" in crops.skipped[str(tmp_path / "strip.png")]
+    assert "(1, 60000)" in crops.skipped[str(tmp_path / "strip.png")]
 
 
 def test_only_unusable_images_are_an_error(tmp_path):
     (tmp_path / "empty.png").write_bytes(b"")
-    with pytest.raises(
-        DataError, match=f"got {ATTEMPTS} unusable ones in a row, the last .*empty.png: .*an empty file"
-    ):
+    with pytest.raises(DataError, match=f"got {ATTEMPTS} in a row that cannot, the last .*empty.png: .*an empty file"):
         RandomCrops([tmp_path / "empty.png"], batch_size=1, crop_px=32)[0]
     with pytest.raises(DataError, match="expected at least one image, got an empty list"):
         RandomCrops([], batch_size=1, crop_px=32)

@@ -121,7 +121,7 @@ def test_a_state_that_was_interrupted_while_saved_is_the_one_before(tmp_path, mo
     def save_twice_then_fail(state, file):
         saved.append(state["step"])
         if len(saved) == 2:
-            file.write(b"half of it")
+            file.write_bytes(b"half of it")
             raise KeyboardInterrupt
         save(state, file)
 

@@ -9,6 +9,7 @@ from PIL import Image
 from torch.utils.data import DataLoader
 
 from pyramid_tokenizer.errors import ConfigError, DataError, ImageError
+from pyramid_tokenizer.images import RandomCrops
 from pyramid_tokenizer.images.labelled import open_segmentation_set
 from pyramid_tokenizer.images.labelled.crops import LabelledCrops
 from pyramid_tokenizer.images.read import read_image
@@ -120,18 +121,26 @@ class TestLabelsAndPixels:
             assert torch.equal(own, labels.flip(1) if turned[-1] else labels)
         assert 4 < sum(turned) < 20
 
-    def test_short_sides_are_resized_to_between_one_and_zoom_crops(self, tmp_path):
-        # every other column is of class 1: how wide one is in a crop tells the scale
-        values = torch.zeros(60, 60, dtype=torch.int64)
-        values[:, ::2] = 1
+    def test_an_image_and_its_labels_are_cropped_as_images_without_labels_are(self, five, tmp_path):
+        images = [sample.image for sample in five]
+        wanted = RandomCrops(images, batch_size=4, crop_px=32, seed=7)
+        found = crops_of(five, seed=7)
+        assert len(found) == len(wanted) == len(list(found))
+        for item in range(3):
+            assert torch.equal(found[item].images, wanted[item])
+
+    def test_short_sides_are_resized_to_between_one_and_zoom_crops_and_not_enlarged(self, tmp_path):
+        # every other stripe of six columns is of class 1: how wide one is in a crop tells the scale
+        values = torch.zeros(90, 90, dtype=torch.int64)
+        values[:, torch.arange(90) // 6 % 2 == 1] = 1
         save_labelled(tmp_path, "a", values)
         (tmp_path / "classes.txt").write_text("a\nb\n")
         crops, widths = crops_of(open_segmentation_set(tmp_path), batch_size=16, crop_px=60, zoom=2.0), []
         for labels in crops[0].labels:
             changes = int((labels[0, 1:] != labels[0, :-1]).sum())
-            widths.append(60 / (changes + 1))
-        assert 0.95 < min(widths) < 1.3
-        assert 1.6 < max(widths) < 2.1
+            widths.append(60 / changes / 6)
+        assert 0.6 < min(widths) < 0.8
+        assert 0.9 < max(widths) < 1.15
 
     def test_a_strip_is_enlarged_to_fill_the_crop(self, labelled):
         batch = crops_of(labelled(FIVE, 2, size=(9, 40)), crop_px=32)[0]
