@@ -1,4 +1,4 @@
-"""`model_card`: the README.md of a saved model, for people who find it on the Hub."""
+"""The model card: README.md of a saved model, for people who find it on the Hugging Face Hub."""
 
 from __future__ import annotations
 
@@ -8,42 +8,46 @@ from typing import Any
 
 from pyramid_tokenizer.config.models import LevelConfig, TokenizerConfig
 
+TAGS = ("image-tokenizer", "vector-quantization", "clip")
+"""Words that the model is found by on the Hub."""
+PIPELINE_TAG = "image-feature-extraction"
+"""The Hub's task that is nearest to what a tokenizer does."""
+
 
 def model_card(config: TokenizerConfig, *, fingerprint: str, evaluation: Mapping[str, Any] | None = None) -> str:
-    """README.md of a model: how to use it, its levels, and the figures of a saved evaluation.
+    """The text of README.md: how to use the model, its levels, and the figures of a saved evaluation.
 
-    The licence is the caller's to add: it follows from the backbone and the training images.
+    It names no licence, because that follows from the backbone and the training images: whoever publishes the model adds it.
 
     Args:
         config: The model's config.
         fingerprint: The tokenizer's fingerprint.
         evaluation: What `benchmarks/reconstruction.py --json` wrote: "protocol", "date" and "rows" of "what",
-            "bits_per_pixel", "psnr", "ssim". Figures of another fingerprint are left out.
+            "bits_per_pixel", "psnr", "ssim". Figures of a tokenizer with another fingerprint are left out.
 
     Returns:
-        Markdown with the Hub's YAML header.
+        Markdown that begins with the Hub's YAML header.
     """
+    from huggingface_hub import ModelCard, ModelCardData
+
+    header = ModelCardData(library_name="pyramid-tokenizer", pipeline_tag=PIPELINE_TAG, tags=list(TAGS))
+    return str(ModelCard(f"---\n{header.to_yaml()}\n---\n\n{_body(config, fingerprint, evaluation)}"))
+
+
+def _body(config: TokenizerConfig, fingerprint: str, evaluation: Mapping[str, Any] | None) -> str:
     backbone = (
         f"{config.backbone.name} ({config.backbone.pretrained})" if config.backbone.name else "included in `backbone/`"
     )
     levels = "\n".join(_level_row(index, level) for index, level in enumerate(config.quantizer.levels))
-    return f"""---
-library_name: pyramid-tokenizer
-tags:
-- image-tokenizer
-- vector-quantization
-- clip
----
-
-# A pyramid-tokenizer model
+    return f"""# A pyramid-tokenizer model
 
 Turns an image into a pyramid of discrete tokens over a frozen CLIP backbone, and tokens back into pixels.
 
 ```python
 from pyramid_tokenizer import PyramidTokenizer
 tok = PyramidTokenizer.from_pretrained("path/or/user/repo")
-tokens = tok.encode("photo.jpg")
-images = tok.decode(tokens)
+tokens = tok.encode("photo.jpg")   # ids of every level, coarse to fine
+images = tok.decode(tokens)         # (1, 3, H, W) in [0, 1]
 ```
 
 - backbone: {backbone}

@@ -1,4 +1,4 @@
-"""The directory of a model by its name: a local folder, a bundled model, or a Hub repository."""
+"""From the name of a model to the directory with its files: a local one, a bundled one, or a download from the Hub."""
 
 from __future__ import annotations
 
@@ -6,20 +6,23 @@ import difflib
 import os
 import re
 import warnings
-from pathlib import Path
+from pathlib import Path, PurePosixPath
+from typing import Any, NoReturn
 
-from pyramid_tokenizer.errors import ModelNotFoundError
-from pyramid_tokenizer.hub.directory import CONFIG_FILE
+from pyramid_tokenizer.errors import ConfigError, ModelNotFoundError
+from pyramid_tokenizer.hub.directory import CONFIG_FILE, HEAD_FILE, WEIGHTS_FILE
 
 MODEL_FILES = (
     CONFIG_FILE,
-    "*.safetensors",
+    WEIGHTS_FILE,
+    HEAD_FILE,
     "backbone/*.json",
     "backbone/*.safetensors",
     "README.md",
     "evaluation.json",
 )
-"""All that is ever fetched from or sent to the Hub."""
+"""The files of a model, and all that is ever fetched from or sent to the Hub. Whole names where they are known, because the
+Hub's * also matches "/" and would fetch the weights of every subfolder."""
 
 
 _ASSETS = Path(__file__).parents[1] / "assets"
@@ -34,20 +37,27 @@ def resolve_model(
     revision: str | None = None,
     cache_dir: str | Path | None = None,
     local_files_only: bool = False,
+    token: str | bool | None = None,
+    subfolder: str = "",
 ) -> Path:
-    """The directory of a model.
+    """The directory with the files of a model.
 
-    The first that fits wins: an existing directory with a config.json, a bundled name, a Hub repository "user/repo". An
-    existing directory without config.json is an error even if it looks like "user/repo": the Hub is not asked for it.
+    The first that fits wins: an existing directory with a config.json, the name of a bundled model, a Hub repository
+    "user/repo". An existing directory without a config.json is an error even if it looks like "user/repo": the Hub is not
+    asked for it.
 
     Args:
-        name: A directory, a bundled name ("tiny"), or "user/repo".
+        name: A directory, the name of a bundled model ("tiny"), or a Hub repository "user/repo".
         revision: Branch, tag or commit of a Hub repository.
-        cache_dir: Where Hub files are kept; the Hub client's own cache by default.
+        cache_dir: Folder that keeps downloaded files; the Hub client's own cache by default.
         local_files_only: Ask no network; a repository must already be in the cache.
+        token: Access token for private and gated repositories; None uses that of `hf auth login`, False none at all.
+        subfolder: Folder of the model inside the directory or the repository, with / between its parts; "" for the top.
 
     Raises:
-        ModelNotFoundError: No such directory, bundled model, repository or revision, no network, or no config.json.
+        ConfigError: `subfolder` leads out of the directory.
+        ModelNotFoundError: There is no such directory, bundled model, repository or revision, no network where one is needed,
+            or no config.json.
 
     Example:
         >>> try:
@@ -56,23 +66,47 @@ def resolve_model(
         ...     print(str(error).split(": ")[-1])
         there is no such directory; check the path
     """
+    _check_subfolder(subfolder)
     text = str(name)
-    path = Path(name).expanduser()
-    bundled = {} if isinstance(name, Path) else bundled_models()
+    path = Path(name).expanduser() / subfolder
+    bundled = {} if isinstance(name, Path) or subfolder else bundled_models()
     if (path / CONFIG_FILE).is_file() or text in bundled:
         if revision is not None:
             warnings.warn(f"revision={revision!r} is ignored: {text!r} is not a Hub repository", stacklevel=2)
         return path if (path / CONFIG_FILE).is_file() else bundled[text]
-    if path.is_dir():
-        raise ModelNotFoundError(
-            f"expected a model directory with a {CONFIG_FILE}, got {text!r} without one: "
-            "it is no saved model, or its saving was interrupted"
-        )
-    if path.is_file():
+    if Path(name).expanduser().is_dir():
+        _refuse_directory(Path(name).expanduser(), text, subfolder)
+    if Path(name).expanduser().is_file():
         raise ModelNotFoundError(f"expected a model directory, got the file {text!r}: give the directory that holds it")
     if isinstance(name, str) and _REPOSITORY.fullmatch(text):
-        return _download(text, revision=revision, cache_dir=cache_dir, local_files_only=local_files_only)
-    raise ModelNotFoundError(_unknown_name(text, list(bundled)))
+        options = {"revision": revision, "cache_dir": cache_dir, "local_files_only": local_files_only, "token": token}
+        return _download(text, subfolder, options)
+    if subfolder and text in bundled_models():
+        raise ModelNotFoundError(
+            f"expected no subfolder with the bundled model {text!r}, got {subfolder!r}: leave it out"
+        )
+    raise ModelNotFoundError(_unknown_name(text, list(bundled_models())))
+
+
+def _check_subfolder(subfolder: str) -> None:
+    parts = PurePosixPath(subfolder)
+    if parts.is_absolute() or ".." in parts.parts or "\\" in subfolder:
+        raise ConfigError(
+            f'expected a subfolder inside the model\'s directory, e.g. "small", got {subfolder!r}: leave out /, .. and \\'
+        )
+
+
+def _refuse_directory(path: Path, text: str, subfolder: str) -> NoReturn:
+    inside = sorted(config.parent.name for config in path.glob(f"*/{CONFIG_FILE}"))
+    if subfolder:
+        hint = f"choose a subfolder of {', '.join(map(repr, inside))}" if inside else "no subfolder of it holds a model"
+        raise ModelNotFoundError(f"expected a {CONFIG_FILE} in {subfolder!r} of {text!r}, got none: {hint}")
+    hint = (
+        f"pass subfolder, one of {', '.join(map(repr, inside))}"
+        if inside
+        else "it is no saved model, or its saving was interrupted"
+    )
+    raise ModelNotFoundError(f"expected a model directory with a {CONFIG_FILE}, got {text!r} without one: {hint}")
 
 
 def bundled_models() -> dict[str, Path]:
@@ -91,25 +125,23 @@ def _unknown_name(text: str, bundled: list[str]) -> str:
     return f'expected a directory, a bundled model or a Hub repository "user/repo", got {text!r}: {hint}'
 
 
-def _download(repo_id: str, *, revision: str | None, cache_dir: str | Path | None, local_files_only: bool) -> Path:
+def _download(repo_id: str, subfolder: str, options: dict[str, Any]) -> Path:
     import huggingface_hub
 
+    inside = PurePosixPath(subfolder)
+    patterns = [str(inside / pattern) for pattern in MODEL_FILES]
     try:
-        path = huggingface_hub.snapshot_download(
-            repo_id,
-            revision=revision,
-            cache_dir=cache_dir,
-            local_files_only=local_files_only,
-            allow_patterns=list(MODEL_FILES),
-        )
+        path = Path(huggingface_hub.snapshot_download(repo_id, allow_patterns=patterns, **options)) / inside
     # the client lets through its own errors, OSErrors and those of whichever HTTP library its version stands on
     except Exception as error:
-        raise ModelNotFoundError(_why_not_downloaded(repo_id, revision, local_files_only, error)) from error
-    if not (Path(path) / CONFIG_FILE).is_file():
+        reason = _why_not_downloaded(repo_id, options["revision"], options["local_files_only"], error)
+        raise ModelNotFoundError(reason) from error
+    if not (path / CONFIG_FILE).is_file():
+        place = f"folder {subfolder!r} of the Hub repository" if subfolder else "Hub repository"
         raise ModelNotFoundError(
-            f"expected a {CONFIG_FILE} in the Hub repository {repo_id!r}, got none: it holds no pyramid-tokenizer model"
+            f"expected a {CONFIG_FILE} in the {place} {repo_id!r}, got none: it holds no pyramid-tokenizer model"
         )
-    return Path(path)
+    return path
 
 
 def _why_not_downloaded(repo_id: str, revision: str | None, local_files_only: bool, error: Exception) -> str:
@@ -117,9 +149,9 @@ def _why_not_downloaded(repo_id: str, revision: str | None, local_files_only: bo
 
     start = f"expected the Hub repository {repo_id!r} (there is no such directory)"
     if isinstance(error, errors.GatedRepoError):
-        return f"{start}, got one with restricted access: ask for access on its page and log in with `hf auth login`"
+        return f"{start}, got one with restricted access: ask for access on its page, and log in with `hf auth login` or pass token="
     if isinstance(error, errors.RepositoryNotFoundError):
-        return f"{start}, got none of that name: check the spelling; a private one needs `hf auth login`"
+        return f"{start}, got none of that name: check the spelling; a private one needs `hf auth login` or token="
     if isinstance(error, errors.RevisionNotFoundError):
         return f"{start} at revision {revision!r}, got no such branch, tag or commit: see the repository's history"
     if isinstance(error, errors.HFValidationError):

@@ -42,7 +42,7 @@ def push(
 
     directory = Path(directory).expanduser()
     read_config(directory)
-    # spelled out, because a pattern's * also matches "/" there: "*.safetensors" would send those of every subdirectory
+    # spelled out, because a pattern's * also matches "/" there: "backbone/*.json" would send those of every subfolder
     files = [
         glob.escape(path.relative_to(directory).as_posix())
         for pattern in MODEL_FILES

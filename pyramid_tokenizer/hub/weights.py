@@ -1,8 +1,7 @@
-"""Tensors as safetensors files, read and written strictly: exactly the names, shapes and kinds expected."""
+"""Tensors as safetensors files, read strictly: exactly the names, shapes and kinds of dtype that are expected."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
@@ -19,19 +18,19 @@ _NAMES_SHOWN = 5
 
 
 def read_weights(path: Path, expected: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The tensors of a safetensors file, which must be exactly those expected.
+    """The tensors of a safetensors file, which must hold exactly those that are expected.
 
     Args:
         path: The file.
-        expected: Name -> a tensor of the wanted shape and dtype (its values are not read), e.g. a `state_dict()`.
+        expected: Names, each with a tensor of the wanted shape and dtype whose values are not read, e.g. a `state_dict()`.
 
     Returns:
-        Name -> tensor on the CPU, in the order and the dtypes of `expected`. The file may hold another dtype of the same
+        Names and tensors on the CPU, in the order and the dtypes of `expected`. The file may hold another dtype of the same
         kind: half-precision weights come back as float32 where float32 is expected.
 
     Raises:
-        CheckpointError: A missing or unreadable file; a missing or extra name; a wrong shape or kind of dtype; a value that
-            is NaN, infinite, or does not fit the expected dtype.
+        CheckpointError: The file is missing or cannot be read; a name is missing or was not expected; a shape or a kind of
+            dtype is wrong; a value is NaN, infinite, or does not fit the expected dtype.
     """
     try:
         stored = load_file(path)
@@ -59,7 +58,7 @@ def read_weights(path: Path, expected: Mapping[str, Tensor]) -> dict[str, Tensor
 
 
 def _mismatch(stored: Tensor, expected: Tensor) -> str | None:
-    """What is wrong with a stored tensor, or None."""
+    """What is wrong with a stored tensor; None where nothing is."""
     if stored.shape != expected.shape:
         return "wrong shape"
     if _kind(stored) != _kind(expected):
@@ -85,11 +84,12 @@ def _first(names: Iterable[str]) -> str:
     return ", ".join(ordered[:_NAMES_SHOWN]) + (f" and {more} more" if more > 0 else "")
 
 
-def write_weights(path: Path, tensors: Mapping[str, Tensor], *, metadata: Mapping[str, str] | None = None) -> None:
-    """Writes tensors as a safetensors file; the same tensors and metadata give the same bytes.
+def write_weights(path: Path, tensors: Mapping[str, Tensor]) -> None:
+    """Writes tensors as a safetensors file, whole or not at all; the same tensors give the same bytes.
 
-    Tensors are copied to the CPU and made contiguous; those that share memory are stored each on its own. A file that was
-    there stays whole until the new one is, e.g. when the disk is full.
+    Args:
+        path: The file's final name; a file that was there stays as it was if the new one cannot be written.
+        tensors: Names and tensors on any device. Those that share memory are stored each on its own.
 
     Raises:
         OSError: The file cannot be written.
@@ -98,12 +98,5 @@ def write_weights(path: Path, tensors: Mapping[str, Tensor], *, metadata: Mappin
         name: tensor.detach().to("cpu", copy=True, memory_format=torch.contiguous_format)
         for name, tensor in tensors.items()
     }
-    payload = memoryview(to_safetensors(whole, dict(metadata) if metadata else None))
-    header_end = 8 + int.from_bytes(payload[:8], "little")
-    header = json.loads(bytes(payload[8:header_end]))
-    if "__metadata__" in header:  # safetensors writes it in the random order of a Rust HashMap
-        header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
-    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
-    text += b" " * (-len(text) % 8)  # the format aligns the data, whose offsets count from the header's end
     # not safetensors' own save_file: it leaves files that only their owner can read
-    write_bytes(path, [len(text).to_bytes(8, "little"), text, payload[header_end:]])
+    write_bytes(path, [to_safetensors(whole)])

@@ -1,4 +1,5 @@
 import pytest
+from huggingface_hub import ModelCard
 
 from pyramid_tokenizer.config.models import BackboneConfig, DecoderConfig, LevelConfig, QuantizerConfig, TokenizerConfig
 from pyramid_tokenizer.hub.card import model_card
@@ -25,10 +26,12 @@ EVALUATION = {
 
 
 def test_the_card_has_the_hubs_header_and_one_row_per_level():
-    lines = model_card(CONFIG, fingerprint="abc").splitlines()
-    assert lines[:2] == ["---", "library_name: pyramid-tokenizer"]
-    assert "---" in lines[2:]
-    assert not any(line.startswith("license") for line in lines)
+    card = ModelCard(model_card(CONFIG, fingerprint="abc"))  # as the Hub's own client reads it
+    assert card.data.library_name == "pyramid-tokenizer"
+    assert card.data.pipeline_tag == "image-feature-extraction"
+    assert card.data.tags == ["image-tokenizer", "vector-quantization", "clip"]
+    assert card.data.license is None
+    lines = card.text.splitlines()
     assert "| 0 | 32 | 512 | 16 | cosine | 0.0088 |" in lines
     assert "| 1 | 8 | 4096 | 24 | euclidean | 0.1875 |" in lines
     assert "- fingerprint: `abc`" in lines

@@ -8,7 +8,7 @@ from huggingface_hub import errors as hub_errors
 
 from pyramid_tokenizer import hub
 from pyramid_tokenizer.config.models import BackboneConfig, DecoderConfig, LevelConfig, QuantizerConfig, TokenizerConfig
-from pyramid_tokenizer.errors import HubError, ModelNotFoundError
+from pyramid_tokenizer.errors import ConfigError, HubError, ModelNotFoundError
 
 
 def config(codebook_size=16):
@@ -108,19 +108,53 @@ def test_a_name_that_is_nothing_says_what_to_do(name, says, assets, tmp_path, do
 
 def test_a_repository_is_fetched_with_the_callers_options_and_only_files_of_a_model(assets, tmp_path, download):
     download.result = save_model(tmp_path / "snapshot")
-    assert (
-        hub.resolve_model("user/repo", revision="v1", cache_dir="cache", local_files_only=True) == tmp_path / "snapshot"
-    )
+    given = {"revision": "v1", "cache_dir": "cache", "local_files_only": True, "token": "hf_secret"}
+    assert hub.resolve_model("user/repo", **given) == tmp_path / "snapshot"
     patterns = [
         "config.json",
-        "*.safetensors",
+        "model.safetensors",
+        "segmentation_head.safetensors",
         "backbone/*.json",
         "backbone/*.safetensors",
         "README.md",
         "evaluation.json",
     ]
-    options = {"revision": "v1", "cache_dir": "cache", "local_files_only": True, "allow_patterns": patterns}
-    assert download.calls == [("user/repo", options)]
+    assert download.calls == [("user/repo", given | {"allow_patterns": patterns})]
+
+
+def test_a_subfolder_of_a_repository_is_fetched_alone(assets, tmp_path, download):
+    save_model(tmp_path / "snapshot" / "models" / "small")
+    download.result = tmp_path / "snapshot"
+    found = hub.resolve_model("user/repo", subfolder="models/small")
+    assert found == tmp_path / "snapshot" / "models" / "small"
+    stored = ("config.json", "model.safetensors", "segmentation_head.safetensors", "backbone/open_clip_config.json")
+    files = [f"{folder}{name}" for folder in ("", "models/", "models/small/", "models/large/") for name in stored]
+    patterns = download.calls[0][1]["allow_patterns"]
+    kept = list(huggingface_hub.utils.filter_repo_objects(files, allow_patterns=patterns))
+    assert kept == [f"models/small/{name}" for name in stored]
+    with pytest.raises(ModelNotFoundError, match="'models/tiny' of the Hub repository 'user/repo'"):
+        hub.resolve_model("user/repo", subfolder="models/tiny")
+
+
+def test_a_subfolder_of_a_directory_is_found_and_a_wrong_one_tells_which_there_are(assets, tmp_path, download):
+    for name in ("small", "large"):
+        save_model(tmp_path / "user" / "models" / name)
+    assert hub.resolve_model(tmp_path / "user" / "models", subfolder="small") == tmp_path / "user" / "models" / "small"
+    with pytest.raises(ModelNotFoundError, match="'medium'.*'large', 'small'"):
+        hub.resolve_model("user/models", subfolder="medium")
+    with pytest.raises(ModelNotFoundError, match="'large', 'small'"):
+        hub.resolve_model("user/models")
+    with pytest.raises(ModelNotFoundError):
+        hub.resolve_model("tiny", subfolder="small")  # a bundled model has none
+    assert download.calls == []
+
+
+@pytest.mark.parametrize("subfolder", ["..", "../other", "a/../../b", "/etc", "a\\b"])
+def test_a_subfolder_that_leads_out_is_refused(subfolder, assets, tmp_path, download):
+    save_model(tmp_path / "m")
+    with pytest.raises(ConfigError, match="subfolder"):
+        hub.resolve_model(tmp_path / "m", subfolder=subfolder)
+    assert download.calls == []
 
 
 def test_the_patterns_leave_pickles_and_code_on_the_hub():
@@ -133,6 +167,7 @@ def test_the_patterns_leave_pickles_and_code_on_the_hub():
         "backbone/a.pt",
         "secrets.json",
     ]
+    files.append("other/model.safetensors")
     kept = list(huggingface_hub.utils.filter_repo_objects(files, allow_patterns=list(hub.MODEL_FILES)))
     assert kept == ["config.json", "model.safetensors", "backbone/open_clip_config.json"]
 
