@@ -29,6 +29,7 @@ from pyramid_tokenizer.errors import CheckpointError, DataError, NotFittedError,
 from pyramid_tokenizer.hub.directory import WEIGHTS_FILE, backbone_folder, write_model
 from pyramid_tokenizer.images.pixels import pad_to_multiple
 from pyramid_tokenizer.images.read import ImageLike, to_batch
+from pyramid_tokenizer.quantizer.build import build_quantizer
 from pyramid_tokenizer.quantizer.fit.levels import LevelReport, fit_quantizer
 from pyramid_tokenizer.quantizer.pyramid import PyramidQuantizer
 from pyramid_tokenizer.quantizer.recipe import preset_config
@@ -112,7 +113,7 @@ class PyramidTokenizer(nn.Module):
         """
         network: Any = load_backbone(config.backbone, directory=directory) if backbone is None else backbone
         decoder = config.decoder
-        quantizer = PyramidQuantizer(
+        quantizer = build_quantizer(
             config.quantizer, channels=network.channels, strides=network.strides, embedding_dim=network.embedding_dim
         )
         pixel_decoder = PixelDecoder(
@@ -152,7 +153,7 @@ class PyramidTokenizer(nn.Module):
         Example:
             >>> tok = PyramidTokenizer.from_backbone("toy")
             >>> tok.quantizer.strides, tok.quantizer.codebook_sizes, tok.quantizer.is_fitted
-            ((32, 16, 8), (256, 1024, 8192), False)
+            ((32, 16, 8), (4096, 4096, 4096), False)
         """
         network: Any = load_backbone(name_backbone(name, pretrained=pretrained and str(pretrained), blocks=blocks))
         config = preset_config(

@@ -42,7 +42,6 @@ from pyramid_tokenizer import PyramidTokenizer, TokenPyramid
 from pyramid_tokenizer.backbones import Backbone, load_backbone
 from pyramid_tokenizer.backbones.features import semantic_target
 from pyramid_tokenizer.config.models import BackboneConfig, TokenizerConfig
-from pyramid_tokenizer.quantizer.nearest import gather_rows
 from pyramid_tokenizer.training import TrainConfig, train
 
 VECTORS_PER_CODE = 16
@@ -125,7 +124,7 @@ def measure(tok: PyramidTokenizer, images: Tensor) -> dict[str, Any]:
 
 @torch.no_grad()
 def alignment(tok: PyramidTokenizer, images: Tensor, tokens: TokenPyramid) -> tuple[list[float], float]:
-    """How well codes know what their cells mean.
+    """How well the text embeddings of codes agree with the backbone's dense features.
 
     Args:
         tok: Made the tokens.
@@ -133,23 +132,17 @@ def alignment(tok: PyramidTokenizer, images: Tensor, tokens: TokenPyramid) -> tu
         tokens: Of the images.
 
     Returns:
-        Per level, the mean cosine of a code's text address with the backbone's text-aligned map in its cell; and what the best
-        one address for all cells would reach on the grid of level 0.
+        Per level, the mean cosine of a cell's text embedding with the dense features there; and the mean cosine that the best
+        single vector for all cells would reach on the grid of level 0.
     """
     cosines: list[list[Tensor]] = [[] for _ in range(len(tokens))]
     centres = []
     for image, single in zip(images, tokens.unbind(), strict=True):
         features = tok.features(image[None] / 255, with_dense=True)
-        for level, ids in enumerate(single.ids):
-            semantics = semantic_target(features, ids[:, None])  # (1, D, h, w)
-            residual = (
-                tok.config.quantizer.semantics == "residual"
-            )  # an address then adds to those of the coarser levels
-            first = 0 if residual else level
-            rows = [tok.quantizer.level(i).text_embeddings() for i in range(first, level + 1)]
-            places = gather_rows(rows, single.ids[first : level + 1])  # (1, D, h, w)
-            cosines[level].append((F.normalize(places, dim=1) * semantics).sum(1).mean())
-        centres.append(semantic_target(features, single.ids[0][:, None]).mean((0, 2, 3)))
+        for level, text in enumerate(tok.quantizer.text_embedding_maps(tok.codes(single))):
+            dense = semantic_target(features, text.shape[-2:])  # (1, D, h, w)
+            cosines[level].append((F.normalize(text, dim=1) * dense).sum(1).mean())
+        centres.append(semantic_target(features, single.grids[0]).mean((0, 2, 3)))
     # the mean cosine of unit vectors with the direction of their mean is the length of that mean
     return [float(torch.stack(level).mean()) for level in cosines], float(torch.stack(centres).mean(0).norm())
 

@@ -36,9 +36,8 @@ def with_level(config: TokenizerConfig, index: int, **changes: Any) -> Tokenizer
 
 
 def with_composition(config: TokenizerConfig, composition: Composition) -> TokenizerConfig:
-    """The config with levels that see each other in another way; residual meaning goes with residual levels alone."""
-    semantics = config.quantizer.semantics if composition == "residual" else "whole"
-    quantizer = dataclasses.replace(config.quantizer, composition=composition, semantics=semantics)
+    """The config with levels that build on each other in another way."""
+    quantizer = dataclasses.replace(config.quantizer, composition=composition)
     return dataclasses.replace(config, quantizer=quantizer, fingerprint="")
 
 

@@ -1,4 +1,4 @@
-"""`FeaturePyramid`: what a backbone gives and a quantizer reads. Also the legend of shapes for the whole package.
+"""`FeaturePyramid`: what a backbone gives and a quantizer reads. This docstring is the legend of shapes of the package.
 
 Legend
     B            images of a batch, all of one size
@@ -11,12 +11,14 @@ Legend
     codes        (B, d_l, h_l, w_l) float32, codebook vectors
     maps         (B, C, h, w) float, the backbone's features before quantisation, coarse to fine
     D            dimensions of the space that images and words share
-    embedding    (B, D), dense (B, D, h, w): one image's, one location's place in that space
+    embedding    (B, D) float, the image embedding: one vector of that space for each image
+    dense        (B, D, h, w) float, the dense features: one vector of that space for each location
     images       (B, 3, H, W) float in [0, 1], RGB
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch.nn.functional as F
@@ -27,7 +29,7 @@ from pyramid_tokenizer.errors import DataError
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class FeaturePyramid:
-    """Feature maps of one batch, coarse to fine, with the text-aligned outputs where they were asked for.
+    """Feature maps of one batch, coarse to fine, and the text-aligned outputs if they were asked for.
 
     Example:
         >>> import torch
@@ -42,9 +44,9 @@ class FeaturePyramid:
     strides: tuple[int, ...]
     """Input pixels per cell of each map; never increases."""
     embedding: Tensor | None = None
-    """(B, D) float, the backbone's image embedding (not normalised); None unless asked for."""
+    """(B, D) float, the backbone's image embedding, not normalised; None unless asked for."""
     dense: Tensor | None = None
-    """(B, D, h, w) float, text-aligned embedding per location; None unless asked for or not defined for the backbone."""
+    """(B, D, h, w) float, the backbone's dense features; None unless asked for, or where the backbone has none."""
 
     @property
     def image_size(self) -> tuple[int, int]:
@@ -53,28 +55,35 @@ class FeaturePyramid:
         return height * self.strides[0], width * self.strides[0]
 
 
-def semantic_target(features: FeaturePyramid, like: Tensor) -> Tensor:
-    """The backbone's text-aligned map on the grid of `like`: (B, D, h, w), unit vectors.
+def semantic_target(features: FeaturePyramid, grid: Sequence[int]) -> Tensor:
+    """The dense features on a grid: (B, D, h, w) float32, unit vectors; what the text embeddings of codes are fitted to.
 
-    A backbone without such a map gives its image embedding at every cell: codes then learn the embedding of the images that
-    they tend to appear in.
+    A backbone without dense features gives its image embedding at every cell: codes then learn the embedding of the images
+    that they tend to appear in.
 
     Args:
         features: Of a batch, made with `with_dense=True`.
-        like: (B, any, h, w), a map of the wanted grid.
+        grid: (h, w) of the result.
 
     Raises:
-        DataError: The features have neither a dense map nor an embedding.
+        DataError: The features have neither dense features nor an image embedding.
+
+    Example:
+        >>> import torch
+        >>> from pyramid_tokenizer.backbones import ToyBackbone
+        >>> features = ToyBackbone()(torch.rand(1, 3, 64, 64), with_dense=True)
+        >>> semantic_target(features, (4, 4)).shape
+        torch.Size([1, 16, 4, 4])
     """
+    height, width = grid
     if features.dense is not None:
-        return F.normalize(
-            F.interpolate(features.dense.float(), like.shape[-2:], mode="bilinear", align_corners=False), dim=1
-        )
+        resized = F.interpolate(features.dense.float(), (height, width), mode="bilinear", align_corners=False)
+        return F.normalize(resized, dim=1)
     if features.embedding is None:
         raise DataError(
-            "expected features with a dense map or an embedding, got neither: call the backbone with aligned=True"
+            "expected dense features or an image embedding, got neither: call the backbone with with_dense=True"
         )
-    return F.normalize(features.embedding.float(), dim=1)[..., None, None].expand(-1, -1, *like.shape[-2:])
+    return F.normalize(features.embedding.float(), dim=1)[..., None, None].expand(-1, -1, height, width)
 
 
 def enlarge(x: Tensor, ratio: int) -> Tensor:

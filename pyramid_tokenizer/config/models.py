@@ -1,10 +1,10 @@
-"""Configuration: data only, frozen, checked where it is made. `tokenizer.from_config` alone turns it into modules.
+"""Configuration: data only, frozen, checked where it is made. `PyramidTokenizer.from_config` turns it into modules.
 
 TokenizerConfig
 ├── backbone:  BackboneConfig     which frozen backbone, and which of its blocks are read
-├── quantizer: QuantizerConfig    one LevelConfig per level, and how levels see each other
+├── quantizer: QuantizerConfig    one LevelConfig per level, and how levels build on each other
 ├── decoder:   DecoderConfig      width and depth of the shared trunk and of the pixel decoder
-└── segmentation: SegmentationConfig or None   the optional head
+└── segmentation: SegmentationConfig or None   the optional segmentation head
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from __future__ import annotations
 import itertools
 import math
 import typing
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Literal
 
 from pyramid_tokenizer.errors import ConfigError
@@ -27,21 +27,14 @@ Composition = Literal["residual", "bottom_up", "none"]
 Distance = Literal["euclidean", "cosine"]
 
 
-Address = Literal["linear", "table"]
-
-
-Semantics = Literal["whole", "residual"]
-
-
-Embedding = Literal["mean", "linear"]
-
-
 def check(condition: bool, expected: str, got: object, fix: str) -> None:
+    """Raises ConfigError where a condition does not hold: expected, got, what to do."""
     if not condition:
         raise ConfigError(f"expected {expected}, got {got!r}: {fix}")
 
 
 def check_format(version: object) -> None:
+    """Raises ConfigError for the `format_version` of another release."""
     fix = "install the pyramid-tokenizer release that wrote it"
     check(version == FORMAT_VERSION, f"format_version {FORMAT_VERSION}", version, fix)
 
@@ -87,26 +80,29 @@ class LevelConfig:
     dim: int
     """d, dimensions of one entry, at least 1."""
     distance: Distance = "euclidean"
-    """How the nearest entry is found: "euclidean" keeps amplitude (pixels), "cosine" uses unit-norm codes (meaning)."""
+    """How the nearest entry is found: "euclidean" keeps the amplitude of features, "cosine" compares directions alone, with
+    entries of unit norm."""
     semantic_weight: float = 0.0
-    """Share of the gradient-free target that is meaning (the dense text-aligned map, or the image embedding where the
-    backbone has none) and not pixels, in [0, 1]."""
+    """Part of the gradient-free fit's target, in [0, 1], that is semantic (the backbone's dense features, or its image
+    embedding where it has none); the rest is pixels."""
     fsq: tuple[int, ...] = ()
     """Finite scalar quantisation: entries per dimension, `dim` numbers of 2 or more whose product is `codebook_size`; ()
     learns the codebook. The first dimensions vary most, so larger numbers come first: (8, 8, 4) makes 256 entries,
-    (8, 5, 5, 5) 1,000, (16, 8, 8, 8) 8,192, (8, 8, 8, 6, 5) 15,360. A grid cannot collapse and needs no k-means; learned
-    entries paint better at equal size (by .5 to 1 dB in as many dimensions, by 2 dB in 8 to 16 of them; three levels on the
-    bundled backbone)."""
-    address: Address = "linear"
-    """How an entry gets its place in the text space. "linear": by one linear map of the codes, next to nothing to store.
-    "table": a row of its own, K x D numbers, the mean of the cells that took it; for coarse levels, where meaning is."""
+    (8, 5, 5, 5) 1,000, (16, 8, 8, 8) 8,192, (8, 8, 8, 6, 5) 15,360. A grid cannot collapse and needs no k-means, but learned
+    entries reconstruct better at equal size: by .5 to 1 dB in as many dimensions, by 2 dB in 8 to 16 of them (three levels
+    on the bundled backbone)."""
     reads_dense: bool = False
-    """Whether the level also reads the backbone's text-aligned map (its image embedding where it has none), so that codes can
-    follow meaning and not only what predicts it linearly; the backbone's head then runs at every encode."""
+    """Whether the level also reads the backbone's dense features (its image embedding where it has none), so that codes can
+    follow semantics that the maps do not predict linearly; the backbone's head then runs at every encode."""
 
     def __post_init__(self) -> None:
-        check(self.stride >= 1, "stride >= 1", self.stride, "use the pixels per cell")
-        check(len(self.maps) >= 1, "at least one map per level", self.maps, "name the backbone maps the level reads")
+        check(self.stride >= 1, "stride >= 1", self.stride, "give the input pixels per cell")
+        check(
+            len(self.maps) >= 1,
+            "at least one map per level",
+            self.maps,
+            "give the indices of the backbone's maps that it reads",
+        )
         check(self.codebook_size >= 2, "codebook_size >= 2", self.codebook_size, "a codebook needs two entries or more")
         check(self.dim >= 1, "dim >= 1", self.dim, "codes need a dimension")
         check(
@@ -116,9 +112,11 @@ class LevelConfig:
             "name one of the two",
         )
         check(
-            self.address in typing.get_args(Address), 'address "linear" or "table"', self.address, "name one of the two"
+            0.0 <= self.semantic_weight <= 1.0,
+            "semantic_weight in [0, 1]",
+            self.semantic_weight,
+            "it is a part of the whole target",
         )
-        check(0.0 <= self.semantic_weight <= 1.0, "semantic_weight in [0, 1]", self.semantic_weight, "it is a share")
         if self.fsq:
             self._check_fsq()
 
@@ -138,20 +136,14 @@ class LevelConfig:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class QuantizerConfig:
-    """The levels, coarse to fine, and how they see each other."""
+    """The levels, coarse to fine, and how they build on each other."""
 
     levels: tuple[LevelConfig, ...]
     """Level 0 is the coarsest; each stride divides the one before it (equal strides make a residual stage)."""
     composition: Composition = "residual"
-    """"residual": a level encodes what the coarser ones leave unexplained. "bottom_up" (the paper): a level also sees
-    the finer level's quantised codes, pooled. "none": levels do not see each other."""
-    semantics: Semantics = "whole"
-    """What a level's addresses say. "whole": each level the whole text-aligned map; a cell's place is their weighted mean.
-    "residual": what the coarser levels' addresses leave unexplained, and levels see the coarser codes; a cell's place is
-    the sum. It goes with `composition="residual"`."""
-    embedding: Embedding = "mean"
-    """How an image's embedding is read from its tokens. "mean": the mean place of its cells. "linear": through one linear
-    map of that mean, fitted to the backbone's own image embedding."""
+    """"residual": a level encodes what the coarser ones leave of pixels and semantics, and reads their codes; results add
+    up over levels. "bottom_up" (the paper): a level also reads the finer level's codes, pooled, and stands for the whole
+    image. "none": levels read nothing of each other, and each stands for the whole image."""
 
     def __post_init__(self) -> None:
         check(len(self.levels) >= 1, "at least one level", self.levels, "add a LevelConfig")
@@ -160,24 +152,6 @@ class QuantizerConfig:
             f"composition in {typing.get_args(Composition)}",
             self.composition,
             "name one of them",
-        )
-        check(
-            self.embedding in typing.get_args(Embedding),
-            'embedding "mean" or "linear"',
-            self.embedding,
-            "name one of the two",
-        )
-        check(
-            self.semantics in typing.get_args(Semantics),
-            'meaning "whole" or "residual"',
-            self.semantics,
-            "name one of the two",
-        )
-        check(
-            self.semantics == "whole" or self.composition == "residual",
-            'composition "residual" with meaning "residual"',
-            self.composition,
-            "levels that do not build on coarser ones have the whole to say",
         )
         strides = [level.stride for level in self.levels]
         for coarse, fine in itertools.pairwise(strides):
@@ -191,14 +165,15 @@ class QuantizerConfig:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class DecoderConfig:
-    """Width and depth of the shared top-down trunk and of the pixel decoder."""
+    """Width and depth of the shared top-down trunk and of the pixel decoder; `preset_decoder` has the recipe's."""
 
-    widths: tuple[int, ...] = (160, 128, 96)
+    widths: tuple[int, ...]
     """Channels of the fused map per level, coarse to fine."""
-    depths: tuple[int, ...] = (2, 2, 3)
+    depths: tuple[int, ...]
     """Residual blocks per level of the trunk."""
-    pixel_widths: tuple[int, ...] = (48,)
-    """Channels of the pixel decoder's stages; each stage doubles the resolution before the last step to pixels."""
+    pixel_widths: tuple[int, ...] = ()
+    """Channels of the pixel decoder's stages, each of which doubles the resolution before the last step to pixels; () goes
+    from the finest fused map to pixels in one step."""
     pixel_depth: int = 2
     """Residual blocks per stage of the pixel decoder."""
 
@@ -211,15 +186,15 @@ class DecoderConfig:
         )
         check(
             all(w >= 1 for w in (*self.widths, *self.pixel_widths)),
-            "positive widths",
+            "widths of 1 or more",
             (self.widths, self.pixel_widths),
-            "count channels",
+            "give the number of channels",
         )
         check(
             all(d >= 0 for d in (*self.depths, self.pixel_depth)),
             "depths of 0 or more",
             (self.depths, self.pixel_depth),
-            "count blocks",
+            "give the number of residual blocks",
         )
 
 
@@ -235,8 +210,8 @@ class SegmentationConfig:
     """Whether the head reads the tokenizer's own trunk; False gives it one of its own, of the same shape."""
 
     def __post_init__(self) -> None:
-        check(self.width >= 1, "segmentation.width >= 1", self.width, "count channels")
-        check(self.depth >= 0, "segmentation.depth >= 0", self.depth, "count blocks")
+        check(self.width >= 1, "segmentation.width >= 1", self.width, "give the number of channels")
+        check(self.depth >= 0, "segmentation.depth >= 0", self.depth, "give the number of residual blocks")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -247,7 +222,7 @@ class TokenizerConfig:
     """The frozen backbone."""
     quantizer: QuantizerConfig
     """Levels and codebooks."""
-    decoder: DecoderConfig = field(default_factory=DecoderConfig)
+    decoder: DecoderConfig
     """Trunk and pixel decoder; one width per level."""
     segmentation: SegmentationConfig | None = None
     """The segmentation head that lies beside the tokenizer; None where there is none."""

@@ -1,8 +1,9 @@
-"""Layouts for any backbone: from the channels and strides of its maps to levels, codebooks and decoder.
+"""The recipe: levels, codebooks and decoder for any backbone, from the channels and strides of its maps.
 
-The reference is tiny-v0, whose backbone gives maps at strides 32, 16, 8 and 4: levels of strides 32, 16 and 8 with 256, 1024 and
-8192 entries, .25 bit per pixel. (tiny-v1 spends more on meaning; which of the two suits a large CLIP is not measured yet.)
-`docs/backbones.md` lists what the rules here make of open_clip's backbones.
+`from_backbone`, `train` and the bundled model share it. The reference is the bundled model, whose backbone gives maps at
+strides 32, 16, 8 and 4: levels of strides 32, 16 and 8 with 4,096 entries each, .246 bit per pixel. The rules below adapt it
+to other strides; `docs/backbones.md` lists what they make of open_clip's backbones, and `benchmarks/recipe.py` measures
+the recipe and its variants on a backbone and a labelled folder of your own.
 """
 
 from __future__ import annotations
@@ -22,16 +23,18 @@ from pyramid_tokenizer.errors import ConfigError
 from pyramid_tokenizer.quantizer.regrid import regridded_channels
 
 MAX_BITS_PER_PX = 0.255
-"""Of all levels together. The reference has .25; a fourth level at stride 64 adds .002."""
+"""Of all levels together. The reference has .246; a fourth level at stride 64 adds .003."""
 MAX_CHANNELS = 4096
 """Beyond it a level reads one map in place of two: the gradient-free fit costs the square of the channels and, where they cut
 its sample of cells, another pass over the images. One map per level costs the reference 0.07 dB, at level 0 alone nothing."""
 
-# From the finest level upwards; levels beyond the third repeat the last column. Few entries where cells are few and mean
-# much; few dimensions where cells are many (docs/design.md has the measurements); meaning where cells are large.
-_BITS = (13, 10, 8)
-_DIMS = (8, 12, 16)
-_SEMANTIC_WEIGHTS = (0.05, 0.25, 0.5)
+# From the finest level upwards; levels beyond the third repeat the last column. The coarse levels carry the semantics: few
+# cells, many dimensions, and dense features to read; the finest carries pixels alone.
+_BITS = (12, 12, 12)
+_DIMS = (16, 32, 64)
+_SEMANTIC_WEIGHTS = (0.0, 0.55, 0.68)
+"""Chosen on an unfinished backbone of the bundled model: .7 and .8 gain 1 point of zero-shot accuracy from tokens and cost
+.4 dB, .9 dB at level 0."""
 
 
 def preset_config(
@@ -42,14 +45,14 @@ def preset_config(
     levels: Sequence[LevelConfig] = (),
     composition: Composition = "residual",
 ) -> TokenizerConfig:
-    """A tokenizer's whole config for a backbone.
+    """A tokenizer's whole config for a backbone, by the recipe.
 
     Args:
         backbone: Which backbone, and which of its blocks.
         channels: Channels of its maps, coarse to fine.
         strides: Strides of its maps, coarse to fine.
-        levels: In place of `preset_levels`.
-        composition: How levels see each other.
+        levels: Levels of your own, coarse to fine, in place of `preset_levels`.
+        composition: How levels build on each other.
 
     Raises:
         ConfigError: `levels` do not go from coarse to fine, or there are no maps.
@@ -57,7 +60,7 @@ def preset_config(
     Example:
         >>> config = preset_config(BackboneConfig(kind="toy"), channels=(32, 24, 16, 8), strides=(32, 16, 8, 4))
         >>> [(level.stride, level.maps, level.codebook_size) for level in config.quantizer.levels]
-        [(32, (0, 1), 256), (16, (1, 2), 1024), (8, (2, 3), 8192)]
+        [(32, (0, 1), 4096), (16, (1, 2), 4096), (8, (2, 3), 4096)]
     """
     levels = tuple(levels) or preset_levels(channels=channels, strides=strides)
     quantizer = QuantizerConfig(levels=levels, composition=composition)
@@ -65,13 +68,14 @@ def preset_config(
 
 
 def preset_levels(*, channels: Sequence[int], strides: Sequence[int]) -> tuple[LevelConfig, ...]:
-    """Levels, coarse to fine.
+    """The levels of the recipe, coarse to fine.
 
     The finest level has a stride of 6 to 11 px where the maps allow it, each coarser one twice that, up to the coarsest map
     and at least three of them. A map is refined at most twofold: each of the r x r places in a cell needs r x r times the
     channels, so that a backbone of patch 32, or of an odd patch, gets a residual stage (two levels of one grid) instead.
     A level reads the map of its own stride and the next finer one; of a ViT, whose maps share one stride, coarse levels read
-    deep blocks and fine levels shallow ones.
+    deep blocks and fine levels shallow ones. All levels but the finest also read the dense features. Where the grids are so
+    fine that 4,096 entries per level exceed `MAX_BITS_PER_PX`, the finest level gets fewer.
 
     Args:
         channels: Channels of the maps, coarse to fine.
@@ -102,13 +106,14 @@ def preset_levels(*, channels: Sequence[int], strides: Sequence[int]) -> tuple[L
             codebook_size=2**bits,
             dim=dim,
             semantic_weight=weight,
+            reads_dense=weight > 0,
         )
         for index, (bits, dim, weight) in enumerate(zip(*columns, strict=True))
     )
 
 
 def preset_decoder(levels: Sequence[LevelConfig]) -> DecoderConfig:
-    """Trunk and pixel decoder as wide and deep as the reference's, with a pixel stage for each doubling down to 4 px.
+    """The decoder of the recipe: as wide and deep as the bundled model's, with a pixel stage per doubling down to 4 px.
 
     Args:
         levels: Coarse to fine.
@@ -124,7 +129,7 @@ def preset_decoder(levels: Sequence[LevelConfig]) -> DecoderConfig:
     while stride % 2 == 0 and stride > 4:
         stages, stride = stages + 1, stride // 2
     return DecoderConfig(
-        widths=(160, *(128,) * (count - 1)),
+        widths=(96, *(128,) * (count - 1)),
         depths=(*(2,) * (count - 1), 4),
         pixel_widths=(*(96,) * (stages - 1), 64) if stages else (),
         pixel_depth=2,
@@ -144,10 +149,10 @@ def _level_strides(strides: Sequence[int]) -> list[int]:
 
 
 def _bits(grids: Sequence[int]) -> list[int]:
-    """log2 of codebook sizes: the reference's, cut from the top until their rate fits."""
+    """log2 of codebook sizes: the reference's, cut at the finest level until their rate fits."""
     bits = _per_level(_BITS, len(grids))
     while sum(value / stride**2 for value, stride in zip(bits, grids, strict=True)) > MAX_BITS_PER_PX:
-        bits = [min(value, max(bits) - 1) for value in bits]
+        bits[-1] -= 1
     return bits
 
 

@@ -1,10 +1,74 @@
-"""From the grid of one stride to that of another, without losing what an adapter's one matrix could still use."""
+"""What a level reads of the backbone, brought to the level's own grid without losing what its adapter could use."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from pyramid_tokenizer.backbones.features import FeaturePyramid, semantic_target
+from pyramid_tokenizer.errors import ConfigError
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class BackboneInput:
+    """What one level reads of the backbone.
+
+    Example:
+        >>> from pyramid_tokenizer.backbones import ToyBackbone
+        >>> read = BackboneInput(stride=16, maps=(1, 2), reads_dense=True)
+        >>> [tuple(part.shape) for part in read.of(ToyBackbone()(torch.rand(1, 3, 32, 64), with_dense=True))]
+        [(1, 24, 2, 4), (1, 64, 2, 4), (1, 16, 2, 4)]
+        >>> read.channels((32, 24, 16, 8), (32, 16, 8, 4), 16)
+        104
+    """
+
+    stride: int
+    """Of the level's grid, in pixels."""
+    maps: tuple[int, ...]
+    """Indices into `FeaturePyramid.maps`, 0 = coarsest."""
+    reads_dense: bool = False
+    """Whether it also reads the dense features, or the image embedding where the backbone has none."""
+
+    def of(self, features: FeaturePyramid) -> list[Tensor]:
+        """Maps (B, C, h, w) float32 on the level's grid.
+
+        Args:
+            features: Of a batch whose sides are multiples of the stride; made with `with_dense=True` if `reads_dense`.
+        """
+        parts = [regrid(features.maps[m].float(), features.strides[m], self.stride) for m in self.maps]
+        if self.reads_dense:
+            parts.append(semantic_target(features, parts[0].shape[-2:]))
+        return parts
+
+    def channels(self, channels: Sequence[int], strides: Sequence[int], embedding_dim: int) -> int:
+        """Channels of all parts of `of` together.
+
+        Args:
+            channels: Channels of the backbone's maps, coarse to fine.
+            strides: Strides of the backbone's maps.
+            embedding_dim: D, channels of the dense features.
+
+        Raises:
+            ConfigError: The backbone does not have a map, or its stride does not fit the level's.
+        """
+        total = embedding_dim if self.reads_dense else 0
+        for index in self.maps:
+            if not 0 <= index < len(channels):
+                raise ConfigError(
+                    f"expected maps in [0, {len(channels)}), got {index}: "
+                    f"the backbone gives {len(channels)} maps of strides {tuple(strides)}"
+                )
+            if strides[index] % self.stride and self.stride % strides[index]:
+                raise ConfigError(
+                    f"expected a level stride that divides or is a multiple of {strides[index]}, got {self.stride}: "
+                    "choose another stride or map"
+                )
+            total += regridded_channels(channels[index], strides[index], self.stride)
+        return total
 
 
 def regrid(features: Tensor, own: int, wanted: int) -> Tensor:

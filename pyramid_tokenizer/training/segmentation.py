@@ -189,7 +189,7 @@ def cell_inputs(tok: PyramidTokenizer, images: Tensor, *, continuous: bool = Fal
     total: Tensor | None = None
     for index, level_codes in enumerate(codes):
         level = quantizer.level(index)
-        own = level.share * level.with_dense(level_codes)
+        own = level.text_weight * level.text_embeddings_of(level_codes)
         total = own if total is None else own + enlarge(total, own.shape[-1] // total.shape[-1])
     assert total is not None
     return codes, total

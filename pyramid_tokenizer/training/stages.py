@@ -1,4 +1,4 @@
-"""What trains: stage 1 moves adapters and codebooks, stage 2 the trunk and the pixel decoder on ids that are frozen."""
+"""The stages of training: stage 1 moves adapters and codebooks; stage 2 trains trunk and pixel decoder on frozen ids."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pyramid_tokenizer.backbones.features import enlarge, semantic_target
+from pyramid_tokenizer.backbones.features import FeaturePyramid, semantic_target
 from pyramid_tokenizer.tokenizer import PyramidTokenizer
 from pyramid_tokenizer.training.config import TrainConfig
 from pyramid_tokenizer.training.ema_codebook import EmaCodebook
@@ -23,7 +23,10 @@ from pyramid_tokenizer.training.usage import CodebookUsage
 
 
 class CodebookStage(nn.Module):
-    """Stage 1: the linear reconstruction is the throw-away decoder, so adapters learn with one matrix between them and the pixels."""
+    """Stage 1: adapters and read-outs learn by gradients, and the codebooks follow the adapters by moving averages.
+
+    The linear reconstruction stands in for the decoder: only one matrix lies between an adapter and the pixels.
+    """
 
     name = "codebooks"
 
@@ -34,65 +37,70 @@ class CodebookStage(nn.Module):
         self.quantizer = tok.quantizer
         self._features = tok.features
         pixels = config.batch_size * config.accumulate * config.crop_px**2
-        # the grid of an FSQ level stays where it is: only its adapter learns
+        levels = [tok.quantizer.level(index) for index in range(len(tok.quantizer.levels))]
         self.ema = {
             index: EmaCodebook(
                 level.codebook,
-                vectors_per_step=pixels // level.config.stride**2,
-                cosine=level.config.distance == "cosine",
+                vectors_per_step=pixels // tok.quantizer.strides[index] ** 2,
+                cosine=level.kind.unit_norm,
             )
-            for index, level in enumerate(self._levels())
-            if not level.config.fsq
+            for index, level in enumerate(levels)
+            if level.kind.learned
         }
         self.usage = CodebookUsage(tok.quantizer.codebook_sizes)
         self._seen: dict[int, list[Tensor]] = {index: [] for index in self.ema}
 
-    def _levels(self) -> list:
-        return [self.quantizer.level(i) for i in range(len(self.quantizer.levels))]
-
     def forward(self, images: Tensor, step: int) -> tuple[Tensor, dict[str, float]]:
-        """Linear reconstructions at every prefix against the images, commitment, and alignment. Images (B, 3, H, W)."""
+        """Loss and figures of a batch of images (B, 3, H, W) in [0, 1].
+
+        The loss is the squared error of the linear reconstruction at the end of every level, plus the commitment of
+        projections to their codes and the distance of text embeddings from the dense features, each by its weight.
+        """
         features = self._features(images, with_dense=True)
         codes: dict[int, Tensor] = {}
         ids: dict[int, Tensor] = {}
         commit = images.new_zeros(())
-        text_readout = images.new_zeros(())
-        place: Tensor | None = None
-        for index, x in self.quantizer.inputs(features, codes):
+        for index in self.quantizer.order:
             level = self.quantizer.level(index)
-            projected = level.project(x)
+            projected = level.project(self.quantizer.level_input(index, features, codes))
             ids[index] = level.assign(projected.detach())
             quantised = level.look_up(ids[index])
             if index in self.ema:
                 commit = commit + commitment_loss(projected, quantised)
                 self._seen[index].append(projected.detach().permute(0, 2, 3, 1).flatten(0, 2))  # (B h w, d)
             codes[index] = straight_through(projected, quantised)
-            # every level's read-out learns its meaning; the adapter feels the level's share of it
-            felt = torch.lerp(codes[index].detach(), codes[index], level.config.semantic_weight)
-            place = self._place(index, level.with_dense(felt), place)
-            text_readout = text_readout + alignment_loss(F.normalize(place, dim=1), semantic_target(features, x))
         ordered = [codes[i] for i in range(len(codes))]
-        linear_reconstructions = self.quantizer.linear_reconstructions(ordered)
-        scales = [stride // self.quantizer.patch_px for stride in self.quantizer.strides]
-        pixel_readout = sum(
-            F.mse_loss(s, target_at(images, scale)) for s, scale in zip(linear_reconstructions, scales, strict=True)
-        )
+        images_by_level = self.quantizer.linear_reconstructions(ordered)
+        pixels, alignment = self._pixel_loss(images_by_level, images), self._alignment_loss(ordered, features)
         # 0.07 is the variance of natural pixels: all terms are then shares of order one
-        loss = pixel_readout / 0.07 + self.config.commit_weight * commit + self.config.align_weight * text_readout
+        loss = pixels / 0.07 + self.config.commit_weight * commit + self.config.align_weight * alignment
         self.usage.add(step, [ids[i] for i in range(len(ids))])
         return loss, {
-            "psnr": mean_psnr(linear_reconstructions[-1], images),
+            "psnr": mean_psnr(images_by_level[-1], images),
             "commit": float(commit.detach()),
-            "text_readout": float(text_readout.detach()),
+            "alignment": float(alignment.detach()),
             **self.usage.shares(step),
         }
 
-    def _place(self, index: int, address: Tensor, coarser: Tensor | None) -> Tensor:
-        """A cell's place in the text space (B, D, h, w): a level's own address, or what it adds to the coarser levels'."""
-        if self.quantizer.config.semantics == "whole" or coarser is None:
-            return address
-        ratio = self.quantizer.strides[index - 1] // self.quantizer.strides[index]
-        return address + enlarge(coarser.detach(), ratio)
+    def _pixel_loss(self, images_by_level: list[Tensor], images: Tensor) -> Tensor:
+        scales = [stride // self.quantizer.patch_px for stride in self.quantizer.strides]
+        errors = [F.mse_loss(s, target_at(images, scale)) for s, scale in zip(images_by_level, scales, strict=True)]
+        return torch.stack(errors).sum()
+
+    def _alignment_loss(self, codes: list[Tensor], features: FeaturePyramid) -> Tensor:
+        """One less the cosine of text embeddings with the dense features, summed over levels.
+
+        Every level's read-out learns from it; gradients reach the adapter scaled by the level's semantic weight, and never
+        the coarser levels.
+        """
+        losses, coarser = [], None
+        for index, level_codes in enumerate(codes):
+            level = self.quantizer.level(index)
+            felt = torch.lerp(level_codes.detach(), level_codes, level.semantic_weight)
+            text = self.quantizer.composition.add(coarser, level.text_embeddings_of(felt), self.quantizer.ratio(index))
+            losses.append(alignment_loss(F.normalize(text, dim=1), semantic_target(features, text.shape[-2:])))
+            coarser = text.detach()
+        return torch.stack(losses).sum()
 
     def after_step(self, step: int) -> None:
         """Moves the codebooks; revival stops for the last fifth of the steps."""
@@ -114,8 +122,8 @@ class CodebookStage(nn.Module):
         self.usage.load_state(state["usage"])
 
     def trainable(self) -> list[nn.Parameter]:
-        """Adapters and read-outs."""
-        return list(self.quantizer.parameters())
+        """Adapters and read-outs of all levels; the map to image embeddings is left to the refit that follows."""
+        return list(self.quantizer.levels.parameters())
 
 
 class DecoderStage(nn.Module):

@@ -22,7 +22,7 @@ def test_a_row_tells_levels_blocks_and_the_cost_of_a_image() -> None:
         "toy",
         "ToyBackbone",
         "32 16 8 4",
-        "32 (3 2) 256 · 16 (2 1) 1024 · 8 (1 0) 8192",
+        "32 (3 2) 4096 · 16 (2 1) 4096 · 8 (1 0) 4096",
         str(tokens.num_tokens),
         f"{tokens.bits_per_pixel:.3f}",
     )

@@ -74,10 +74,10 @@ def test_a_backbone_shows_its_blocks_the_levels_of_its_preset_and_the_command_th
     shown = rows(done.stdout)
     assert ["family", "VisionTransformer,", "303,966,208", "numbers,", "frozen"] in shown
     assert ["blocks", "5,", "11,", "17,", "23", "of", "24"] in shown
-    assert ["0", "28", "8x8", "64", "256", "16", "8.00", "0.0102"] in shown
-    assert ["1", "14", "16x16", "256", "512", "12", "9.00", "0.0459"] in shown
-    assert ["2", "7", "32x32", "1,024", "512", "8", "9.00", "0.1837"] in shown
-    assert ["all", "1,344", "1,280", "0.2398"] in shown
+    assert ["0", "28", "8x8", "64", "4,096", "64", "12.00", "0.0153"] in shown
+    assert ["1", "14", "16x16", "256", "4,096", "32", "12.00", "0.0612"] in shown
+    assert ["2", "7", "32x32", "1,024", "256", "16", "8.00", "0.1633"] in shown
+    assert ["all", "1,344", "8,448", "0.2398"] in shown
     command = (
         "pyramid-tokenizer train --images FOLDER --backbone ViT-L-14 --pretrained openai --crop 140 --out my-tokenizer"
     )
@@ -91,7 +91,7 @@ def test_a_backbones_tokens_are_those_of_a_new_model_on_it(run, size):
         tok.quantizer.level(index).codebook.normal_()
     tokens = tok.encode(torch.zeros(3, size, size))
     shown = rows(run("info", "--backbone", "toy", "--size", size).stdout)
-    assert ["all", str(tokens.num_tokens), "9,472", f"{tokens.bits_per_pixel:.4f}"] in shown
+    assert ["all", str(tokens.num_tokens), "12,288", f"{tokens.bits_per_pixel:.4f}"] in shown
     assert [level[2] for level in shown if level[:1] in (["0"], ["1"], ["2"])] == [f"{w}x{h}" for h, w in tokens.grids]
     assert ("padded to 128x128" in " ".join(map(" ".join, shown))) == (size == 100)
 

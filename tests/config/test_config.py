@@ -49,7 +49,7 @@ def quantizers(draw):
             stride=stride,
             maps=tuple(draw(st.lists(st.integers(0, 5), min_size=1, max_size=3))),
             semantic_weight=draw(st.floats(0, 1)),
-            address=draw(st.sampled_from(["linear", "table"])),
+            reads_dense=draw(st.booleans()),
             **draw(codebooks()),
         )
         for stride in reversed(list(itertools.accumulate([1, *ratios], operator.mul)))
@@ -154,7 +154,7 @@ def test_an_unknown_field_names_the_nearest_one(changes, message):
         ("quantizer__levels__1__semantic_weight", True, r"levels\[1\].semantic_weight as float, got True"),
         ("quantizer__levels__1__semantic_weight", "0.5", r"levels\[1\].semantic_weight as float, got '0.5'"),
         ("quantizer__levels__0__distance", ["cosine"], r"levels\[0\].distance as one of"),
-        ("quantizer__levels__0__address", None, r"levels\[0\].address as one of \('linear', 'table'\), got None"),
+        ("quantizer__levels__0__reads_dense", 1, r"levels\[0\].reads_dense as bool, got 1"),
         ("segmentation", 8, "config.segmentation as a mapping, got 8"),
         ("segmentation", {"width": 8.0}, "config.segmentation.width as int, got 8.0"),
         ("segmentation", {"shared_decoder": 1}, "config.segmentation.shared_decoder as bool, got 1"),
@@ -218,8 +218,8 @@ def test_a_newer_format_is_refused_before_its_new_fields():
         ("segmentation", {"depth": -1}, "segmentation.depth >= 0, got -1"),
         ("segmentation", {"widths": 8}, "in config.segmentation, got 'widths': did you mean 'width'"),
         ("decoder__widths", [8, 8, 8], "as many depths as widths"),
-        ("decoder__widths", [8, 0], "positive widths"),
-        ("decoder__pixel_widths", [-1], "positive widths"),
+        ("decoder__widths", [8, 0], "widths of 1 or more"),
+        ("decoder__pixel_widths", [-1], "widths of 1 or more"),
         ("decoder__depths", [1, -1], "depths of 0 or more"),
         ("decoder__pixel_depth", -1, "depths of 0 or more"),
         ("decoder", {"widths": [8], "depths": [1]}, "expected 2 decoder widths, one per level, got 1"),
@@ -235,7 +235,6 @@ def test_a_value_out_of_its_range_is_an_error(path, value, message):
     [
         lambda: BackboneConfig(kind="clip"),
         lambda: LevelConfig(stride=8, maps=(0,), codebook_size=4, dim=2, distance="l1"),
-        lambda: LevelConfig(stride=8, maps=(0,), codebook_size=4, dim=2, address="rows"),
         lambda: QuantizerConfig(levels=(LevelConfig(stride=8, maps=(0,), codebook_size=4, dim=2),), composition="sum"),
     ],
 )

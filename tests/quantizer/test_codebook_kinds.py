@@ -12,16 +12,16 @@ from pyramid_tokenizer.backbones import ToyBackbone
 from pyramid_tokenizer.config.models import BackboneConfig, DecoderConfig, LevelConfig, QuantizerConfig, TokenizerConfig
 from pyramid_tokenizer.errors import DataError
 from pyramid_tokenizer.images.read import to_batch
+from pyramid_tokenizer.quantizer.build import build_quantizer
 from pyramid_tokenizer.quantizer.codebooks import grid
 from pyramid_tokenizer.quantizer.fit.levels import fit_quantizer
-from pyramid_tokenizer.quantizer.pyramid import PyramidQuantizer
 from pyramid_tokenizer.tokenizer import PyramidTokenizer
 from pyramid_tokenizer.tokens.pyramid import TokenPyramid
 
 
 def quantizer_of(levels, composition="residual"):
     tower = ToyBackbone()
-    return PyramidQuantizer(
+    return build_quantizer(
         QuantizerConfig(levels=tuple(levels), composition=composition),
         channels=tower.channels,
         strides=tower.strides,
@@ -51,8 +51,8 @@ def test_levels_of_scalars_use_their_grids_and_paint_better_the_longer_the_prefi
     ids = quantizer.encode(ToyBackbone()(images))
     for index, level_ids in enumerate(ids):
         level = quantizer.level(index)
-        assert torch.equal(level.codebook, grid(level.config.fsq))
-        counts = torch.bincount(level_ids.flatten(), minlength=level.config.codebook_size)
+        assert torch.equal(level.codebook, grid(level.kind.entries))
+        counts = torch.bincount(level_ids.flatten(), minlength=level.codebook_size)
         assert (counts > 0).float().mean() >= 0.9, counts
     errors = [
         float((quantizer.linear_reconstruction(quantizer.codes(ids[:n])) - images).square().mean()) for n in (1, 2, 3)

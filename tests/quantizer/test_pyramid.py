@@ -1,9 +1,9 @@
 """One conformance suite for every composition, kind of codebook and layout of levels, then what single parts promise."""
 
 import copy
+import dataclasses
 import functools
 import hashlib
-import itertools
 import math
 
 import pytest
@@ -13,13 +13,17 @@ from torch import nn
 
 from pyramid_tokenizer.backbones import ToyBackbone
 from pyramid_tokenizer.backbones.features import FeaturePyramid, enlarge
-from pyramid_tokenizer.config.models import LevelConfig, QuantizerConfig
+from pyramid_tokenizer.config.models import BackboneConfig, LevelConfig, QuantizerConfig
 from pyramid_tokenizer.errors import ConfigError, ImageValueError, NotFittedError, TokenRangeError
+from pyramid_tokenizer.quantizer.build import build_quantizer
 from pyramid_tokenizer.quantizer.fit.levels import fit_quantizer
-from pyramid_tokenizer.quantizer.pyramid import PyramidQuantizer
+from pyramid_tokenizer.quantizer.nearest import gather_rows
+from pyramid_tokenizer.quantizer.recipe import preset_config, preset_levels
 
 COMPOSITIONS = ("residual", "bottom_up", "none")
 KINDS = ("euclidean", "cosine", "fsq")
+SIZES = (9, 14, 33)
+TOY = BackboneConfig(kind="toy")
 LAYOUTS = {  # (stride, maps) per level
     "halving": ((32, (0, 1)), (16, (1, 2)), (8, (2, 3))),
     "residual stage": ((16, (1,)), (16, (1,)), (8, (2, 3))),
@@ -57,27 +61,31 @@ def pictures(count=6, height=96, width=96, seed=0):
 def codebook_of(kind, index):
     if kind == "fsq":
         return {"fsq": ((3, 3), (7, 2), (11, 3))[index], "dim": 2}
-    reads_dense = kind == "cosine" and index < 2
-    return {"distance": kind, "dim": 5 + index, "address": "linear" if index else "table", "reads_dense": reads_dense}
+    return {"distance": kind, "dim": 5 + index, "reads_dense": kind == "cosine" and index < 2}
 
 
-def build(composition, kind, layout):
-    backbone = backbone_of(layout)
+def config_of(composition, kind, layout):
     levels = tuple(
-        LevelConfig(stride=stride, maps=maps, codebook_size=(9, 14, 33)[i], **codebook_of(kind, i))
+        LevelConfig(stride=stride, maps=maps, codebook_size=SIZES[i], **codebook_of(kind, i))
         for i, (stride, maps) in enumerate(LAYOUTS[layout])
     )
-    semantics = "residual" if (composition, kind) == ("residual", "cosine") else "whole"
-    return PyramidQuantizer(
-        QuantizerConfig(
-            levels=levels,
-            composition=composition,
-            semantics=semantics,
-            embedding="linear" if kind == "cosine" else "mean",
-        ),
-        channels=backbone.channels,
-        strides=backbone.strides,
-        embedding_dim=backbone.embedding_dim,
+    return QuantizerConfig(levels=levels, composition=composition)
+
+
+def recipe_of(layout):
+    """What `from_backbone` makes of the layout's backbone, with few entries."""
+    backbone = backbone_of(layout)
+    levels = preset_levels(channels=backbone.channels, strides=backbone.strides)
+    levels = tuple(dataclasses.replace(level, codebook_size=size) for level, size in zip(levels, SIZES, strict=True))
+    config = preset_config(TOY, channels=backbone.channels, strides=backbone.strides, levels=levels)
+    return config.quantizer
+
+
+def build(composition, kind="euclidean", layout="halving"):
+    backbone = backbone_of(layout)
+    config = recipe_of(layout) if composition == "recipe" else config_of(composition, kind, layout)
+    return build_quantizer(
+        config, channels=backbone.channels, strides=backbone.strides, embedding_dim=backbone.embedding_dim
     )
 
 
@@ -102,7 +110,27 @@ def one_image(features, index):
     )
 
 
-@pytest.fixture(params=itertools.product(COMPOSITIONS, KINDS, LAYOUTS), ids="-".join)
+def encode_slowly(quantizer, features):
+    """Ids, codes and inputs by level, as `encode` is documented to work."""
+    ids, codes, inputs = {}, {}, {}
+    for index in quantizer.order:
+        level = quantizer.level(index)
+        inputs[index] = quantizer.level_input(index, features, codes)
+        ids[index] = level.assign(level.project(inputs[index]))
+        codes[index] = level.look_up(ids[index])
+    return ids, codes, inputs
+
+
+# the shipped recipe first; then every composition on every layout, the kinds of codebooks taking turns
+CASES = [("recipe", "", "halving"), ("recipe", "", "finer than its map, as for a ViT")]
+CASES += [
+    (composition, KINDS[(i + j) % 3], layout)
+    for i, composition in enumerate(COMPOSITIONS)
+    for j, layout in enumerate(LAYOUTS)
+]
+
+
+@pytest.fixture(params=CASES, ids="-".join)
 def case(request):
     composition, kind, layout = request.param
     return fitted(composition, kind, layout), features_of(layout)
@@ -128,7 +156,7 @@ def test_codes_are_the_codebooks_rows(case):
         for index, (level_ids, level_codes) in enumerate(zip(ids, codes, strict=False)):
             level = quantizer.level(index)
             assert torch.equal(level_codes.permute(0, 2, 3, 1), level.codebook[level_ids])
-            if level.config.distance == "cosine":
+            if level.kind.unit_norm:
                 torch.testing.assert_close(level_codes.norm(dim=1), torch.ones(level_ids.shape))
 
 
@@ -196,7 +224,7 @@ def test_a_linear_reconstruction_is_the_coarser_one_enlarged_plus_what_the_level
     linear_reconstructions = quantizer.linear_reconstructions(codes)
     for index, picture in enumerate(linear_reconstructions):
         expected = quantizer.level(index).pixels_of(codes[index])
-        if quantizer.config.composition == "residual" and index:
+        if quantizer.composition.name == "residual" and index:
             ratio = quantizer.strides[index - 1] // quantizer.strides[index]
             expected = expected + enlarge(linear_reconstructions[index - 1], ratio)
         assert torch.equal(picture, expected)
@@ -205,14 +233,13 @@ def test_a_linear_reconstruction_is_the_coarser_one_enlarged_plus_what_the_level
 def test_a_training_step_sees_the_same_projections_as_an_encode(case):
     quantizer, features = case
     trained = copy.deepcopy(quantizer).requires_grad_(True)
-    codes = {}
-    for index, x in trained.inputs(features, codes):
+    _, _, inputs = encode_slowly(quantizer, features)
+    for index, x in inputs.items():
         projected = trained.level(index).project(x)
         assert projected.requires_grad
         torch.testing.assert_close(projected.detach(), quantizer.level(index).project(x), rtol=1e-4, atol=1e-5)
         with torch.autocast("cpu", dtype=torch.bfloat16):
             assert torch.equal(trained.level(index).project(x), projected)
-        codes[index] = trained.level(index).look_up(trained.level(index).assign(projected))
 
 
 def test_tensors_that_determine_ids_change_the_digest_and_no_others_do(case):
@@ -225,8 +252,8 @@ def test_tensors_that_determine_ids_change_the_digest_and_no_others_do(case):
             index, part = int(name.split(".")[1]), name.split(".", 2)[2]
         changed = copy.deepcopy(quantizer)
         changed.state_dict()[name].flatten()[0].add_(1)
-        seen_by_a_finer_level = quantizer.config.composition == "residual" and index + 1 < len(quantizer.levels)
-        determines = part in ("mean", "std", "codebook", "down.weight", "down.bias")
+        seen_by_a_finer_level = quantizer.composition.name == "residual" and index + 1 < len(quantizer.levels)
+        determines = part in ("mean", "std", "codebook", "adapter.weight", "adapter.bias")
         determines |= part in ("pixel_readout.weight", "pixel_readout.bias") and seen_by_a_finer_level
         assert (digest(changed) != base) == determines, name
 
@@ -242,7 +269,7 @@ def test_what_is_outside_the_digest_does_not_change_ids(composition):
     quantizer, features = fitted(composition), features_of()
     changed = copy.deepcopy(quantizer)
     for name, tensor in changed.state_dict().items():
-        if any(part in name for part in ("text_readout", "address", "share", "to_embedding")) or (
+        if any(part in name for part in ("text_readout", "text_weight", "to_embedding")) or (
             "pixel_readout" in name and composition != "residual"
         ):
             tensor.add_(1)
@@ -264,7 +291,7 @@ def test_a_level_of_scalars_quantises_each_dimension_on_its_own():
     for index, (ids, x) in enumerate(
         zip(quantizer.encode(features), quantizer.encode_continuous(features), strict=True)
     ):
-        entries, level = quantizer.level(index).config.fsq, quantizer.level(index)
+        entries, level = quantizer.level(index).kind.entries, quantizer.level(index)
         assert float(x.abs().max()) <= 1
         for dim, count in enumerate(entries):
             steps = (x[:, dim] + 1) / 2 * (count - 1)  # entries lie at whole numbers
@@ -280,85 +307,97 @@ def test_a_level_of_scalars_quantises_each_dimension_on_its_own():
 def test_levels_are_computed_in_the_order_of_what_they_see(composition, order):
     quantizer, features = fitted(composition), features_of()
     assert quantizer.order == order
-    codes = {}
-    for index, x in quantizer.inputs(features, codes):
-        level = quantizer.level(index)
-        assert x.shape[1] == level.down.in_features
-        assert index == order[len(codes)]
-        codes[index] = level.look_up(level.assign(level.project(x)))
+    ids, _, inputs = encode_slowly(quantizer, features)
+    for index, x in inputs.items():
+        assert x.shape[1] == quantizer.level(index).adapter.in_features
+    assert all(torch.equal(ids[i], found) for i, found in enumerate(quantizer.encode(features)))
 
 
-def test_a_residual_level_reads_the_image_that_is_already_there():
-    quantizer, features = fitted("residual"), features_of()
-    codes = {}
-    for index, x in quantizer.inputs(features, codes):
-        if index:
-            picture = quantizer.coarser(quantizer.linear_reconstructions([codes[i] for i in range(index)])[-1], index)
-            torch.testing.assert_close(x[:, -192:], F.pixel_unshuffle(picture, 8), rtol=0, atol=1e-6)
-        codes[index] = quantizer.level(index).look_up(quantizer.level(index).assign(quantizer.level(index).project(x)))
+def test_the_input_of_a_level_is_what_it_reads_of_the_backbone_then_of_other_levels(case):
+    quantizer, features = case
+    _, codes, inputs = encode_slowly(quantizer, features)
+    for index, x in inputs.items():
+        own = torch.cat(quantizer.reads[index].of(features), 1)
+        context = quantizer.composition.context(quantizer, index, codes)
+        assert torch.equal(x, torch.cat([own, *context], 1))
+        assert torch.equal(quantizer.level_input(index, features, codes), x)  # pure: again the same
+
+
+def test_a_residual_level_reads_the_coarser_levels_image_and_codes():
+    quantizer, features = fitted("recipe"), features_of()
+    _, codes, _ = encode_slowly(quantizer, features)
+    assert quantizer.composition.context(quantizer, 0, codes) == []
+    for index in (1, 2):
+        coarser = [codes[i] for i in range(index)]
+        image, *read = quantizer.composition.context(quantizer, index, codes)
+        expected = enlarge(quantizer.linear_reconstructions(coarser)[-1], 2)
+        torch.testing.assert_close(image, F.pixel_unshuffle(expected, 8), rtol=0, atol=1e-6)
+        for i, own in enumerate(read):
+            repeats = 2 ** (index - i)
+            assert torch.equal(own, coarser[i].repeat_interleave(repeats, 2).repeat_interleave(repeats, 3))
 
 
 def test_a_bottom_up_level_reads_the_finer_levels_pooled_codes():
     quantizer, features = fitted("bottom_up"), features_of()
-    codes = {}
-    for index, x in quantizer.inputs(features, codes):
-        if index < 2:
-            dim = codes[index + 1].shape[1]
-            assert torch.equal(x[:, -dim:], F.avg_pool2d(codes[index + 1], 2))
-        codes[index] = quantizer.level(index).look_up(quantizer.level(index).assign(quantizer.level(index).project(x)))
+    _, codes, _ = encode_slowly(quantizer, features)
+    assert quantizer.composition.context(quantizer, 2, codes) == []
+    for index in (0, 1):
+        (read,) = quantizer.composition.context(quantizer, index, codes)
+        assert torch.equal(read, F.avg_pool2d(codes[index + 1], 2))
 
 
-def test_the_embedding_is_the_normalised_mean_of_the_levels_text_embeddings():
-    quantizer = copy.deepcopy(fitted())
-    ids = quantizer.encode(features_of())
-    for index, share in enumerate((0.5, 0.2, 0.3)):
-        quantizer.level(index).share.fill_(share)
-    for n in (1, 2, 3):
+def test_only_levels_that_read_the_dense_features_need_them():
+    quantizer, features = fitted("recipe"), features_of()
+    assert quantizer.reads_dense
+    assert [read.reads_dense for read in quantizer.reads] == [True, True, False]
+    semantic, last = quantizer.reads[0].of(features)[-1], quantizer.reads[2].of(features)
+    torch.testing.assert_close(semantic.norm(dim=1), torch.ones(3, 3, 3))
+    assert len(last) == len(quantizer.reads[2].maps)
+    assert not fitted("none").reads_dense
+
+
+def test_an_image_embedding_is_the_mapped_mean_of_the_weighted_text_embeddings(case):
+    quantizer, _ = case
+    ids = quantizer.encode(case[1])
+    for n in range(1, len(ids) + 1):
         total = torch.zeros(3, 16)
         for index in range(n):
             text_embeddings = quantizer.level(index).text_embeddings()
-            torch.testing.assert_close(text_embeddings.norm(dim=1), torch.ones(len(text_embeddings)))
             for image, cells in enumerate(ids[index].flatten(1)):
-                total[image] += float(quantizer.level(index).share) * text_embeddings[cells].mean(0)
+                total[image] += float(quantizer.level(index).text_weight) * text_embeddings[cells].mean(0)
+        mapped = total @ quantizer.to_embedding.weight.T + quantizer.to_embedding.bias
         embedding = quantizer.embedding(ids[:n])
-        torch.testing.assert_close(embedding, F.normalize(total, dim=1), rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(embedding, F.normalize(mapped, dim=1), rtol=1e-4, atol=1e-5)
         torch.testing.assert_close(embedding.norm(dim=1), torch.ones(3))
 
 
-def test_linear_text_embeddings_are_a_map_of_the_codes_and_those_of_a_table_are_its_rows():
-    quantizer = fitted()
-    for index in range(3):
+def test_before_a_fit_the_map_to_image_embeddings_changes_nothing():
+    quantizer, rows = build("recipe"), torch.rand(3, 16)
+    assert torch.equal(quantizer.to_embedding(rows), rows)
+
+
+def test_text_embeddings_are_a_linear_map_of_the_codes_of_unit_norm_where_each_level_stands_for_the_whole(case):
+    quantizer, _ = case
+    for index, text_embeddings in enumerate(quantizer.text_embeddings()):
         level = quantizer.level(index)
-        mapped = F.normalize(level.codebook @ level.text_readout.weight.T + level.text_readout.bias, dim=1)
-        torch.testing.assert_close(level.with_dense(level.codebook.T[None, :, :, None])[0, :, :, 0].T, mapped)
-        if index:
-            torch.testing.assert_close(level.text_embeddings(), mapped)
-        else:
-            assert torch.equal(level.text_embeddings(), level.address_table)
-            assert float((level.text_embeddings() * mapped).sum(1).max()) < 0.9999
+        mapped = level.codebook @ level.text_readout.weight.T + level.text_readout.bias
+        if quantizer.composition.name != "residual":
+            mapped = F.normalize(mapped, dim=1)
+        torch.testing.assert_close(text_embeddings, mapped)
+        as_map = level.text_embeddings_of(level.codebook.T[None, :, :, None])[0, :, :, 0]
+        torch.testing.assert_close(as_map.T, mapped)
+        assert torch.equal(quantizer.weighted_text_embeddings()[index], level.text_weight * text_embeddings)
 
 
-def test_of_residual_semantics_a_level_reads_the_coarser_codes_and_a_cells_place_is_the_sum_of_text_embeddings():
-    quantizer, features = fitted("residual", "cosine"), features_of()
-    codes, ids = {}, {}
-    for index, x in quantizer.inputs(features, codes):
-        seen = (
-            torch.cat(
-                [
-                    codes[i].repeat_interleave(2 ** (index - i), 2).repeat_interleave(2 ** (index - i), 3)
-                    for i in range(index)
-                ],
-                1,
-            )
-            if index
-            else x[:, :0]
-        )
-        assert torch.equal(x[:, x.shape[1] - seen.shape[1] :], seen)
-        ids[index] = quantizer.level(index).assign(quantizer.level(index).project(x))
-        codes[index] = quantizer.level(index).look_up(ids[index])
-    total = sum(quantizer.level(i).text_embeddings()[ids[i]].mean((1, 2)) for i in range(3))
-    mapped = total @ quantizer.to_embedding.weight.T + quantizer.to_embedding.bias
-    torch.testing.assert_close(quantizer.embedding([ids[i] for i in range(3)]), F.normalize(mapped, dim=1))
+def test_text_embeddings_of_residual_levels_add_up_over_levels_and_those_of_others_stand_alone(case):
+    quantizer, features = case
+    ids = quantizer.encode(features)
+    maps = quantizer.text_embedding_maps(quantizer.codes(ids))
+    rows = quantizer.text_embeddings()
+    for index, found in enumerate(maps):
+        first = 0 if quantizer.composition.name == "residual" else index
+        expected = gather_rows(rows[first : index + 1], ids[first : index + 1])
+        torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -422,7 +461,7 @@ def test_images_that_are_no_multiple_of_the_coarsest_stride_are_an_error():
 def test_a_map_that_the_backbone_does_not_have_is_an_error(wrong):
     level = LevelConfig(stride=8, maps=(2, wrong), codebook_size=8, dim=4)
     with pytest.raises(ConfigError, match=rf"expected maps in \[0, 4\), got {wrong}: the backbone gives 4 maps"):
-        PyramidQuantizer(
+        build_quantizer(
             QuantizerConfig(levels=(level,)), channels=(32, 24, 16, 8), strides=(32, 16, 8, 4), embedding_dim=16
         )
 
@@ -430,13 +469,13 @@ def test_a_map_that_the_backbone_does_not_have_is_an_error(wrong):
 def test_a_stride_that_does_not_fit_its_map_is_an_error():
     level = LevelConfig(stride=12, maps=(0,), codebook_size=8, dim=4)
     with pytest.raises(ConfigError, match="expected a level stride that divides or is a multiple of 8, got 12"):
-        PyramidQuantizer(QuantizerConfig(levels=(level,)), channels=(5,), strides=(8,), embedding_dim=16)
+        build_quantizer(QuantizerConfig(levels=(level,)), channels=(5,), strides=(8,), embedding_dim=16)
 
 
 def test_one_level_alone_is_a_pyramid_for_every_composition():
     for composition in COMPOSITIONS:
         level = LevelConfig(stride=8, maps=(2,), codebook_size=16, dim=4)
-        quantizer = PyramidQuantizer(
+        quantizer = build_quantizer(
             QuantizerConfig(levels=(level,), composition=composition),
             channels=(32, 24, 16, 8),
             strides=(32, 16, 8, 4),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import math
 
@@ -15,7 +16,7 @@ from pyramid_tokenizer.config.models import BackboneConfig, LevelConfig, Tokeniz
 from pyramid_tokenizer.config.plain import from_dict, to_dict
 from pyramid_tokenizer.decoder.pixels import PixelDecoder
 from pyramid_tokenizer.errors import ConfigError
-from pyramid_tokenizer.quantizer.pyramid import PyramidQuantizer
+from pyramid_tokenizer.quantizer.build import build_quantizer
 from pyramid_tokenizer.quantizer.recipe import (
     MAX_BITS_PER_PX,
     MAX_CHANNELS,
@@ -23,6 +24,7 @@ from pyramid_tokenizer.quantizer.recipe import (
     preset_decoder,
     preset_levels,
 )
+from pyramid_tokenizer.tokenizer import PyramidTokenizer
 
 TOY = BackboneConfig(kind="toy")
 
@@ -50,28 +52,28 @@ trunks = st.builds(
         (
             (1024, 512, 256, 128),
             (32, 16, 8, 4),
-            [(32, (0, 1), 256), (16, (1, 2), 1024), (8, (2, 3), 8192)],
+            [(32, (0, 1), 4096), (16, (1, 2), 4096), (8, (2, 3), 4096)],
         ),
         # RN50: level 0 would read 2048 + 4 * 1024 channels
-        ((2048, 1024, 512, 256), (32, 16, 8, 4), [(32, (0,), 256), (16, (1, 2), 1024), (8, (2, 3), 8192)]),
+        ((2048, 1024, 512, 256), (32, 16, 8, 4), [(32, (0,), 4096), (16, (1, 2), 4096), (8, (2, 3), 4096)]),
         # MobileCLIP2-S3 ends at stride 64
         (
             (1536, 768, 384, 192, 96),
             (64, 32, 16, 8, 4),
-            [(64, (0,), 256), (32, (1, 2), 256), (16, (2, 3), 1024), (8, (3, 4), 8192)],
+            [(64, (0,), 4096), (32, (1, 2), 4096), (16, (2, 3), 4096), (8, (3, 4), 4096)],
         ),
         # ViT-B-16: pooled deep map, two middle ones, the shallow one twice as fine
-        ((768,) * 4, (16,) * 4, [(32, (0,), 256), (16, (1, 2), 1024), (8, (3,), 8192)]),
-        # ViT-L-14: 2304 cells of 7 px in an image of 336 px leave 9 bits for each
-        ((1024,) * 4, (14,) * 4, [(28, (0,), 256), (14, (1, 2), 512), (7, (3,), 512)]),
+        ((768,) * 4, (16,) * 4, [(32, (0,), 4096), (16, (1, 2), 4096), (8, (3,), 4096)]),
+        # ViT-L-14: 2304 cells of 7 px in an image of 336 px leave 8 bits for each
+        ((1024,) * 4, (14,) * 4, [(28, (0,), 4096), (14, (1, 2), 4096), (7, (3,), 256)]),
         # ViT-B-32: 8 px would be 16 places of 768 channels
-        ((768,) * 4, (32,) * 4, [(32, (0, 1), 256), (16, (1,), 1024), (16, (3,), 8192)]),
+        ((768,) * 4, (32,) * 4, [(32, (0, 1), 4096), (16, (1,), 4096), (16, (3,), 4096)]),
         # a patch of 15 has no half
-        ((64,) * 4, (15,) * 4, [(30, (0, 1), 256), (15, (1, 2), 1024), (15, (3,), 8192)]),
+        ((64,) * 4, (15,) * 4, [(30, (0, 1), 4096), (15, (1, 2), 4096), (15, (3,), 4096)]),
         # one map alone
-        ((64,), (16,), [(32, (0,), 256), (16, (0,), 1024), (8, (0,), 8192)]),
+        ((64,), (16,), [(32, (0,), 4096), (16, (0,), 4096), (8, (0,), 4096)]),
         # two maps of each stride, no finer one than 8
-        ((64,) * 4, (16, 16, 8, 8), [(32, (0, 1), 256), (16, (0, 1), 1024), (8, (2, 3), 8192)]),
+        ((64,) * 4, (16, 16, 8, 8), [(32, (0, 1), 4096), (16, (0, 1), 4096), (8, (2, 3), 4096)]),
     ],
 )
 def test_levels_of_a_backbone(channels, strides, expected) -> None:
@@ -83,22 +85,27 @@ def test_any_backbone_gets_a_pyramid_that_a_quantizer_and_a_decoder_take(strides
     channels = (width,) * len(strides)
     config = preset_config(TOY, channels=channels, strides=strides)
     levels, decoder = config.quantizer.levels, config.decoder
-    sizes = [level.codebook_size for level in levels]
+    bits = [math.log2(level.codebook_size) for level in levels]
     assert len(levels) >= 3
-    assert sizes == sorted(sizes)
+    assert bits[:-1] == [12] * (len(levels) - 1)  # the finest level alone gives way
+    assert 1 <= bits[-1] <= 12
+    assert [level.reads_dense for level in levels] == [True] * (len(levels) - 1) + [False]
     assert 0.0 < bits_per_px(levels) <= MAX_BITS_PER_PX
     assert len(set(zip((level.stride for level in levels), (level.maps for level in levels), strict=True))) >= 2
     for coarse, fine in itertools.pairwise(levels):
         assert coarse.stride in (fine.stride, 2 * fine.stride)
         assert coarse.semantic_weight >= fine.semantic_weight
         assert coarse.dim >= fine.dim
-        assert coarse.maps <= fine.maps  # finer levels never read deeper
+        assert coarse.maps[0] <= fine.maps[0]  # finer levels never read deeper
     with torch.device("meta"):
-        quantizer = PyramidQuantizer(config.quantizer, channels=channels, strides=strides, embedding_dim=4)
+        quantizer = build_quantizer(config.quantizer, channels=channels, strides=strides, embedding_dim=4)
         PixelDecoder(in_channels=decoder.widths[-1], stride=levels[-1].stride, widths=decoder.pixel_widths, depth=1)
     for index, level in enumerate(levels):
         if len(level.maps) == 2:
-            assert quantizer.level(index).down.in_features <= MAX_CHANNELS + 3 * quantizer.patch_px**2
+            context = (
+                3 * quantizer.patch_px**2 + sum(level.dim for level in levels[:index]) + 4
+            )  # 4 of the dense features
+            assert quantizer.level(index).adapter.in_features <= MAX_CHANNELS + context
     assert from_dict(TokenizerConfig, to_dict(config)) == config
 
 
@@ -109,10 +116,12 @@ def test_the_quantizer_reads_such_a_backbone_at_every_size_in_level_0_cells(
     config = preset_config(TOY, channels=(2,) * len(strides), strides=strides, composition="none").quantizer
     coarsest = math.lcm(config.levels[0].stride, strides[0])
     maps = tuple(torch.zeros(1, 2, height * coarsest // s, width * coarsest // s) for s in strides)
-    quantizer = PyramidQuantizer(config, channels=(2,) * len(strides), strides=strides, embedding_dim=4)
+    quantizer = build_quantizer(config, channels=(2,) * len(strides), strides=strides, embedding_dim=4)
     grids = []
-    for index, x in quantizer.inputs(FeaturePyramid(maps=maps, strides=strides), {}):
-        assert x.shape[1] == quantizer.level(index).down.in_features
+    features = FeaturePyramid(maps=maps, strides=strides, embedding=torch.ones(1, 4))
+    for index in quantizer.order:
+        x = quantizer.level_input(index, features, {})
+        assert x.shape[1] == quantizer.level(index).adapter.in_features
         grids.append(tuple(x.shape[2:]))
     assert grids == [(height * coarsest // v.stride, width * coarsest // v.stride) for v in config.levels]
 
@@ -130,8 +139,15 @@ def test_levels_of_ones_own_get_a_decoder_that_fits_them() -> None:
     config = preset_config(TOY, channels=(8,), strides=(16,), levels=levels, composition="bottom_up")
     assert config.quantizer.levels == tuple(levels)
     assert config.quantizer.composition == "bottom_up"
-    assert config.decoder.widths == (160, 128)
+    assert config.decoder.widths == (96, 128)
     assert config.decoder.pixel_widths == (96, 64)
+
+
+def test_the_bundled_model_is_the_recipe_on_its_own_backbone() -> None:
+    tok = PyramidTokenizer.from_pretrained("tiny")
+    config = preset_config(tok.config.backbone, channels=tok.backbone.channels, strides=tok.backbone.strides)
+    assert config == dataclasses.replace(tok.config, fingerprint="", segmentation=None)
+    assert bits_per_px(config.quantizer.levels) == 0.24609375
 
 
 @pytest.mark.parametrize(("channels", "strides"), [((), ()), ((8,), (16, 8))])

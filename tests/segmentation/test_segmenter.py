@@ -64,7 +64,7 @@ def embeddings_of(tok, tokens):
     total = None
     for index, ids in enumerate(tokens.ids):
         level = tok.quantizer.level(index)
-        own = torch.stack([level.share * level.text_embeddings()[image] for image in ids]).permute(0, 3, 1, 2)
+        own = torch.stack([level.text_weight * level.text_embeddings()[image] for image in ids]).permute(0, 3, 1, 2)
         if total is not None:
             ratio = own.shape[-1] // total.shape[-1]
             total = F.interpolate(total, scale_factor=ratio, mode="bilinear", align_corners=False)

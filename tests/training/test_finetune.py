@@ -29,7 +29,7 @@ def tune(tok, images, settings, **options):
 
 def changed(before, after):
     names = [name for name, tensor in state_of(before).items() if not torch.equal(tensor, after.own_tensors()[name])]
-    return {name.split(".")[0] for name in names}, {name.split(".")[-1] for name in names if "down" in name}
+    return {name.split(".")[0] for name in names}, {name.split(".")[-1] for name in names if "adapter" in name}
 
 
 def test_frozen_keeps_every_id(trained, photos, settings):
@@ -61,7 +61,7 @@ def test_a_level_of_scalars_learns_its_adapter_and_keeps_its_grid(unfitted, phot
     tok.fit([smooth(16)])
     tuned, lines = tune(tok, photos, settings, codebooks="continue", config=settings(codebook_steps=3))
     assert torch.equal(tuned.quantizer.level(1).codebook, grid((4, 2, 2)))
-    assert not torch.equal(tuned.quantizer.level(1).down.weight, tok.quantizer.level(1).down.weight)
+    assert not torch.equal(tuned.quantizer.level(1).adapter.weight, tok.quantizer.level(1).adapter.weight)
     assert [line["stage"] for line in lines[:3]] == ["codebooks"] * 3
     # the codes of a bounded level are reached from the adapter alone: no pull to a moving codebook
     assert set(CodebookStage(tok, settings()).ema) == {0}

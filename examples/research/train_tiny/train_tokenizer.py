@@ -18,27 +18,12 @@ from torch import Tensor
 
 from pyramid_tokenizer import PyramidTokenizer
 from pyramid_tokenizer.backbones import load_backbone
-from pyramid_tokenizer.config.models import BackboneConfig, DecoderConfig, LevelConfig, QuantizerConfig, TokenizerConfig
+from pyramid_tokenizer.config.models import BackboneConfig
 from pyramid_tokenizer.images import RandomCrops
+from pyramid_tokenizer.quantizer import preset_config
 from pyramid_tokenizer.training import TrainConfig, finetune, train
 
-# At 256 x 256: (64 + 256 + 1024) x 12 = 16,128 bits, .246 bit per pixel. The two coarse levels carry the meaning: they see the
-# dense map, and the second says what the first leaves of it; the finest carries pixels alone. The weights were chosen on an
-# unfinished backbone: more meaning (.8, .7) gains 1 point of zero-shot accuracy from tokens and costs .4 dB, .9 dB at level 0.
-CONFIG = TokenizerConfig(
-    backbone=BackboneConfig(kind="open_clip", blocks=(0, 1, 2, 3)),
-    quantizer=QuantizerConfig(
-        composition="residual",
-        semantics="residual",
-        embedding="linear",
-        levels=(
-            LevelConfig(stride=32, maps=(0, 1), codebook_size=4096, dim=64, semantic_weight=0.68, reads_dense=True),
-            LevelConfig(stride=16, maps=(1, 2), codebook_size=4096, dim=32, semantic_weight=0.55, reads_dense=True),
-            LevelConfig(stride=8, maps=(2, 3), codebook_size=4096, dim=16),
-        ),
-    ),
-    decoder=DecoderConfig(widths=(96, 128, 128), depths=(2, 2, 4), pixel_widths=(64,), pixel_depth=2),
-)
+BACKBONE = BackboneConfig(kind="open_clip", blocks=(0, 1, 2, 3))
 FIT_BATCH = 16
 FIT_CROPS = (("all", 128, 0.45), ("all", 192, 0.25), ("large", 256, 0.3))
 """Images, side of the crops and share of the batches that the codebooks are fitted on. Images of recon/train have a short
@@ -77,7 +62,9 @@ def fitted(args: argparse.Namespace) -> PyramidTokenizer:
     kept = args.out.with_name(f"{args.out.name}-base-fitted")
     if (kept / "config.json").exists():
         return PyramidTokenizer.from_pretrained(kept)
-    tok = PyramidTokenizer.from_config(CONFIG, backbone=load_backbone(CONFIG.backbone, directory=args.clip))
+    backbone = load_backbone(BACKBONE, directory=args.clip)
+    config = preset_config(BACKBONE, channels=backbone.channels, strides=backbone.strides)
+    tok = PyramidTokenizer.from_config(config, backbone=backbone)
     for report in tok.fit(lambda: fit_batches(args.data, args.fit_crops)):
         print(report, flush=True)
     tok.save_pretrained(kept)

@@ -1,8 +1,8 @@
-"""The gradient-free start: statistics, reduced-rank regression and k-means give working ids in minutes, without a gradient.
+"""The gradient-free fit: statistics, reduced-rank regression and k-means give working ids in minutes.
 
-Level by level, in the quantizer's own order: sample cells, whiten their inputs, find the few directions that predict what
-the level has to say (pixels and meaning, mixed by `semantic_weight`), run k-means there (or bring every direction to the
-scale of the grid of `fsq`), and read pixels and meaning back from the codes by ridge regression.
+Level by level, in the quantizer's own order: sample cells, whiten their inputs, find the few directions that predict the
+level's targets best (pixels and text embeddings, mixed by `semantic_weight`), fit the codebook's entries there, and fit
+linear read-outs of pixels and text embeddings to the codes by ridge regression.
 """
 
 from __future__ import annotations
@@ -16,20 +16,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from pyramid_tokenizer.errors import DataError, NotFittedError
-from pyramid_tokenizer.quantizer.codebooks import grid
-from pyramid_tokenizer.quantizer.fit.kmeans import kmeans
 from pyramid_tokenizer.quantizer.fit.regression import explained, reduced_rank, ridge, whitening
-from pyramid_tokenizer.quantizer.fit.sampling import ROWS_PER_COPY, Samples, sample_cells
+from pyramid_tokenizer.quantizer.fit.sampling import Samples, sample_cells
+from pyramid_tokenizer.quantizer.level import LevelQuantizer
 from pyramid_tokenizer.quantizer.nearest import nearest
-from pyramid_tokenizer.quantizer.pyramid import LevelQuantizer, PyramidQuantizer
-
-LEAST_SPREAD = 1e-4
-"""Deviation of a direction, as a share of the largest, below which it is rounding and not worth a dimension of a grid."""
-
-
-PRIOR_CELLS = 2.0
-"""Weight of the linear address beside the mean of an entry's own cells."""
-
+from pyramid_tokenizer.quantizer.pyramid import PyramidQuantizer
 
 EMBEDDING_RIDGE = 1e-3
 """Of the map to image embeddings, whose samples are images and not cells. Measured on an unfinished backbone of tiny-v1
@@ -42,18 +33,18 @@ READ_OUT_RIDGE = 1e-4
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LevelReport:
-    """How the fit of one level went; shares are of the variance of the sampled cells."""
+    """How the fit of one level went, measured on the sampled cells."""
 
     level: int
     """0 = coarsest."""
     vectors: int
     """Cells that the codebook was fitted on."""
     pixels_explained: float
-    """Share of what the level had to paint that its codes paint."""
+    """Share of the variance of the level's pixel targets that its codes explain by their linear read-out."""
     semantics_explained: float
-    """Share of what it had to say of the text-aligned map that its codes give."""
+    """Share of the variance of the level's semantic targets that its codes explain by their linear read-out."""
     quantisation_loss: float
-    """Share of the projections' variance that their quantisation loses."""
+    """Share of the variance of the projections that is lost when they are replaced by their nearest codes."""
 
 
 @torch.no_grad()
@@ -66,12 +57,12 @@ def fit_quantizer(
     seed: int = 0,
     keep_adapters: bool = False,
 ) -> list[LevelReport]:
-    """Fills whitening, adapters, codebooks and read-outs of every level.
+    """Fits whitening, adapters, codebooks and read-outs of every level, then the map to image embeddings.
 
     Args:
         quantizer: Changed in place; as it was when anything goes wrong.
         samples: Called once per level, once more for a level whose inputs are so wide that `MAX_SAMPLE_FLOATS` cut its
-            sample (then for its projections alone), and once for the image embedding where that is fitted. See `Samples`.
+            sample (then for its projections alone), and once for the image embedding. See `Samples`.
         vectors_per_code: Cells to sample per codebook entry.
         iterations: Lloyd steps of k-means.
         seed: Of the cells drawn and of k-means.
@@ -83,16 +74,17 @@ def fit_quantizer(
 
     Raises:
         DataError: No images (also: only at the first of the calls of `samples`), images that are all alike, fewer cells
-            than codes, features without anything aligned to text, or of fewer directions than an `fsq` level has.
+            than codes, features without text-aligned outputs, or of fewer directions than an `fsq` level has.
         NotFittedError: `keep_adapters` of a quantizer that was never fitted.
         ImageValueError: An image size that is no multiple of the coarsest stride.
 
     Example:
         >>> from pyramid_tokenizer.backbones import ToyBackbone
         >>> from pyramid_tokenizer.config import LevelConfig, QuantizerConfig
+        >>> from pyramid_tokenizer.quantizer.build import build_quantizer
         >>> levels = (LevelConfig(stride=8, maps=(2,), codebook_size=16, dim=6),)
         >>> backbone = ToyBackbone()
-        >>> quantizer = PyramidQuantizer(
+        >>> quantizer = build_quantizer(
         ...     QuantizerConfig(levels=levels), channels=backbone.channels, strides=backbone.strides, embedding_dim=16
         ... )
         >>> images = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
@@ -110,42 +102,38 @@ def fit_quantizer(
             cells = _projected_cells(quantizer, index, samples, vectors_per_code, generator, keep_adapters)
             reports.append(_fit_codebook(quantizer.level(index), index, cells, iterations, generator, keep_adapters))
         reports.sort(key=lambda report: report.level)
-        _set_shares(quantizer, reports)
-        if quantizer.config.embedding == "linear":
-            fit_embedding(quantizer, samples)
+        weights = quantizer.composition.text_weights([report.semantics_explained for report in reports])
+        for index, weight in enumerate(weights):
+            quantizer.level(index).text_weight.fill_(weight)
+        fit_embedding(quantizer, samples)
     except BaseException:
         quantizer.load_state_dict(before)
         raise
     return reports
 
 
-def _set_shares(quantizer: PyramidQuantizer, reports: list[LevelReport]) -> None:
-    """How much each level counts in a cell's place: of residual meaning all alike, else by what it explains."""
-    shares = torch.tensor([max(report.semantics_explained, 1e-3) for report in reports])
-    shares = torch.ones_like(shares) if quantizer.config.semantics == "residual" else shares / shares.sum()
-    for index, share in enumerate(shares):
-        quantizer.level(index).share.fill_(float(share))
-
-
 def fit_embedding(quantizer: PyramidQuantizer, samples: Samples) -> None:
-    """Fits `to_embedding`: from the mean place of an image's cells, as its ids give it, to the backbone's own embedding.
+    """Fits the linear map from the mean text embedding of an image's cells to the backbone's own image embedding.
 
-    Codes keep the common directions of meaning better than the rare ones; this gives the rare ones their weight back.
+    Codes keep the common directions of the text space better than the rare ones; the map gives the rare ones their weight
+    back.
 
     Args:
         quantizer: With fitted levels; changed in place.
         samples: See `Samples`; called once.
 
     Raises:
-        DataError: Features without an embedding.
+        DataError: Features without an image embedding.
     """
-    places, wanted = [], []
+    means, wanted = [], []
     for features, _ in samples():
         if features.embedding is None:
-            raise DataError("expected features with an image embedding, got none: call the backbone with aligned=True")
-        places.append(quantizer.mean_text_embedding(quantizer.encode(features)))
+            raise DataError(
+                "expected features with an image embedding, got none: call the backbone with with_dense=True"
+            )
+        means.append(quantizer.mean_text_embedding(quantizer.encode(features)))
         wanted.append(F.normalize(features.embedding.float(), dim=1))
-    fit = ridge(torch.cat(places), torch.cat(wanted), share=EMBEDDING_RIDGE)
+    fit = ridge(torch.cat(means), torch.cat(wanted), share=EMBEDDING_RIDGE)
     quantizer.to_embedding.weight.copy_(fit.weight.T)
     quantizer.to_embedding.bias.copy_(fit.bias)
 
@@ -158,9 +146,9 @@ def _projected_cells(
     generator: torch.Generator,
     keep_adapter: bool,
 ) -> tuple[Tensor, ...]:
-    """Cells of one level, by its adapter, which is fitted first: projections (N, d), pixels (N, 3 p p), meaning (N, D)."""
+    """Projections (N, d), pixel targets (N, 3 p p) and semantic targets (N, D) of cells; fits the adapter first."""
     level = quantizer.level(index)
-    wanted = vectors_per_code * level.config.codebook_size
+    wanted = vectors_per_code * level.codebook_size
     if not keep_adapter:
         cells = sample_cells(quantizer, index, samples, wanted, generator, projected=False)
         x, pixels, semantics = cells.trim()
@@ -177,33 +165,12 @@ def _fit_adapter(level: LevelQuantizer, index: int, x: Tensor, pixels: Tensor, s
     level.mean.copy_(mean)
     level.std.copy_(std)
     x.sub_(mean).div_(std)
-    down = reduced_rank(x, _target(x, pixels, semantics, level.config.semantic_weight), level.config.dim)
-    projected = x @ down.weight + down.bias
-    if level.config.fsq:
-        scale = 1 / _spread(projected, index)
-    else:
-        # one factor for all directions keeps distances in proportion and gives the decoder inputs of unit scale
-        scale = 1 / projected.square().mean().sqrt().clamp(min=1e-8)
-    level.down.weight.copy_((down.weight * scale).T)
-    level.down.bias.copy_(down.bias * scale)
-    return level.constrained(projected * scale)
-
-
-def _spread(projected: Tensor, index: int) -> Tensor:
-    """(N, d) -> (d,): the deviation of each direction.
-
-    Measured with the bundled backbone and the toy: the principal directions, uncorrelated as the regression gives them, each
-    at unit deviation before `fsq.bound`, use 96 to 100 % of a grid; a factor of .6 to .8 explains .01 more of the pixels
-    but uses 70 to 95 %, and a random rotation gains on neither.
-    """
-    spread = projected.std(0, correction=0)
-    alive = int((spread > LEAST_SPREAD * spread.max()).sum())
-    if alive < len(spread):
-        raise DataError(
-            f"expected images that differ in {len(spread)} directions at level {index}, as many as its fsq has, "
-            f"got {alive}: check the images, or use fewer dimensions"
-        )
-    return spread
+    fit = reduced_rank(x, _target(pixels, semantics, level.semantic_weight), level.dim)
+    projected = x @ fit.weight + fit.bias
+    scale = level.kind.adapter_scale(projected, level=index)
+    level.adapter.weight.copy_((fit.weight * scale).T)
+    level.adapter.bias.copy_(fit.bias * scale)
+    return level.kind.constrain(projected * scale)
 
 
 def _fit_codebook(
@@ -215,46 +182,36 @@ def _fit_codebook(
     keep_adapter: bool,
 ) -> LevelReport:
     projected, pixels, semantics = cells
-    if level.config.fsq:
-        entries = grid(level.config.fsq)
-    else:
-        entries = kmeans(
-            projected,
-            level.config.codebook_size,
-            iterations=iterations,
-            spherical=level.config.distance == "cosine",
-            generator=generator,
-            start=level.codebook if keep_adapter else None,
-        )
+    start = level.codebook if keep_adapter else None
+    entries = level.kind.fit_entries(
+        projected, level.codebook_size, iterations=iterations, generator=generator, start=start
+    )
     if not entries.any() or bool((projected == projected[0]).all()):
         raise DataError(f"expected images that differ, got cells of level {index} that are all alike: check the images")
     level.codebook.copy_(entries)
-    ids = nearest(projected, level.codebook)
-    codes = level.codebook[ids]
-    pixel_readout, text_readout = fit_read_outs(level, codes, pixels, semantics)
-    if level.config.address == "table":
-        text_readout = fit_address_table(level, ids, semantics)
+    codes = level.codebook[nearest(projected, level.codebook)]
+    pixels_explained, semantics_explained = fit_read_outs(level, codes, pixels, semantics)
     loss = (projected - codes).square().sum() / (projected - projected.mean(0)).square().sum().clamp(min=1e-12)
     return LevelReport(
         level=index,
         vectors=len(codes),
-        pixels_explained=pixel_readout,
-        semantics_explained=text_readout,
+        pixels_explained=pixels_explained,
+        semantics_explained=semantics_explained,
         quantisation_loss=float(loss),
     )
 
 
 def fit_read_outs(level: LevelQuantizer, codes: Tensor, pixels: Tensor, semantics: Tensor) -> tuple[float, float]:
-    """Fits `pixel_readout` and `text_readout` of a level to codes (N, d), pixels (N, 3 p p) and meaning (N, D); the shares they explain.
+    """Fits `pixel_readout` and `text_readout` of a level to its targets.
 
     Args:
         level: Changed in place.
         codes: (N, d) float32, the codebook vectors of N cells.
-        pixels: (N, 3 p p) float32, what each cell should paint.
-        meaning: (N, D) float32, each cell's place in the text space.
+        pixels: (N, 3 p p) float32, pixel targets of the cells.
+        semantics: (N, D) float32, semantic targets of the cells.
 
     Returns:
-        Shares of the variance of pixels and of meaning that codes explain.
+        Shares of the variance of pixel and semantic targets that codes explain.
     """
     shares = []
     for read_out, target in ((level.pixel_readout, pixels), (level.text_readout, semantics)):
@@ -265,29 +222,8 @@ def fit_read_outs(level: LevelQuantizer, codes: Tensor, pixels: Tensor, semantic
     return shares[0], shares[1]
 
 
-def fit_address_table(level: LevelQuantizer, ids: Tensor, semantics: Tensor) -> float:
-    """Sets each entry's address to the mean meaning of its cells, or its direction; the share of variance explained.
-
-    `text_readout`, fitted before, stands in for entries with few cells, as `PRIOR_CELLS` cells of its own would.
-
-    Args:
-        level: Of `address` "table"; changed in place.
-        ids: (N,) int64, the entries of N cells.
-        meaning: (N, D) float32, what each cell has to say.
-    """
-    size = level.config.codebook_size
-    sums = torch.zeros(size, semantics.shape[1], device=semantics.device).index_add_(0, ids, semantics)
-    counts = torch.bincount(ids, minlength=size).unsqueeze(1)
-    rows = (sums + PRIOR_CELLS * level.linear_text_embeddings()) / (counts + PRIOR_CELLS)
-    level.address_table.copy_(F.normalize(rows, dim=1) if level.unit_text_embeddings else rows)
-    means = sums / counts.clamp(min=1)
-    centre = semantics.mean(0)
-    total = sum(float((part - centre).square().sum()) for part in semantics.split(ROWS_PER_COPY))
-    return float((counts * (means - centre).square()).sum()) / max(total, 1e-12)  # between clusters, of all
-
-
-def _target(x: Tensor, pixels: Tensor, semantics: Tensor, semantic_weight: float) -> Tensor:
-    """What the level should say: pixels and meaning, each of unit total variance, mixed by the weight."""
+def _target(pixels: Tensor, semantics: Tensor, semantic_weight: float) -> Tensor:
+    """Pixel and semantic targets side by side, each of unit total variance times its weight: (N, up to 3 p p + D)."""
     parts = []
     for weight, part in ((1 - semantic_weight, pixels), (semantic_weight, semantics)):
         if weight > 0:

@@ -1,4 +1,4 @@
-"""A bounded random sample of the cells of one level, with what each cell should say of pixels and meaning."""
+"""A bounded random sample of the cells of one level: their inputs, and the pixels and text embeddings to predict."""
 
 from __future__ import annotations
 
@@ -9,9 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from pyramid_tokenizer.backbones.features import FeaturePyramid, enlarge, semantic_target
+from pyramid_tokenizer.backbones.features import FeaturePyramid, semantic_target
 from pyramid_tokenizer.errors import DataError
-from pyramid_tokenizer.quantizer.nearest import gather_rows
 from pyramid_tokenizer.quantizer.pyramid import PyramidQuantizer
 
 Samples = Callable[[], Iterable[tuple[FeaturePyramid, Tensor]]]
@@ -69,52 +68,62 @@ def sample_cells(
     *,
     projected: bool,
 ) -> _Cells:
-    """Cells of one level: inputs (N, C) or their projections (N, d), pixels to paint (N, 3 p p), meaning (N, D)."""
+    """Draws cells of one level from a source of features and images.
+
+    Args:
+        quantizer: The levels before this one, in the order of computing, are fitted.
+        index: The level.
+        samples: Read once, up to its end.
+        wanted: Cells to keep, at most; fewer are kept where they would not fit `MAX_SAMPLE_FLOATS`.
+        generator: Draws the cells.
+        projected: Whether the level's adapter is applied to its inputs.
+
+    Returns:
+        Three columns with one row a cell: inputs (N, C), or their projections (N, d); pixel targets (N, 3 p p); semantic
+        targets (N, D).
+
+    Raises:
+        DataError: No images, or fewer cells than the level has codes.
+    """
     level = quantizer.level(index)
-    width = level.config.dim if projected else level.down.in_features
-    width += level.pixel_readout.out_features + level.text_readout.out_features
+    width = level.dim if projected else level.adapter.in_features
+    width += level.pixel_readout.out_features + level.embedding_dim
     cells = _Cells(min(wanted, MAX_SAMPLE_FLOATS // width), generator)
     for features, images in samples():
-        codes: dict[int, Tensor] = {}
-        ids: dict[int, Tensor] = {}
-        for current, x in quantizer.inputs(features, codes):
-            if current == index:
-                pixels = _pixel_target(quantizer, index, codes, images.float())
-                semantics = _semantic_residual(quantizer, index, ids, semantic_target(features, x))
-                rows = _rows(level.project(x) if projected else x)
-                cells.add(rows, _rows(F.pixel_unshuffle(pixels, quantizer.patch_px)), _rows(semantics))
-                break
-            ids[current] = quantizer.level(current).assign(quantizer.level(current).project(x))
-            codes[current] = quantizer.level(current).look_up(ids[current])
+        codes = _codes_before(quantizer, index, features)
+        x = quantizer.level_input(index, features, codes)
+        semantics = semantic_target(features, x.shape[-2:])
+        pixels, semantics = quantizer.composition.targets(
+            quantizer, index, codes, _at_scale(quantizer, index, images.float()), semantics
+        )
+        rows = _rows(level.project(x) if projected else x)
+        cells.add(rows, _rows(F.pixel_unshuffle(pixels, quantizer.patch_px)), _rows(semantics))
     if not cells.seen:
         raise DataError(
             f"expected at least one batch of images for level {index}, got none: check the image source; it is read once "
             "per level, so give a list or a function that reads it anew, not an iterator"
         )
-    if cells.seen < level.config.codebook_size:
+    if cells.seen < level.codebook_size:
         raise DataError(
-            f"expected at least {level.config.codebook_size} cells for level {index}, got {cells.seen}: "
+            f"expected at least {level.codebook_size} cells for level {index}, got {cells.seen}: "
             "give more images or a smaller codebook (20 to 50 cells per code are a good number)"
         )
     return cells
 
 
-def _pixel_target(quantizer: PyramidQuantizer, index: int, codes: dict[int, Tensor], images: Tensor) -> Tensor:
-    """The images at the level's scale, less the image of the coarser levels where levels build on it."""
+def _codes_before(quantizer: PyramidQuantizer, index: int, features: FeaturePyramid) -> dict[int, Tensor]:
+    """Codes (B, d_l, h_l, w_l) of the levels that are computed before level `index`."""
+    codes: dict[int, Tensor] = {}
+    for current in quantizer.order[: quantizer.order.index(index)]:
+        level = quantizer.level(current)
+        codes[current] = level.look_up(level.assign(level.project(quantizer.level_input(current, features, codes))))
+    return codes
+
+
+def _at_scale(quantizer: PyramidQuantizer, index: int, images: Tensor) -> Tensor:
+    """The images (B, 3, H, W) at the scale of a level, where each of its cells is a patch of `patch_px`."""
     scale = quantizer.strides[index] // quantizer.patch_px
-    target = F.avg_pool2d(images, scale) if scale > 1 else images
-    if quantizer.config.composition == "residual" and index > 0:
-        image = quantizer.linear_reconstructions([codes[i] for i in range(index)])[-1]
-        target = target - quantizer.coarser(image, index)
-    return target
-
-
-def _semantic_residual(quantizer: PyramidQuantizer, index: int, ids: dict[int, Tensor], semantics: Tensor) -> Tensor:
-    """The text-aligned map (B, D, h, w), less the coarser levels' addresses where levels build on them."""
-    if quantizer.config.semantics == "whole" or index == 0:
-        return semantics
-    said = gather_rows([quantizer.level(i).text_embeddings() for i in range(index)], [ids[i] for i in range(index)])
-    return semantics - enlarge(said, quantizer.strides[index - 1] // quantizer.strides[index])
+    return F.avg_pool2d(images, scale) if scale > 1 else images
 
 
 def _rows(maps: Tensor) -> Tensor:

@@ -8,18 +8,18 @@ from pyramid_tokenizer.backbones import ToyBackbone
 from pyramid_tokenizer.backbones.features import FeaturePyramid, semantic_target
 from pyramid_tokenizer.config.models import LevelConfig, QuantizerConfig
 from pyramid_tokenizer.errors import DataError
+from pyramid_tokenizer.quantizer.build import build_quantizer
 from pyramid_tokenizer.quantizer.fit import levels, sampling
 from pyramid_tokenizer.quantizer.fit.kmeans import kmeans
-from pyramid_tokenizer.quantizer.fit.levels import PRIOR_CELLS, fit_address_table, fit_quantizer, fit_read_outs
+from pyramid_tokenizer.quantizer.fit.levels import fit_quantizer, fit_read_outs
 from pyramid_tokenizer.quantizer.fit.regression import reduced_rank, ridge, whitening
 from pyramid_tokenizer.quantizer.fit.sampling import _Cells
 from pyramid_tokenizer.quantizer.nearest import gather_rows, nearest
-from pyramid_tokenizer.quantizer.pyramid import PyramidQuantizer
 
 
 def quantizer_of(levels, composition="residual"):
     backbone = ToyBackbone()
-    return PyramidQuantizer(
+    return build_quantizer(
         QuantizerConfig(levels=tuple(levels), composition=composition),
         channels=backbone.channels,
         strides=backbone.strides,
@@ -65,8 +65,7 @@ def test_a_level_is_whitening_then_regression_then_kmeans_of_its_sample(smooth):
         generator = torch.Generator().manual_seed(0)
         keys = torch.cat([torch.rand(len(b) * 64, generator=generator) for b in images.split(8)])
         sample = keys.argsort()[: 40 * 20]
-        codes = {}
-        x = next(iter(quantizer.inputs(ToyBackbone()(images), codes)))[1]
+        x = quantizer.level_input(0, ToyBackbone()(images), {})
         x, pixels = (m.permute(0, 2, 3, 1).flatten(0, 2)[sample] for m in (x, F.pixel_unshuffle(images, 8)))
         mean, std = whitening(x)
         x, pixels = (x - mean) / std, pixels - pixels.mean(0)
@@ -78,8 +77,8 @@ def test_a_level_is_whitening_then_regression_then_kmeans_of_its_sample(smooth):
     for ours, expected in (
         (fitted.mean, mean),
         (fitted.std, std),
-        (fitted.down.weight, (down.weight * scale).T),
-        (fitted.down.bias, down.bias * scale),
+        (fitted.adapter.weight, (down.weight * scale).T),
+        (fitted.adapter.bias, down.bias * scale),
         (fitted.codebook, entries),
     ):
         assert torch.equal(ours, expected)
@@ -138,78 +137,41 @@ def test_a_semantic_weight_moves_what_codes_explain_from_pixels_to_semantics(smo
     assert semantics == sorted(semantics)
 
 
-def test_levels_share_the_embedding_by_the_semantics_they_explain(smooth):
-    quantizer = build(semantic_weight=0.5)
+@pytest.mark.parametrize("composition", ["bottom_up", "none"])
+def test_levels_that_stand_for_the_whole_count_by_the_semantics_they_explain(composition, smooth):
+    quantizer = build(composition, semantic_weight=0.5)
     reports = fit(quantizer, smooth(24))
-    shares = torch.stack([quantizer.level(i).share for i in range(3)])
+    weights = torch.stack([quantizer.level(i).text_weight for i in range(3)])
     wanted = torch.tensor([max(r.semantics_explained, 1e-3) for r in reports])
-    torch.testing.assert_close(shares, wanted / wanted.sum())
+    torch.testing.assert_close(weights, wanted / wanted.sum())
 
 
-def test_a_table_holds_the_mean_direction_of_each_entrys_cells_and_the_linear_one_where_there_are_none():
-    level = quantizer_of([LevelConfig(stride=8, maps=(2,), codebook_size=5, dim=3, address="table")]).level(0)
-    generator = torch.Generator().manual_seed(0)
-    level.codebook.copy_(torch.randn(5, 3, generator=generator))
-    ids = torch.tensor([0, 0, 1, 1, 1, 3, 4])  # nothing at entry 2
-    semantics = F.normalize(torch.randn(7, 16, generator=generator), dim=1)
-    with torch.no_grad():
-        share = fit_address_table(level, ids, semantics)
-        linear = F.normalize(level.text_readout(level.codebook), dim=1)
-    means = semantics.clone()
-    for entry in range(5):
-        cells = semantics[ids == entry]
-        wanted = F.normalize(cells.sum(0) + PRIOR_CELLS * linear[entry], dim=0)
-        torch.testing.assert_close(level.address_table[entry], wanted)
-        means[ids == entry] = cells.mean(0)
-    torch.testing.assert_close(level.address_table[2], linear[2])
-    total = float((semantics - semantics.mean(0)).square().sum())
-    assert share == pytest.approx(1 - float((semantics - means).square().sum()) / total, abs=1e-5)
-
-
-def test_a_table_explains_more_semantics_than_one_linear_map(smooth):
-    images = smooth(32)
-    shares = []
-    for address in ("linear", "table"):
-        level = LevelConfig(stride=8, maps=(1, 2), codebook_size=24, dim=4, semantic_weight=0.5, address=address)
-        quantizer = quantizer_of([level])
-        shares.append(fit(quantizer, images)[0].semantics_explained)
-        dense = semantic_target(ToyBackbone()(images, with_dense=True), torch.zeros(1, 1, 8, 8))
-        own = quantizer.level(0).text_embeddings()[quantizer.encode(ToyBackbone()(images))[0]]  # (B, h, w, D)
-        shares.append(float((own * dense.permute(0, 2, 3, 1)).sum(3).mean()))
-    assert shares[2] > shares[0] and shares[3] > shares[1]
-
-
-def test_residual_semantics_comes_nearer_to_the_text_aligned_map_with_every_level(smooth):
+def test_residual_levels_come_nearer_to_the_dense_features_one_by_one(smooth):
     images, held_out = smooth(32), ToyBackbone()(smooth(8, seed=5), with_dense=True)
     errors = {}
-    for semantics in ("residual", "whole"):
+    for composition in ("residual", "none"):
         levels = [
-            LevelConfig(stride=s, maps=m, codebook_size=24, dim=6, semantic_weight=0.7, address="table")
+            LevelConfig(stride=s, maps=m, codebook_size=24, dim=6, semantic_weight=0.7)
             for s, m in ((32, (0,)), (32, (0,)), (16, (0, 1)))
         ]
-        backbone = ToyBackbone()
-        quantizer = PyramidQuantizer(
-            QuantizerConfig(levels=tuple(levels), semantics=semantics),
-            channels=backbone.channels,
-            strides=backbone.strides,
-            embedding_dim=backbone.embedding_dim,
-        )
+        quantizer = quantizer_of(levels, composition)
         fit(quantizer, images)
         ids = quantizer.encode(held_out)
-        places = [gather_rows(quantizer.weighted_text_embeddings(), ids[:n]) for n in (1, 2, 3)]
-        errors[semantics] = [
-            float((place - semantic_target(held_out, place)).square().sum(1).mean()) for place in places
+        found = [gather_rows(quantizer.weighted_text_embeddings(), ids[:n]) for n in (1, 2, 3)]
+        errors[composition] = [
+            float((text - semantic_target(held_out, text.shape[-2:])).square().sum(1).mean()) for text in found
         ]
-        assert [float(quantizer.level(i).share) == 1 for i in range(3)] == [semantics == "residual"] * 3
+        weights = [float(quantizer.level(i).text_weight) for i in range(3)]
+        assert (weights == [1, 1, 1]) == (composition == "residual")
     assert errors["residual"] == sorted(errors["residual"], reverse=True)
-    assert errors["residual"][2] < 0.9 * min(errors["residual"][0], errors["whole"][2])
+    assert errors["residual"][2] < 0.9 * min(errors["residual"][0], errors["none"][2])
 
 
 def test_an_image_embedding_from_tokens_is_the_best_linear_guess_of_the_backbones_own(smooth):
     images, backbone = smooth(48), ToyBackbone()
     level = LevelConfig(stride=16, maps=(1,), codebook_size=12, dim=4, semantic_weight=0.5)
-    quantizer = PyramidQuantizer(
-        QuantizerConfig(levels=(level,), embedding="linear"),
+    quantizer = build_quantizer(
+        QuantizerConfig(levels=(level,)),
         channels=backbone.channels,
         strides=backbone.strides,
         embedding_dim=backbone.embedding_dim,
@@ -229,9 +191,7 @@ def test_an_image_embedding_from_tokens_is_the_best_linear_guess_of_the_backbone
 def test_a_level_that_sees_the_dense_map_follows_semantics_that_its_maps_do_not_give(smooth):
     shares = []
     for reads_dense in (False, True):
-        level = LevelConfig(
-            stride=32, maps=(3,), codebook_size=24, dim=8, semantic_weight=1.0, address="table", reads_dense=reads_dense
-        )
+        level = LevelConfig(stride=32, maps=(3,), codebook_size=24, dim=8, semantic_weight=1.0, reads_dense=reads_dense)
         shares.append(fit(quantizer_of([level]), smooth(48))[0].semantics_explained)
     assert shares[1] > shares[0] + 0.02
 
@@ -277,16 +237,16 @@ def test_images_that_are_all_alike_are_an_error():
 
 def test_features_without_semantics_are_an_error(smooth):
     images = smooth(8)
-    with pytest.raises(DataError, match="expected features with a dense map or an embedding, got neither"):
+    with pytest.raises(DataError, match="got neither"):
         fit_quantizer(build(), lambda: [(ToyBackbone()(images), images)])
 
 
 def test_semantics_is_a_unit_map_on_the_levels_grid():
     dense = torch.randn(2, 5, 2, 3, generator=torch.Generator().manual_seed(0)) * 9
     features = FeaturePyramid(maps=(torch.zeros(2, 1, 2, 3),), strides=(32,), dense=dense)
-    same = semantic_target(features, torch.zeros(2, 7, 2, 3))
+    same = semantic_target(features, (2, 3))
     torch.testing.assert_close(same, F.normalize(dense, dim=1))
-    finer = semantic_target(features, torch.zeros(2, 7, 4, 6))
+    finer = semantic_target(features, (4, 6))
     torch.testing.assert_close(finer.norm(dim=1), torch.ones(2, 4, 6))
     torch.testing.assert_close(finer[:, :, 0, 0], F.normalize(dense[:, :, 0, 0], dim=1))
 
@@ -294,7 +254,7 @@ def test_semantics_is_a_unit_map_on_the_levels_grid():
 def test_a_backbone_without_a_dense_map_gives_its_embedding_everywhere(smooth):
     embedding = torch.randn(2, 5, generator=torch.Generator().manual_seed(0))
     features = FeaturePyramid(maps=(torch.zeros(2, 1, 2, 3),), strides=(32,), embedding=embedding)
-    semantics = semantic_target(features, torch.zeros(2, 7, 4, 6))
+    semantics = semantic_target(features, (4, 6))
     assert torch.equal(semantics, F.normalize(embedding, dim=1)[:, :, None, None].expand(2, 5, 4, 6))
 
     def samples():
@@ -353,25 +313,26 @@ def test_inputs_too_wide_for_memory_are_read_again_as_projections(codebook, monk
     monkeypatch.setattr(sampling, "MAX_SAMPLE_FLOATS", 60_000)
     reports = fit_quantizer(quantizer, samples)
     fine = quantizer.level(1)
-    assert samples.reads == 3  # all 128 cells of the coarse level have room; of the fine one's, 73 and 270 projections
-    assert 60_000 // (fine.down.in_features + 192 + 16) == 73
-    assert [r.vectors for r in reports] == [128, 60_000 // (fine.config.dim + 192 + 16)]
+    assert (
+        samples.reads == 4
+    )  # one for image embeddings; all 128 cells of the coarse level have room; of the fine one's, 73 and 270 projections
+    assert 60_000 // (fine.adapter.in_features + 192 + 16) == 73
+    assert [r.vectors for r in reports] == [128, 60_000 // (fine.dim + 192 + 16)]
     for name, tensor in whole.level(0).state_dict().items():
-        if name != "share":  # of the meaning of all levels
+        if name != "text_weight":  # it depends on all levels
             assert torch.equal(quantizer.level(0).state_dict()[name], tensor), name
 
 
 def test_a_second_reading_makes_a_better_codebook_than_the_cells_that_there_was_room_for(monkeypatch, smooth):
     images, held_out, backbone = smooth(32), smooth(8, seed=9), ToyBackbone()
     quantizer = quantizer_of([LevelConfig(stride=8, maps=(0, 1, 2), codebook_size=100, dim=4)])
-    wide = quantizer.level(0).down.in_features + 192 + 16
+    wide = quantizer.level(0).adapter.in_features + 192 + 16
     monkeypatch.setattr(sampling, "MAX_SAMPLE_FLOATS", 110 * wide)
     assert fit(quantizer, images)[0].vectors == 110 * wide // 212
     level = quantizer.level(0)
 
     def projections(pictures):
-        (_, x), *_ = quantizer.inputs(backbone(pictures), {})
-        return level.project(x).permute(0, 2, 3, 1).flatten(0, 2)
+        return level.project(quantizer.level_input(0, backbone(pictures), {})).permute(0, 2, 3, 1).flatten(0, 2)
 
     first_cells = projections(images)[torch.randperm(32 * 64, generator=torch.Generator().manual_seed(0))[:110]]
     few = kmeans(first_cells, 100, generator=torch.Generator().manual_seed(0))
@@ -383,7 +344,9 @@ def test_a_second_reading_makes_a_better_codebook_than_the_cells_that_there_was_
 
 
 @pytest.mark.parametrize("vectors_per_code", [2, 1000])
-def test_the_source_is_read_once_per_level_where_memory_is_enough(vectors_per_code, smooth):
+def test_the_source_is_read_once_per_level_and_once_for_image_embeddings_where_memory_is_enough(
+    vectors_per_code, smooth
+):
     samples = counting(source(smooth(24)))
     fit_quantizer(build(), samples, vectors_per_code=vectors_per_code)
-    assert samples.reads == 3
+    assert samples.reads == 4
