@@ -5,14 +5,14 @@
     pyramid-tokenizer reconstruct photo.jpg     the original beside every prefix of levels, and how close they are
     pyramid-tokenizer segment photo.jpg --classes "sky,tree,car|automobile"
     pyramid-tokenizer classify --tokens photo.tokens --names "dog,cat,bicycle|bike"
-    pyramid-tokenizer info                      what a model, a token file or a new model on a backbone holds
-    pyramid-tokenizer demo                      all of it on four photos
+    pyramid-tokenizer info                      what a model or a token file contains, or a new model would contain
+    pyramid-tokenizer demo                      encode, decode and segment four photos
     pyramid-tokenizer train --images photos --backbone ViT-B-16 --pretrained openai --out my-model
     pyramid-tokenizer finetune tiny --images photos --out my-tiny
     pyramid-tokenizer finetune tiny --segmentation my-masks --out my-tiny
     pyramid-tokenizer evaluate segmentation --data VOC2012 --protocol voc-20
 
-Exit codes: 0 all done; 1 an error, told in one line on stderr; 2 a wrong option; 130 interrupted. Nothing heavy is
+Exit codes: 0 success; 1 an error, written as one line to stderr; 2 a wrong option; 130 interrupted. No large library is
 imported before a command runs, so that `--help` answers at once.
 """
 
@@ -30,7 +30,7 @@ app = typer.Typer(
     cls=OneLineErrors,
     no_args_is_help=True,
     add_completion=False,
-    rich_markup_mode=None,  # plain help: the same in every version of rich, and shown sooner
+    rich_markup_mode=None,  # plain help is the same in every version of rich and is shown sooner
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
@@ -64,9 +64,9 @@ def _options(
         bool, typer.Option("--version", help="Show the version and exit.", callback=_print_version, is_eager=True)
     ] = False,
 ) -> None:
-    """Images to a small pyramid of discrete tokens that mean something, and back to pixels."""
+    """Turn images into a small pyramid of discrete tokens, and tokens back into pixels and masks."""
 
 
 def main() -> None:
-    """Runs the command that the process was called with, and exits."""
+    """Runs the command that the process was started with, and exits."""
     app()

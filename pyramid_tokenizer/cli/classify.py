@@ -1,4 +1,4 @@
-"""`classify`: images or token files and names -> the names that suit each best."""
+"""`classify`: shows which of the given names suit each image or token file best."""
 
 from __future__ import annotations
 
@@ -23,13 +23,17 @@ if TYPE_CHECKING:
 
 Names = Annotated[
     str | None,
-    typer.Option(metavar="WORDS", help='To choose from, in a comma list; "car|automobile" are words for one class.'),
+    typer.Option(
+        metavar="WORDS", help='Names to choose from, separated by commas; "car|automobile" gives one class two words.'
+    ),
 ]
 NamesFile = Annotated[
     Path | None,
-    typer.Option(metavar="FILE", help="Instead of --names: one a line; lines that start with # are passed over."),
+    typer.Option(
+        metavar="FILE", help="A file to use instead of --names: one name per line; lines that start with # are skipped."
+    ),
 ]
-Top = Annotated[int, typer.Option(metavar="N", min=1, help="Names to show, at most.")]
+Top = Annotated[int, typer.Option(metavar="N", min=1, help="How many names to show, at most.")]
 
 
 def classify(
@@ -44,10 +48,10 @@ def classify(
     device: Device = "cpu",
     text_cache: TextCache = "auto",
 ) -> None:
-    """Name images, or the images of stored tokens.
+    """Name images, or the images of token files.
 
-    Shows the names that suit each image best, with the cosine of image and name in [-1, 1], from its tokens alone. Files that
-    cannot be used are passed over, named at the end, and make the exit code 1.
+    Shows the names that suit each image best, with the cosine similarity in [-1, 1] of the image's tokens and the name. Files
+    that cannot be used are skipped and listed at the end, and the exit code is then 1.
     """
     from pyramid_tokenizer.text import TextEncoder
 
@@ -74,7 +78,7 @@ def classify(
 
 
 def _similarity(tok: PyramidTokenizer, what: TokenPyramid | Tensor, words: VocabularyEmbeddings) -> Tensor:
-    """(B, N), of every image with every class, as `PyramidTokenizer.classify` has it."""
+    """(B, N): the similarity of every image with every class, as in `PyramidTokenizer.classify`."""
     from pyramid_tokenizer.tokens.pyramid import TokenPyramid
 
     tokens = what if isinstance(what, TokenPyramid) else tok.encode(what)
@@ -82,7 +86,7 @@ def _similarity(tok: PyramidTokenizer, what: TokenPyramid | Tensor, words: Vocab
 
 
 def _add_rows(table: Table, path: str, scores: Tensor, names: Sequence[str], top: int) -> None:
-    """The best names of each image, with the file's name at the first."""
+    """Adds a row for each of the best names of each image; the first row has the name of the file."""
     for i, image_scores in enumerate(scores.tolist()):
         title = path if len(scores) == 1 else f"{path}, image {i}"
         best = sorted(zip(names, image_scores, strict=True), key=lambda pair: -pair[1])[:top]

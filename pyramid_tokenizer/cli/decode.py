@@ -1,4 +1,4 @@
-"""`decode`: token files -> PNGs."""
+"""`decode`: turns token files into PNG files."""
 
 from __future__ import annotations
 
@@ -22,10 +22,16 @@ from pyramid_tokenizer.errors import TokenError
 
 Files = Annotated[
     list[str],
-    typer.Argument(metavar="TOKENS", help=f"Token files, folders of {TOKEN_SUFFIX} files, or quoted globs."),
+    typer.Argument(metavar="TOKENS", help=f"Token files, folders of {TOKEN_SUFFIX} files, or quoted glob patterns."),
 ]
 Out = Annotated[
-    Path, typer.Option("--out", "-o", metavar="PATH", help="A folder, or a name with .png for a single token file.")
+    Path,
+    typer.Option(
+        "--out",
+        "-o",
+        metavar="PATH",
+        help="The folder for the results, or a file name ending in .png for a single token file.",
+    ),
 ]
 
 
@@ -37,10 +43,10 @@ def decode(
     device: Device = "cpu",
     force: Force = False,
 ) -> None:
-    """Decode token files: one PNG each.
+    """Decode token files into one PNG per image.
 
     photo.tokens becomes decoded/photo.png; a file with several images becomes photo-0.png, photo-1.png, ... The model must
-    be the one that made the tokens. Files that cannot be decoded are passed over, named at the end, and make the exit code
+    be the one that made the tokens. Files that cannot be decoded are skipped and listed at the end, and the exit code is then
     1.
     """
     from pyramid_tokenizer.images.files import save_image

@@ -1,4 +1,4 @@
-"""`demo`: the main job on four photos, from pixels to token files and back, and words found in the tokens."""
+"""`demo`: encodes four photos to token files, decodes them again, and finds words in the tokens."""
 
 from __future__ import annotations
 
@@ -27,26 +27,28 @@ if TYPE_CHECKING:
     from pyramid_tokenizer.tokens.pyramid import TokenPyramid
 
 PHOTOS = ("astronaut", "chelsea", "coffee", "rocket")
-"""Public domain or CC0, inside the scikit-image package: nothing is downloaded."""
+"""Photos of the scikit-image package, in the public domain or CC0; nothing is downloaded."""
 WORDS = {
     "chelsea": ("cat", "wall", "blanket"),
     "coffee": ("cup", "table"),
-    "rocket": ("sky", "tower", "grass"),
+    "rocket": ("sky", "pole", "grass"),
 }
-"""Photo -> what is looked for in its tokens."""
+"""The words that are looked for in the tokens of each photo."""
 TIMED_RUNS = 3
 
 Out = Annotated[
     Path,
-    typer.Option("--out", "-o", metavar="FOLDER", help="Where the files go; those of an earlier demo are replaced."),
+    typer.Option(
+        "--out", "-o", metavar="FOLDER", help="The folder for the results; those of an earlier demo are replaced."
+    ),
 ]
-Size = Annotated[int, typer.Option(metavar="PIXELS", min=1, help="Short side of the photos.")]
+Size = Annotated[int, typer.Option(metavar="PIXELS", min=1, help="The short side of the photos.")]
 Result = TypeVar("Result")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Shown:
-    """What the demo shows of one photo."""
+    """The results of one photo."""
 
     tokens: TokenPyramid
     prefixes: list[Prefix]
@@ -55,11 +57,11 @@ class _Shown:
 
 
 def demo(out: Out = Path("out"), model: Model = "tiny", size: Size = 256) -> None:
-    """Run the main job on four photos.
+    """Encode, decode and segment four photos.
 
-    Encodes each photo, writes its tokens to a file, decodes every prefix of levels of what the file holds, and puts all
-    images on one sheet and the figures into a table. Times are medians of three runs after one to warm up. Three photos
-    are also segmented by a few words, from the tokens alone.
+    Encodes each photo, writes its tokens to a file, reads the file and decodes every prefix of its levels. The images are put
+    on one sheet and the figures in a table; times are the medians of three runs after a first one. Three photos are also
+    segmented by a few words, from the tokens alone.
     """
     from pyramid_tokenizer.cli.prefixes import prefix_sheet
     from pyramid_tokenizer.images.files import save_image
@@ -85,7 +87,7 @@ def demo(out: Out = Path("out"), model: Model = "tiny", size: Size = 256) -> Non
     ]
     console.print()
     console.print(_table(shown, title=f"model {model}, photos with a short side of {size} px"), soft_wrap=False)
-    console.print(f"\npictures     {sheet}")
+    console.print(f"\nimages       {sheet}")
     console.print(f"token files  {folder}")
     for line in found:
         console.print(f"words        {line}")
@@ -97,7 +99,7 @@ def _load_photo(name: str) -> NDArray[Any]:
         from skimage import data
     except ImportError as error:
         raise MissingExtraError(
-            'expected scikit-image, whose photos the demo shows, got none: pip install "pyramid-tokenizer[eval]"'
+            'expected the package scikit-image, whose photos the demo uses, got none: pip install "pyramid-tokenizer[eval]"'
         ) from error
     return getattr(data, name)()
 
@@ -115,7 +117,7 @@ def _show(tok: PyramidTokenizer, photo: Tensor, path: Path) -> _Shown:
 
 
 def _segment(segmenter: Segmenter, tokens: TokenPyramid, path: Path, words: Sequence[str]) -> str:
-    """Writes what the words name over the image that the tokens decode to; tells where, and the words of its legend."""
+    """Writes an overlay of the words over the decoded image; returns its path and its words as a line of text."""
     from pyramid_tokenizer.images.files import save_image
     from pyramid_tokenizer.visualize import overlay
 
@@ -125,7 +127,7 @@ def _segment(segmenter: Segmenter, tokens: TokenPyramid, path: Path, words: Sequ
 
 
 def _timed(work: Callable[[], Result]) -> tuple[Result, float]:
-    """The result, and the median of a few runs in milliseconds after one that warms up."""
+    """Returns the result, and the median time of a few runs in milliseconds after a first one."""
     result, times = work(), []
     for _ in range(TIMED_RUNS):
         start = time.perf_counter()

@@ -1,4 +1,4 @@
-"""`encode`: images -> token files."""
+"""`encode`: turns images into token files."""
 
 from __future__ import annotations
 
@@ -27,11 +27,20 @@ if TYPE_CHECKING:
 
 Out = Annotated[
     Path,
-    typer.Option("--out", "-o", metavar="PATH", help=f"A folder, or a name with {TOKEN_SUFFIX} for a single image."),
+    typer.Option(
+        "--out",
+        "-o",
+        metavar="PATH",
+        help=f"The folder for the results, or a file name ending in {TOKEN_SUFFIX} for a single image.",
+    ),
 ]
 BatchSize = Annotated[
     int,
-    typer.Option(metavar="N", min=1, help="Images read into memory together; those of one size are encoded together."),
+    typer.Option(
+        metavar="N",
+        min=1,
+        help="How many images are read into memory at a time; those of equal size are encoded together.",
+    ),
 ]
 
 
@@ -44,10 +53,10 @@ def encode(
     batch_size: BatchSize = 1,
     force: Force = False,
 ) -> None:
-    """Encode images: one token file each.
+    """Encode images into one token file each.
 
-    photo.jpg becomes tokens/photo.tokens; folders keep their subfolders. Images that cannot be read are passed over, named
-    at the end, and make the exit code 1.
+    photo.jpg becomes tokens/photo.tokens; the subfolders of a folder are kept. Images that cannot be read are skipped and
+    listed at the end, and the exit code is then 1.
     """
     sources = find_images(images)
     outputs = plan_outputs(sources, out=out, suffix=TOKEN_SUFFIX, force=force)

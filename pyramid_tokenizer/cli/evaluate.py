@@ -1,4 +1,4 @@
-"""`evaluate`: how good a model is on labelled images. `evaluate segmentation`: its masks, and what its tokens mean."""
+"""`evaluate segmentation`: measures the masks of a model, and the semantics of its tokens, on a labelled set."""
 
 from __future__ import annotations
 
@@ -33,43 +33,54 @@ app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, context_settings=
 
 Data = Annotated[
     Path,
-    typer.Option(metavar="FOLDER", help="The labelled set, laid out as its protocol says; see docs/segmentation.md."),
+    typer.Option(
+        metavar="FOLDER",
+        help="The folder of the labelled set, laid out as its protocol demands; see docs/segmentation.md.",
+    ),
 ]
 Protocol = Annotated[
     str,
     typer.Option(
         metavar="NAME",
-        help='How it is measured, such as "voc-20" or "ade20k-150"; "folder" is a set of your own: images/, labels/*.png '
+        help='The evaluation protocol, such as "voc-20" or "ade20k-150"; "folder" is a set of your own: images/, labels/*.png '
         "and classes.txt.",
     ),
 ]
 Split = Annotated[
-    str | None, typer.Option(metavar="NAME", help="Part of the set; the one that papers report if not given.")
+    str | None,
+    typer.Option(metavar="NAME", help="The part of the set to measure. Without it: the part that papers report."),
 ]
 Classes = Annotated[
     Path | None,
-    typer.Option(metavar="FILE", help="Class names in place of the set's own, one a line; their order is the labels'."),
+    typer.Option(
+        metavar="FILE",
+        help="A file of class names to use instead of the set's own, one per line in the order of the labels.",
+    ),
 ]
 Window = Annotated[
     int | None,
-    typer.Option(metavar="PIXELS", min=1, help="Average the scores of overlapping windows of this side."),
+    typer.Option(metavar="PIXELS", min=1, help="Average the scores of overlapping windows with this side."),
 ]
 WindowStride = Annotated[
     int | None,
-    typer.Option(metavar="PIXELS", min=1, help="Step from window to window; half a window if not given."),
+    typer.Option(metavar="PIXELS", min=1, help="The step from one window to the next. Without it: half a window."),
 ]
-Limit = Annotated[int | None, typer.Option(metavar="N", min=1, help="Only so many images, spread evenly over the set.")]
+Limit = Annotated[
+    int | None, typer.Option(metavar="N", min=1, help="Measure only N images, spread evenly over the set.")
+]
 PerClass = Annotated[bool, typer.Option("--per-class", help="Also show the IoU of every class.")]
 TokenSemantics = Annotated[
     bool,
     typer.Option(
-        "--token-meaning",
-        help="Also show, level by level, how pure codes are, and the mIoU of masks that give every code its commonest class: "
-        "named on the even images, measured on the odd ones.",
+        "--token-semantics",
+        help="Also show, for every level, the purity of its codes and the mIoU of masks that give every code its most frequent "
+        "class; codes are labelled on the even images and measured on the odd ones.",
     ),
 ]
-Json = Annotated[Path | None, typer.Option(metavar="FILE", help="Also write all figures to this file.")]
-Replace = Annotated[bool, typer.Option("--force", help="Replace the file of --json; without it, that is an error.")]
+Json = Annotated[Path | None, typer.Option(metavar="FILE", help="A file to which all figures are also written.")]
+Replace = Annotated[
+    bool, typer.Option("--force", help="Replace the file of --json if it exists; without this option that is an error.")
+]
 
 
 @app.callback()
@@ -101,8 +112,8 @@ def segmentation(
 ) -> None:
     """Measure masks on a labelled set.
 
-    Images are segmented by the words of the set's classes. Shown are mIoU, fwIoU, pixel accuracy and mean class accuracy,
-    each with the 95 % interval over images.
+    The images are segmented by the class names of the set. The command shows mIoU, fwIoU, pixel accuracy and mean class
+    accuracy, each with its 95 % bootstrap interval over images.
     """
     rule = read_background(background, threshold)
     check_json(json, force=force)
@@ -133,7 +144,7 @@ def segmentation(
     told |= {"mode": used, **view, "background": rule, **result.to_dict()}
     if token_semantics:
         levels = _measure_tokens(seg.tok, labelled, places, size, console)
-        console.print("\nwhat codes mean; named on the even images, mIoU and accuracy on the odd ones")
+        console.print("\nsemantics of the codes, labelled on the even images; mIoU and accuracy on the odd ones")
         show_table(console, token_table(levels))
         told["token_semantics"] = [level.to_dict() for level in levels]
     if json is not None:
@@ -167,7 +178,7 @@ def _measure_tokens(
 
 
 def spread(count: int, limit: int | None) -> list[int]:
-    """The places of `limit` images, spread evenly; all of them for None.
+    """The indices of `limit` images, spread evenly over the set; all indices for None.
 
     Example:
         >>> spread(10, 4), spread(3, 4)

@@ -1,4 +1,4 @@
-"""What `evaluate` shows and writes: tables of scores, and a JSON file that is whole or not there."""
+"""The results of `evaluate`: tables of scores for the terminal, and a JSON file."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ if TYPE_CHECKING:
 
 TITLES = {
     "miou_present": "mIoU of the classes in the labels",
-    "miou_union": "mIoU of these and those predicted",
+    "miou_union": "mIoU of the classes in labels or predictions",
     "fwiou": "frequency-weighted IoU",
     "pixel_accuracy": "pixel accuracy",
     "mean_class_accuracy": "mean class accuracy",
 }
-"""Field of `ConfusionScores` -> how the table calls it."""
+"""The title of each field of `ConfusionScores` in the table."""
 
 
 def score_table(result: SegmentationScores) -> Table:
-    """Every score in per cent with its interval."""
+    """A table of every score in per cent with its interval."""
     table = make_table(None, "score", "%", "95 % interval")
     for name, words in TITLES.items():
         low, high = result.intervals[name]
@@ -37,7 +37,7 @@ def score_table(result: SegmentationScores) -> Table:
 
 
 def class_table(result: SegmentationScores) -> Table:
-    """A row a class, in the order of the labels; `result` has names."""
+    """A table with a row per class, in the order of the labels; `result` must have names."""
     table = make_table(None, "class", "IoU %", "share of pixels %")
     counts = result.confusion.counts.sum(1).tolist()
     for name, iou, count in zip(result.names, result.scores.iou, counts, strict=True):
@@ -46,8 +46,8 @@ def class_table(result: SegmentationScores) -> Table:
 
 
 def token_table(levels: Sequence[TokenFigures]) -> Table:
-    """A row a level, coarse to fine."""
-    columns = "level", "stride", "entries", "seen", "purity %", "commonest class %", "mIoU %", "accuracy %"
+    """A table with a row per level, coarse to fine."""
+    columns = "level", "stride", "entries", "seen", "purity %", "most frequent class %", "mIoU %", "accuracy %"
     table = make_table(None, *columns)
     for number, level in enumerate(levels):
         counts = str(number), str(level.stride), f"{level.codebook_size:,}", f"{level.num_seen:,}"
@@ -57,13 +57,13 @@ def token_table(levels: Sequence[TokenFigures]) -> Table:
 
 
 def show_table(console: Console, table: Table) -> None:
-    """Below an empty line."""
+    """Prints the table after an empty line."""
     console.print()
     console.print(table, soft_wrap=False)
 
 
 def percent(share: float) -> str:
-    """Per cent with two decimals; a dash for nan.
+    """Formats a share as per cent with two decimals, and NaN as a dash.
 
     Example:
         >>> percent(0.12345), percent(float("nan"))
@@ -73,12 +73,14 @@ def percent(share: float) -> str:
 
 
 def check_json(path: Path | None, *, force: bool) -> None:
-    """Raises PyramidTokenizerError where `write_json` would replace a file unasked, or has a folder in its way."""
+    """Raises PyramidTokenizerError if `path` is a folder, or a file that exists while `force` is off."""
     if path is None:
         return
     path = path.expanduser()
     if path.is_dir():
-        raise PyramidTokenizerError(f"expected a file as --json, got the folder {str(path)!r}: name a file in it")
+        raise PyramidTokenizerError(
+            f"expected a file as --json, got the folder {str(path)!r}: give the name of a file in it"
+        )
     if path.exists() and not force:
         raise PyramidTokenizerError(
             f"expected a new file as --json, got {str(path)!r} there already: choose another, or replace it with --force"
@@ -86,7 +88,7 @@ def check_json(path: Path | None, *, force: bool) -> None:
 
 
 def write_json(path: Path, data: dict[str, Any]) -> None:
-    """Writes it beside its name and renames it: a full disk or an interrupt leaves no half of a file."""
+    """Writes the data as JSON; after an error or an interruption there is no partial file."""
     import json
 
     path = path.expanduser()

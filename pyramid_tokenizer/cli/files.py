@@ -1,4 +1,4 @@
-"""From what was typed to files: which are read, and where the results go without overwriting anything unasked."""
+"""Finds the files that a command reads, and decides where its results are written."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from pathlib import Path, PurePath
 from pyramid_tokenizer.errors import ImageFileError, PyramidTokenizerError, TokenFileError
 
 TOKEN_SUFFIX = ".tokens"
-"""Of token files, whose bytes `pyramid_tokenizer.token_format` specifies."""
+"""The suffix of token files; `pyramid_tokenizer.tokens.format` specifies their bytes."""
 
-# A name with one of these is meant as a file; any other dot may be part of a folder's name.
+# A name that ends with one of these is a file; any other dot may be part of the name of a folder.
 _FILE_SUFFIXES = frozenset(
     {".avif", ".bin", ".bmp", ".gif", ".jpeg", ".jpg", ".json", ".npy", ".npz", ".png", ".pt", ".tif", ".tiff", ".txt"}
     | {".webp", ".zip", TOKEN_SUFFIX}
@@ -25,28 +25,28 @@ class Source:
     """A file to read."""
 
     path: Path
-    """Where it lies."""
+    """The path of the file."""
     name: PurePath
-    """Its place below the folder that was named; its bare name where the file itself was named."""
+    """Its path relative to the folder that was given, or its bare name if the file itself was given."""
 
 
 def find_images(arguments: Sequence[str]) -> list[Source]:
-    """Image files of files, folders and globs; a file whose suffix is unknown is taken at its word.
+    """Finds the image files of files, folders and glob patterns; a file that is named itself may have any suffix.
 
     Raises:
-        ImageFileError: Nothing is there.
+        ImageFileError: An argument matches nothing.
         DataError: A folder has no images.
     """
     from pyramid_tokenizer import images as data
 
-    return _find(arguments, data.find_images, ImageFileError, "an image file, a folder of images or a glob")
+    return _find(arguments, data.find_images, ImageFileError, "an image file, a folder of images or a glob pattern")
 
 
 def find_tokens(arguments: Sequence[str]) -> list[Source]:
-    """Token files of files, folders (all `*.tokens` below them) and globs.
+    """Finds the token files of files, folders (all `*.tokens` below them) and glob patterns.
 
     Raises:
-        TokenFileError: Nothing is there.
+        TokenFileError: An argument matches nothing.
     """
 
     def list_folder(folder: Path) -> list[Path]:
@@ -55,7 +55,9 @@ def find_tokens(arguments: Sequence[str]) -> list[Source]:
             raise TokenFileError(f"expected token files (*{TOKEN_SUFFIX}) in {str(folder)!r}, got none: check the path")
         return files
 
-    return _find(arguments, list_folder, TokenFileError, f"a token file, a folder of *{TOKEN_SUFFIX} or a glob")
+    return _find(
+        arguments, list_folder, TokenFileError, f"a token file, a folder of *{TOKEN_SUFFIX} files or a glob pattern"
+    )
 
 
 def _find(
@@ -64,11 +66,11 @@ def _find(
     error: type[PyramidTokenizerError],
     expected: str,
 ) -> list[Source]:
-    found: dict[Path, Source] = {}  # a file that is named twice is read once
+    found: dict[Path, Source] = {}  # a file that is given twice is read once
     for argument in arguments:
         paths = _existing(argument)
         if not paths:
-            raise error(f"expected {expected}, got {argument!r}: nothing of that name exists")
+            raise error(f"expected {expected}, got {argument!r}, which does not exist: check the path")
         for path in paths:
             if path.is_dir():
                 sources = [Source(file, file.relative_to(path)) for file in list_folder(path)]
@@ -81,21 +83,21 @@ def _find(
 
 def _existing(argument: str) -> list[Path]:
     path = Path(argument).expanduser()
-    if path.exists():  # first: a real name may hold [ or *
+    if path.exists():  # checked first, because a real name may contain [ or *
         return [path]
     return [Path(name) for name in sorted(glob.glob(str(path), recursive=True))]
 
 
 def plan_outputs(sources: Sequence[Source], *, out: Path, suffix: str, force: bool) -> list[Path]:
-    """Where the result of each source goes; decided before any work is done.
+    """Decides where the result of each source is written, before any work is done.
 
-    `out` is a file where it ends with `suffix` and there is one source; else a folder, in which results lie as their
-    sources lie below the folder that was named, with `suffix` for their own. Where two would get one name, as cat.jpg and
-    cat.png do, both keep their suffix: cat.jpg.tokens, cat.png.tokens.
+    `out` is a file if it ends with `suffix` and there is one source. Otherwise it is a folder in which each result has the
+    relative path of its source, with `suffix` instead of the source's own. Where two results would have the same name, as for
+    cat.jpg and cat.png, both keep the suffix of their source: cat.jpg.tokens and cat.png.tokens.
 
     Raises:
-        PyramidTokenizerError: `out` is a file where a folder is needed, two sources still get one name, or a result exists
-            already and `force` is off.
+        PyramidTokenizerError: `out` is a file where a folder is needed, two sources still have the same name, or a result
+            exists already and `force` is off.
 
     Example:
         >>> sources = [Source(Path(name), PurePath(name)) for name in ("cat.jpg", "cat.png", "dog.jpg")]
@@ -114,18 +116,18 @@ def plan_outputs(sources: Sequence[Source], *, out: Path, suffix: str, force: bo
 
 
 def check_absent(paths: Iterable[Path]) -> None:
-    """Raises PyramidTokenizerError if one of the files exists."""
+    """Raises PyramidTokenizerError if one of the files exists already."""
     there = [path for path in paths if path.exists()]
     if there:
         more = f" and {len(there) - 1} more" if len(there) > 1 else ""
         raise PyramidTokenizerError(
-            f"expected to write new files, got {str(there[0])!r}{more} there already: "
+            f"expected to write new files, got {str(there[0])!r}{more}, which exist already: "
             "choose another --out, or replace them with --force"
         )
 
 
 def number_paths(path: Path, count: int) -> list[Path]:
-    """`path` for one image; for the images of one file photo-0.png, photo-1.png, ...
+    """Returns `path` for one image, and numbered paths (photo-0.png, photo-1.png, ...) for several images of one file.
 
     Example:
         >>> [path.name for path in number_paths(Path("photo.png"), 2)]
@@ -143,13 +145,13 @@ def _check_folder(out: Path, suffix: str, count: int) -> None:
     if out.exists() or out.suffix.lower() in _FILE_SUFFIXES:
         expected = f"a folder, or a name with {suffix}," if count == 1 else f"a folder for {count} files"
         raise PyramidTokenizerError(
-            f"expected {expected} as --out, got {str(out)!r}: name a folder, it is made where missing"
+            f"expected {expected} as --out, got {str(out)!r}: give a folder, which is created if it is missing"
         )
 
 
 def _distinct_names(sources: Sequence[Source], suffix: str) -> list[PurePath]:
     def key(name: PurePath) -> str:
-        return str(name).casefold()  # some file systems hold Cat.png and cat.png for one
+        return str(name).casefold()  # some file systems do not distinguish Cat.png and cat.png
 
     names = [source.name.with_suffix(suffix) for source in sources]
     count = Counter(map(key, names))
@@ -163,6 +165,6 @@ def _distinct_names(sources: Sequence[Source], suffix: str) -> list[PurePath]:
         if other is not source:
             raise PyramidTokenizerError(
                 f"expected one result per name, got {str(name)!r} for both {str(other.path)!r} and {str(source.path)!r}: "
-                "name the folder that holds both, which keeps its subfolders, or give each call its own --out"
+                "give the folder that contains both, whose subfolders are kept, or run two commands with different --out"
             )
     return longer

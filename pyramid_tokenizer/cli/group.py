@@ -1,4 +1,4 @@
-"""`OneLineErrors`: what goes wrong in a command is one line on stderr and an exit code."""
+"""`OneLineErrors`: writes the error of a command as one line to stderr and sets the exit code."""
 
 from __future__ import annotations
 
@@ -12,21 +12,21 @@ from typer.core import TyperGroup
 from pyramid_tokenizer.errors import PyramidTokenizerError
 
 INTERRUPTED = 130
-"""128 + SIGINT, as shells have it."""
+"""The exit code 128 + SIGINT, as shells use it."""
 
 
 class OneLineErrors(TyperGroup):
-    """All commands. Errors of ours and of the file system are told in one line; any other is a bug and shows its traceback."""
+    """The group of all commands. Errors of the package and of the file system are one line; any other shows its traceback."""
 
     def invoke(self, ctx: Any) -> Any:
-        """Runs the command that `ctx` holds."""
+        """Runs the command of the context `ctx`."""
         try:
             return super().invoke(ctx)
         except KeyboardInterrupt:
             tell_error("interrupted")
             raise typer.Exit(INTERRUPTED) from None
         except (PyramidTokenizerError, OSError) as error:
-            # a reader that went away, as `| head` does, is no error
+            # a closed pipe, as after `| head`, is not an error
             gone = isinstance(error, OSError) and error.errno == errno.EPIPE
             if gone or ctx.params.get("debug"):
                 raise
@@ -35,5 +35,5 @@ class OneLineErrors(TyperGroup):
 
 
 def tell_error(message: str) -> None:
-    """One line on stderr."""
+    """Writes the message as one line to stderr."""
     typer.echo("error: " + re.sub(r"\s*\n\s*", " ", message.strip()), err=True)

@@ -1,4 +1,4 @@
-"""`info`: what a model or a token file holds, or what a new model on a backbone would."""
+"""`info`: shows what a model or a token file contains, or what a new model on a backbone would contain."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ What = Annotated[
     str | None,
     typer.Argument(
         metavar="MODEL|FILE",
-        help=f"A model's name or directory, or a token file ({TOKEN_SUFFIX}).  [default: tiny]",
+        help=f"The name or directory of a model, or a token file ({TOKEN_SUFFIX}).  [default: tiny]",
         show_default=False,
     ),
 ]
@@ -34,18 +34,18 @@ Backbone = Annotated[
     str | None,
     typer.Option(
         metavar="NAME",
-        help='Instead of a model: the backbone of a new one, e.g. "ViT-B-16"; its weights are not needed.',
+        help='Instead of a model: the backbone of a new model, for example "ViT-B-16"; its weights are not needed.',
     ),
 ]
 ImageSize = Annotated[
-    int, typer.Option(metavar="PIXELS", min=1, help="Side of the square image whose tokens are counted.")
+    int, typer.Option(metavar="PIXELS", min=1, help="The side of the square image whose tokens are counted.")
 ]
 
 
 def info(what: What = None, backbone: Backbone = None, size: ImageSize = 256) -> None:
-    """Show what a model or a token file holds, or what a new model on a backbone would.
+    """Show what a model or a token file contains, or what a new model on a backbone would contain.
 
-    With --backbone: the blocks that are read, the levels of the layout that suits the backbone, and the command that trains it.
+    With --backbone it shows the blocks that are read, the levels that suit the backbone, and the command that trains the model.
     """
     console = make_console()
     if backbone is not None:
@@ -89,7 +89,7 @@ def _show_model(name: str, size: int, console: Console) -> None:
     address = " ".join(part for part in (found.name, found.pretrained) if part) or "in the model's own folder"
     console.print(f"model        {name}, in {directory}")
     console.print(f"fingerprint  {tok.fingerprint}")
-    console.print(f"backbone     {found.kind}: {address if found.kind != 'toy' else 'made of formulas'}")
+    console.print(f"backbone     {found.kind}: {address if found.kind != 'toy' else 'computed by formulas, for tests'}")
     console.print(f"             {_describe_maps(tok.backbone)}")
     console.print(f"composition  {tok.config.quantizer.composition}")
     console.print(f"vocabulary   {tok.vocabulary.size:,} integers")
@@ -104,11 +104,13 @@ def _show_backbone(name: str, size: int, console: Console) -> None:
     found = describe_backbone(name)
     levels = preset_levels(channels=found.channels, strides=found.strides)
     console.print(f"backbone     {name}")
-    console.print(f"family       {found.family}, {found.num_parameters:,} numbers, frozen")
+    console.print(f"family       {found.family}, {found.num_parameters:,} parameters, frozen")
     console.print(f"blocks       {', '.join(str(block) for block in found.config.blocks)} of {found.num_blocks}")
     console.print(f"             {_describe_maps(found)}")
-    console.print(f"meaning      {'of every location' if found.has_dense else 'of the whole image'}")
-    console.print(f"weights      {', '.join(found.pretrained) or 'no published ones'}")
+    console.print(
+        f"text-aligned {'features of every location' if found.has_dense else 'embedding of the whole image only'}"
+    )
+    console.print(f"weights      {', '.join(found.pretrained) or 'open_clip publishes none'}")
     _show_levels(levels, size, console)
     console.print()
     console.print(f"train it     {_train_command(name, found, levels[0].stride)}")
@@ -125,7 +127,7 @@ def _train_command(name: str, found: BackboneDescription, stride: int) -> str:
 
 
 def _describe_maps(found: Any) -> str:
-    """Of a backbone or its description."""
+    """Describes the maps of a backbone, or of the description of one."""
     maps = ", ".join(f"{c} at stride {s}" for c, s in zip(found.channels, found.strides, strict=True))
     return f"channels {maps}; {found.embedding_dim} dimensions shared with text"
 
@@ -159,7 +161,7 @@ def _show_sizes(segmenter: Segmenter, directory: Path, console: Console) -> None
     }
     if segmenter.head is not None:
         parts["segmentation head"] = segmenter.head.state_dict()
-    table = make_table(None, "part", "numbers")
+    table = make_table(None, "part", "parameters")
     for part, tensors in parts.items():
         table.add_row(part, f"{_count(tensors.values()):,}")
     console.print()

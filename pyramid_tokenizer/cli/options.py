@@ -6,16 +6,24 @@ from typing import Annotated
 
 import typer
 
-Images = Annotated[list[str], typer.Argument(metavar="IMAGES", help="Image files, folders of them, or quoted globs.")]
+Images = Annotated[
+    list[str], typer.Argument(metavar="IMAGES", help="Image files, folders of images, or quoted glob patterns.")
+]
 Model = Annotated[
-    str, typer.Option(metavar="NAME", help='A bundled model, a directory, or a Hub repository "user/repo".')
+    str, typer.Option(metavar="NAME", help='The name of a bundled model, a directory, or a Hub repository "user/repo".')
 ]
 Size = Annotated[
     int | None,
-    typer.Option(metavar="PIXELS", min=1, help="Resize the short side to this first; the native size if not given."),
+    typer.Option(
+        metavar="PIXELS",
+        min=1,
+        help="Resize the short side of the image to this first. Without it: the image keeps its size.",
+    ),
 ]
 Levels = Annotated[
-    int | None, typer.Option(metavar="N", min=1, help="Only the N coarsest levels; all of them if not given.")
+    int | None, typer.Option(metavar="N", min=1, help="Use only the N coarsest levels. Without it: all levels.")
 ]
-Device = Annotated[str, typer.Option(metavar="DEVICE", help='Where the model runs, e.g. "cpu" or "cuda".')]
-Force = Annotated[bool, typer.Option("--force", help="Replace files that exist; without it, they are an error.")]
+Device = Annotated[
+    str, typer.Option(metavar="DEVICE", help='The device on which the model runs, for example "cpu" or "cuda".')
+]
+Force = Annotated[bool, typer.Option("--force", help="Replace files that exist; without this option that is an error.")]

@@ -1,4 +1,4 @@
-"""Every prefix of an image's tokens as an image with its figures; `reconstruct` and `demo` show them."""
+"""Decodes every prefix of the levels of an image and measures it; `reconstruct` and `demo` show the results."""
 
 from __future__ import annotations
 
@@ -20,41 +20,41 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Prefix:
-    """What the coarsest levels of one image give."""
+    """What the first levels of one image decode to, and its figures."""
 
     image: Image.Image
     levels: int
     num_tokens: int
     bits_per_pixel: float
     psnr: float
-    """In dB, of 8-bit pixels."""
+    """PSNR in dB, on 8-bit pixels."""
     ssim: float | None
-    """None where a side is shorter than its window."""
+    """SSIM; None if a side of the image is shorter than the window of SSIM."""
 
     @property
     def title(self) -> str:
-        """Such as 2 levels."""
+        """The number of levels in words, such as "2 levels"."""
         return count_levels(self.levels)
 
     @property
     def caption(self) -> str:
-        """Its figures in two lines."""
+        """The figures in two lines."""
         return f"{self.num_tokens:,} tokens · {self.bits_per_pixel:.3f} bits per pixel\nPSNR {self.psnr:.2f} dB"
 
     @property
     def cells(self) -> tuple[str, str, str, str]:
-        """Tokens, bits per pixel, PSNR and SSIM for a table."""
+        """The number of tokens, bits per pixel, PSNR and SSIM, formatted for a table."""
         ssim = "-" if self.ssim is None else f"{self.ssim:.3f}"
         return f"{self.num_tokens:,}", f"{self.bits_per_pixel:.3f}", f"{self.psnr:.2f}", ssim
 
 
 def decode_prefixes(tok: PyramidTokenizer, tokens: TokenPyramid, original: Tensor) -> list[Prefix]:
-    """One `Prefix` per level of `tokens`, shortest first.
+    """Decodes and measures every prefix of the levels, the shortest first.
 
     Args:
         tok: The tokenizer that made the tokens.
-        tokens: Of one image.
-        original: (3, H, W) float in [0, 1], that image.
+        tokens: The tokens of one image.
+        original: The image itself, (3, H, W) float in [0, 1].
 
     Raises:
         MissingExtraError: scikit-image, which measures SSIM, is not installed.
@@ -90,7 +90,7 @@ def _ssim(original: Tensor, decoded: Tensor) -> float | None:
 def prefix_sheet(
     originals: Sequence[Image.Image], prefixes: Sequence[Sequence[Prefix]], row_titles: Sequence[str] = ()
 ) -> Image.Image:
-    """Originals beside their prefixes, one row an image."""
+    """Draws a sheet with a row per image: the original, then its prefixes."""
     from pyramid_tokenizer.visualize import contact_sheet
 
     return contact_sheet(

@@ -1,4 +1,4 @@
-"""What `train` and `finetune` show while they work: a bar and its figures on a terminal, else a line for each report."""
+"""The progress of `train` and `finetune`: a bar with figures on a terminal, and a line per report elsewhere."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _USAGE = "usage@"
 
 @contextmanager
 def show_steps(console: Console) -> Iterator[Callable[[dict[str, Any]], None]]:
-    """Gives a function that takes the figures of a step and shows them: rate and time left, losses by name, usage by level."""
+    """Yields a function that shows the figures of a step: the rate, the time left, the losses and the usage of each level."""
     from rich.console import Group
     from rich.live import Live
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -38,21 +38,21 @@ def show_steps(console: Console) -> Iterator[Callable[[dict[str, Any]], None]]:
 
         def show(figures: dict[str, Any]) -> None:
             stage = figures["stage"]
-            if stage.endswith("fit"):  # a line a level, with figures of its own
+            if stage.endswith("fit"):  # the fit reports one line per level
                 tell(figures)
                 return
             if stage not in tasks:
                 tasks[stage] = bars.add_task(stage, total=figures["steps"], rate="")
                 latest.clear()
             bars.update(tasks[stage], completed=figures["step"], rate=_rate(figures))
-            latest.update(figures)  # a prefix that was not drawn lately keeps its last figure
+            latest.update(figures)  # a figure that the latest step does not have keeps its last value
             live.update(Group(bars, Text(in_words(latest))))
 
         yield show
 
 
 def in_words(figures: dict[str, Any]) -> str:
-    """Names and values, the loss first and every level's usage in one.
+    """Formats the figures as text: the loss first, and the usage of all levels together at the end.
 
     Example:
         >>> in_words({"stage": "decoder", "step": 1, "usage@0": 0.5, "usage@1": 1.0, "psnr": 22.75, "loss": -4.5678})

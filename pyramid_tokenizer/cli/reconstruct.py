@@ -1,4 +1,4 @@
-"""`reconstruct`: images beside what every prefix of their tokens decodes to."""
+"""`reconstruct`: shows images beside what every prefix of their tokens decodes to."""
 
 from __future__ import annotations
 
@@ -13,7 +13,13 @@ from pyramid_tokenizer.cli.terminal import Failures, cut_levels, load_tokenizer,
 from pyramid_tokenizer.errors import ImageError
 
 Out = Annotated[
-    Path, typer.Option("--out", "-o", metavar="PATH", help="A folder, or a name with .png for a single image.")
+    Path,
+    typer.Option(
+        "--out",
+        "-o",
+        metavar="PATH",
+        help="The folder for the results, or a file name ending in .png for a single image.",
+    ),
 ]
 
 
@@ -28,8 +34,8 @@ def reconstruct(
 ) -> None:
     """Compare images with what their tokens decode to.
 
-    Each image gives a PNG with the original beside every prefix of levels, and rows of a table with PSNR and SSIM (of 8-bit
-    pixels, over the whole image). Images that cannot be read are passed over, named at the end, and make the exit code 1.
+    For each image it writes a PNG with the original beside every prefix of levels, and shows PSNR and SSIM (on 8-bit pixels,
+    over the whole image) in a table. Images that cannot be read are skipped and listed at the end, and the exit code is then 1.
     """
     from pyramid_tokenizer.cli.prefixes import decode_prefixes, prefix_sheet
     from pyramid_tokenizer.images.files import save_image

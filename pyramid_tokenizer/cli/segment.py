@@ -1,4 +1,4 @@
-"""`segment`: images or token files and words -> overlays and label maps."""
+"""`segment`: finds words in images or token files, and writes overlays and label maps."""
 
 from __future__ import annotations
 
@@ -32,11 +32,11 @@ if TYPE_CHECKING:
     from pyramid_tokenizer.tokens.pyramid import TokenPyramid
 
 MAX_CLASSES = 2**16 - 1
-"""Of a label map in a PNG, which has 16 bits at most; the last value is the background's."""
+"""The most classes of a label map in a PNG, which has 16 bits at most; its last value is the background."""
 
 
 class Mode(str, Enum):
-    """Choices of --mode."""
+    """The choices of --mode."""
 
     auto = "auto"
     lookup = "lookup"
@@ -46,44 +46,56 @@ class Mode(str, Enum):
 
 Classes = Annotated[
     str | None,
-    typer.Option(metavar="WORDS", help='What to look for, in a comma list; "car|automobile" are words for one class.'),
+    typer.Option(
+        metavar="WORDS", help='What to look for, separated by commas; "car|automobile" gives one class two words.'
+    ),
 ]
 ClassesFile = Annotated[
     Path | None,
     typer.Option(
-        metavar="FILE", help="Instead of --classes: one class a line; lines that start with # are passed over."
+        metavar="FILE",
+        help="A file to use instead of --classes: one class per line; lines that start with # are skipped.",
     ),
 ]
 Background = Annotated[
     str | None,
-    typer.Option(metavar="WORDS", help="What is likelier one of these words, in a comma list, is background."),
+    typer.Option(
+        metavar="WORDS",
+        help="Words for the background, separated by commas: a pixel that suits one of them best is background.",
+    ),
 ]
 Threshold = Annotated[
     float | None,
     typer.Option(
         metavar="SCORE",
-        help="Instead of --background: what scores less is background. Scores are probabilities in [0, 1] with mode "
-        "decoder, similarities in [-1, 1] with lookup and dense.",
+        help="Instead of --background: a pixel whose best score is lower is background. Scores are probabilities in [0, 1] in "
+        "mode decoder, and similarities in [-1, 1] in modes lookup and dense.",
     ),
 ]
 ModeChoice = Annotated[
     Mode,
     typer.Option(
         metavar="auto|lookup|decoder|dense",
-        help="By the tokens alone, by tokens and the trained head, by the backbone's own map of an image; auto takes the head "
-        "where there is one.",
+        help="lookup uses the tokens alone, decoder the tokens and the trained head, dense the features of an image without "
+        "tokens; auto is decoder if the model has a head, and lookup otherwise.",
     ),
 ]
 Labels = Annotated[
     bool,
     typer.Option(
         "--labels",
-        help="Also write NAME.labels.png: the number of each pixel's class, from 0 in the order given; 255 is background. With "
-        "more than 255 classes it has 16 bits, and 65535 is background.",
+        help="Also write NAME.labels.png: the number of each pixel's class, from 0 in the order given; 255 is the background. "
+        "With more than 255 classes it has 16 bits, and 65535 is the background.",
     ),
 ]
 Out = Annotated[
-    Path, typer.Option("--out", "-o", metavar="PATH", help="A folder, or a name with .png for a single input.")
+    Path,
+    typer.Option(
+        "--out",
+        "-o",
+        metavar="PATH",
+        help="The folder for the results, or a file name ending in .png for a single input.",
+    ),
 ]
 
 
@@ -106,9 +118,9 @@ def segment(
 ) -> None:
     """Find what words name, in images or in stored tokens.
 
-    photo.jpg becomes segmented/photo.png: the photo under the colours of its classes, with a legend. With --tokens the
-    image is decoded from the tokens, the photo is not needed; a file with several images becomes photo-0.png, photo-1.png,
-    ... Files that cannot be used are passed over, named at the end, and make the exit code 1.
+    photo.jpg becomes segmented/photo.png: the photo with its classes in colours, and a legend. With --tokens the image is
+    decoded from the tokens, and the photo is not needed; a file with several images becomes photo-0.png, photo-1.png, ...
+    Files that cannot be used are skipped and listed at the end, and the exit code is then 1.
     """
     rest = read_background(background, threshold)
     words = rest if isinstance(rest, list) else None
@@ -132,7 +144,7 @@ def segment(
 
 
 def _plan(sources: Sequence[Source], *, out: Path, labels_of: int | None, force: bool) -> list[Path]:
-    """Where overlays go, and that label maps of so many classes can go beside them."""
+    """Decides where the overlays are written, and checks that label maps can be written beside them."""
     outputs = plan_outputs(sources, out=out, suffix=".png", force=force)
     if labels_of is None:
         return outputs
@@ -144,8 +156,8 @@ def _plan(sources: Sequence[Source], *, out: Path, labels_of: int | None, force:
     both = set(paths).intersection(outputs)
     if both:
         raise PyramidTokenizerError(
-            f"expected one result per name, got {str(min(both))!r} for a label map and an overlay: rename an input, or give "
-            "each call its own --out"
+            f"expected one result per name, got {str(min(both))!r} for a label map and an overlay: rename an input, or run "
+            "two commands with different --out"
         )
     if not force:
         check_absent(paths)
@@ -157,14 +169,14 @@ def _labels_path(overlay: Path) -> Path:
 
 
 def _images(tok: PyramidTokenizer, what: TokenPyramid | Tensor) -> Tensor:
-    """(B, 3, H, W), what overlays lie on."""
+    """(B, 3, H, W): the images over which the overlays are drawn."""
     from pyramid_tokenizer.tokens.pyramid import TokenPyramid
 
     return tok.decode(what) if isinstance(what, TokenPyramid) else what
 
 
 def _write(images: Tensor, found: SegmentationMap, output: Path, *, labels: bool, force: bool) -> list[str]:
-    """One overlay an image, and with `labels` one label map; says of each image what was found and where it is."""
+    """Writes an overlay and, with `labels`, a label map per image; returns a summary of each image."""
     from pyramid_tokenizer.images.files import save_image
     from pyramid_tokenizer.visualize import overlay
 
@@ -186,7 +198,7 @@ def _write(images: Tensor, found: SegmentationMap, output: Path, *, labels: bool
 
 
 def _label_map(labels: Tensor, num_classes: int) -> Image.Image:
-    """8 bits a pixel, or 16 where classes are many; the highest value for -1."""
+    """Turns labels into an image of 8 bits per pixel, or of 16 for many classes; -1 becomes the highest value."""
     import numpy as np
     from PIL import Image
 
@@ -195,7 +207,7 @@ def _label_map(labels: Tensor, num_classes: int) -> Image.Image:
 
 
 def describe_shares(labels: Tensor, names: Sequence[str]) -> str:
-    """Classes that occur with their share of the image, most frequent first; the background behind them.
+    """Lists the classes that occur with their shares of the image, the most frequent first and the background last.
 
     Example:
         >>> import torch

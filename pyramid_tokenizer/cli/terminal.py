@@ -1,4 +1,4 @@
-"""What the commands show: results on stdout, progress there too while it is a terminal, errors on stderr."""
+"""Output of the commands: results and (on a terminal) progress go to stdout, errors to stderr."""
 
 from __future__ import annotations
 
@@ -22,17 +22,17 @@ if TYPE_CHECKING:
 
 
 def make_console() -> Console:
-    """Prints text as it is: a file's name may hold [brackets] and :colons:, and long lines are not broken."""
+    """Makes a console that prints text unchanged: names may contain [brackets] and :colons:, and lines are not broken."""
     from rich.console import Console
 
     console = Console(highlight=False, markup=False, emoji=False, soft_wrap=True)
     if not console.is_terminal:
-        console.width = max(console.width, 120)  # a table in a file or a pipe need not fit a screen
+        console.width = max(console.width, 120)  # a table in a file or a pipe does not have to fit a screen
     return console
 
 
 def make_table(title: str | None, *columns: str) -> Table:
-    """A table whose first column is text and whose others are figures."""
+    """Makes a table whose first column is text and whose other columns are figures."""
     from rich import box
     from rich.table import Table
 
@@ -51,7 +51,7 @@ def make_table(title: str | None, *columns: str) -> Table:
 
 @contextmanager
 def show_progress(console: Console, what: str, total: int) -> Iterator[Callable[[], None]]:
-    """A bar while the block runs, on a terminal; the block calls what it gets once for each step."""
+    """Shows a progress bar on a terminal; the block calls the function that it gets once for each step."""
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     if not console.is_terminal or total < 2:
@@ -64,14 +64,14 @@ def show_progress(console: Console, what: str, total: int) -> Iterator[Callable[
 
 
 class Failures:
-    """Files that could not be used. They are passed over, named on stderr at the end, and make the exit code 1."""
+    """Collects the files that could not be used, lists them on stderr at the end, and sets the exit code 1."""
 
     def __init__(self, total: int) -> None:
         self.total = total
         self.messages: list[str] = []
 
     def add(self, path: Path, error: Exception) -> None:
-        """Notes one file."""
+        """Adds a file and its error."""
         message = str(error)
         self.messages.append(message if str(path) in message else f"{path}: {message}")
 
@@ -82,17 +82,17 @@ class Failures:
         for message in self.messages:
             tell_error(message)
         if self.messages and self.total > 1:
-            tell_error(f"{len(self.messages)} of {self.total} files could not be used, see above")
+            tell_error(f"{len(self.messages)} of {self.total} files could not be used; the lines above say why")
         if self.messages and kind is None:
             raise typer.Exit(1)
 
 
 def load_tokenizer(name: str, device: str = "cpu") -> PyramidTokenizer:
-    """The model of that name on that device.
+    """Loads the tokenizer of that name on that device.
 
     Raises:
-        ConfigError: There is no such device.
-        PyramidTokenizerError: As `PyramidTokenizer.from_pretrained`.
+        ConfigError: The machine has no such device.
+        PyramidTokenizerError: `PyramidTokenizer.from_pretrained` cannot load the model.
     """
     from pyramid_tokenizer.tokenizer import PyramidTokenizer
 
@@ -101,11 +101,11 @@ def load_tokenizer(name: str, device: str = "cpu") -> PyramidTokenizer:
 
 
 def load_segmenter(name: str, device: str = "cpu", *, text_cache: str | None = None) -> Segmenter:
-    """The model of that name on that device, with its segmentation head where it has one.
+    """Loads the model of that name on that device, with its segmentation head if it has one.
 
     Raises:
-        ConfigError: There is no such device.
-        PyramidTokenizerError: As `Segmenter.from_pretrained`.
+        ConfigError: The machine has no such device.
+        PyramidTokenizerError: `Segmenter.from_pretrained` cannot load the model.
     """
     from pyramid_tokenizer.segmentation.segmenter import Segmenter
 
@@ -120,31 +120,33 @@ def _check_device(device: str) -> None:
         torch.zeros(1, device=device)
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         reason = str(error).splitlines()[0]
-        raise ConfigError(f'expected a device of this machine, e.g. "cpu", got {device!r}: {reason}') from error
+        raise ConfigError(f'expected a device of this machine such as "cpu", got {device!r}: {reason}') from error
 
 
 def cut_levels(tokens: TokenPyramid, levels: int | None) -> TokenPyramid:
-    """The coarsest levels, all of them for None.
+    """Returns the coarsest `levels` levels, or all levels for None.
 
     Raises:
-        TokenRangeError: There are fewer.
+        TokenRangeError: The tokens have fewer levels.
     """
     if levels is not None and levels > len(tokens):
-        raise TokenRangeError(f"expected --levels of at most {len(tokens)}, got {levels}: the tokens have no more")
+        raise TokenRangeError(
+            f"expected --levels of at most {len(tokens)}, got {levels}: the tokens have no more levels"
+        )
     return tokens if levels is None else tokens[:levels]
 
 
 def count_tokens(tokens: TokenPyramid) -> str:
-    """Tokens of one image, level by level: "64+256+1024"."""
+    """Formats the numbers of tokens of one image by level, such as "64+256+1024"."""
     return "+".join(str(height * width) for height, width in tokens.grids)
 
 
 def count_levels(levels: int) -> str:
-    """Such as 2 levels."""
+    """Formats a number of levels, such as "2 levels"."""
     return f"{levels} level{'s' if levels > 1 else ''}"
 
 
 def describe_size(image_size: tuple[int, int]) -> str:
-    """Width x height, as people and image viewers have it."""
+    """Formats a size as width x height, the order that image viewers use."""
     height, width = image_size
     return f"{width}x{height}"

@@ -1,4 +1,4 @@
-"""Words and inputs as they are typed: class names in a comma list or a file, and images or token files to look for them in."""
+"""Reads class names and inputs from the command line: lists of words, and images or token files."""
 
 from __future__ import annotations
 
@@ -18,37 +18,37 @@ if TYPE_CHECKING:
     from pyramid_tokenizer.tokens.pyramid import TokenPyramid
 
 Images = Annotated[
-    list[str] | None, typer.Argument(metavar="IMAGES", help="Image files, folders of them, or quoted globs.")
+    list[str] | None, typer.Argument(metavar="IMAGES", help="Image files, folders of images, or quoted glob patterns.")
 ]
 TokenFiles = Annotated[
     list[str] | None,
     typer.Option(
         "--tokens",
         metavar="FILE",
-        help=f"Instead of IMAGES: a token file, a folder of {TOKEN_SUFFIX} files or a quoted glob; may be repeated.",
+        help=f"Instead of IMAGES: a token file, a folder of {TOKEN_SUFFIX} files or a quoted glob pattern; may be repeated.",
     ),
 ]
 TextCache = Annotated[
     str,
     typer.Option(
         metavar="auto|none|FOLDER",
-        help="Where embeddings of words are kept for the next call: the user's cache folder, nowhere, or a folder.",
+        help="Where text embeddings of words are kept for the next call: in the user's cache folder, nowhere, or in FOLDER.",
     ),
 ]
 
 
 @dataclass(frozen=True, slots=True)
 class Inputs:
-    """Files of one kind."""
+    """The input files of a command, which are all of one kind."""
 
     sources: list[Source]
     are_tokens: bool
-    """Token files; else images."""
+    """Whether the files are token files; otherwise they are images."""
     size: int | None
-    """Short side in pixels that images are resized to first."""
+    """The short side in pixels to which images are resized first; None keeps their size."""
 
     def read(self, source: Source) -> TokenPyramid | Tensor:
-        """Tokens, or one image as (1, 3, H, W) float in [0, 1].
+        """Reads tokens, or one image as (1, 3, H, W) float in [0, 1].
 
         Raises:
             ImageError: The image cannot be read.
@@ -61,51 +61,52 @@ class Inputs:
 
 
 def find_inputs(images: Sequence[str] | None, tokens: Sequence[str] | None, *, size: int | None) -> Inputs:
-    """The files that were named; an argument that ends with .tokens is a token file, as after an unquoted --tokens *.tokens.
+    """Finds the files that were given; an argument that ends with .tokens is a token file, as after an unquoted pattern.
 
     Raises:
-        ConfigError: Images and token files, neither of them, or a size for token files.
-        PyramidTokenizerError: As `find_images` and `find_tokens`.
+        ConfigError: Both images and token files are given, or neither of them, or a size for token files.
+        PyramidTokenizerError: `find_images` or `find_tokens` finds nothing.
     """
     arguments = images or []
     paths = [name for name in arguments if not name.endswith(TOKEN_SUFFIX)]
     stored = [*(tokens or []), *(name for name in arguments if name.endswith(TOKEN_SUFFIX))]
     if paths and stored:
         got = f"both, {paths[0]!r} and {stored[0]!r}"
-        raise ConfigError(f"expected IMAGES or --tokens, got {got}: give each kind a call of its own")
+        raise ConfigError(f"expected IMAGES or --tokens, got {got}: run a command for each kind")
     if not paths and not stored:
-        raise ConfigError("expected IMAGES or --tokens, got neither: name an image, a folder of images or a token file")
+        raise ConfigError("expected IMAGES or --tokens, got neither: give an image, a folder of images or a token file")
     if stored and size is not None:
         raise ConfigError(
-            f"expected --size with IMAGES, got it with token files, which keep their size: leave {size} out"
+            f"expected --size with IMAGES, got it with token files, whose size is fixed: leave --size {size} out"
         )
     sources = find_tokens(stored) if stored else find_images(paths)
     return Inputs(sources, are_tokens=bool(stored), size=size)
 
 
 def cache_folder(typed: str) -> str | None:
-    """`--text-cache` as `TextEncoder` takes it."""
+    """Converts the value of `--text-cache` to the `cache_dir` of `TextEncoder`."""
     return None if typed == "none" else typed
 
 
 def split_words(listed: str) -> list[str]:
-    """The entries of a comma list; empty ones stay, for `parse_names` to refuse."""
+    """Splits words at commas; empty entries are kept, and `parse_names` refuses them."""
     return [word.strip() for word in listed.split(",")]
 
 
 def read_names(
     listed: str | None, file: Path | None, *, option: str, background: Sequence[str] | None = None
 ) -> list[str]:
-    """Class names from a comma list or from a file, checked together with the background's words.
+    """Reads class names from a comma-separated list or a file, and checks them together with the words of the background.
 
     Args:
-        listed: Such as "sky,tree,car|automobile".
-        file: One class a line; blank lines and those that start with "#" are passed over.
-        option: Of the list, such as "--classes"; the file's ends with "-file".
-        background: Words that are no class.
+        listed: The list, such as "sky,tree,car|automobile".
+        file: A file with one class per line; blank lines and lines that start with "#" are skipped.
+        option: The option of the list, such as "--classes"; that of the file is the same with "-file".
+        background: The words of the background.
 
     Raises:
-        ConfigError: Both or neither, a file that cannot be read, no names, or empty or repeated ones.
+        ConfigError: Both a list and a file are given, or neither; the file cannot be read; or names are missing, empty or
+            repeated.
     """
     from pyramid_tokenizer.text import parse_names
 
@@ -120,16 +121,18 @@ def read_names(
 
 
 def read_background(listed: str | None, threshold: float | None) -> list[str] | float | None:
-    """`--background` or `--threshold` as `Segmenter.segment` takes them; None without either.
+    """Converts `--background` or `--threshold` to the `background` of `Segmenter.segment`; None without either.
 
     Raises:
-        ConfigError: Both, or a threshold outside [-1, 1].
+        ConfigError: Both are given, or the threshold is outside [-1, 1].
     """
     if listed is not None and threshold is not None:
         got = f"both, {listed!r} and {threshold}"
         raise ConfigError(f"expected --background or --threshold, got {got}: leave one out")
     if threshold is not None and not -1 <= threshold <= 1:  # also catches NaN
-        raise ConfigError(f"expected --threshold in [-1, 1], got {threshold}: see --help for the scores of each mode")
+        raise ConfigError(
+            f"expected --threshold in [-1, 1], got {threshold}: --help says what the scores of each mode are"
+        )
     return threshold if listed is None else split_words(listed)
 
 
@@ -139,11 +142,11 @@ def _read_lines(file: Path | None, option: str) -> list[str]:
         lines = file.expanduser().read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(
-            f"expected a UTF-8 text file with one class a line as {option}-file, got {str(file)!r}: {error}"
+            f"expected a UTF-8 text file with one class per line as {option}-file, got {str(file)!r}: {error}"
         ) from error
     names = [line.strip() for line in lines if line.strip() and not line.lstrip().startswith("#")]
     if not names:
         raise ConfigError(
-            f"expected one class a line in {option}-file, got none in {str(file)!r}: write what to look for"
+            f"expected one class per line in {option}-file, got none in {str(file)!r}: write the names of the classes in it"
         )
     return names

@@ -1,4 +1,4 @@
-"""How good reconstructions and masks are: metrics that say how they were computed, on sets read as their protocols say."""
+"""Measures reconstructions and masks: metrics, confusion matrices, bootstrap intervals and the semantics of codes."""
 
 from pyramid_tokenizer.evaluation.bootstrap import bootstrap_interval
 from pyramid_tokenizer.evaluation.confusion import ConfusionMatrix, ConfusionScores

@@ -1,4 +1,4 @@
-"""`bootstrap_interval`: how much a segmentation score would move with other images of the same kind."""
+"""`bootstrap_interval`: how much a segmentation score would vary over other images of the same kind."""
 
 from __future__ import annotations
 
@@ -21,20 +21,23 @@ def bootstrap_interval(
     samples: int = 1000,
     seed: int = 0,
 ) -> tuple[float, float]:
-    """The 95 % percentile interval of one score under drawing as many images again, with replacement.
+    """Computes the 95 % percentile interval of one score by resampling the images with replacement.
 
-    Images are drawn, not pixels: those of one image are no independent evidence. Two methods measured on the same images
-    should be compared by the difference per draw, not by whether their intervals overlap.
+    Images are resampled, not pixels, because the pixels of one image are not independent of each other. Compare two methods
+    that were measured on the same images by their difference in each draw, not by whether their intervals overlap.
 
     Args:
-        per_image: Counts of each image, at least one; of one class list.
-        score: A name in `confusion.SCORES`.
-        samples: Draws of a whole set, at least 1.
-        seed: The same seed and counts give the same interval.
+        per_image: The counts of each image, for one image or more, all with the same class list.
+        score: The name of a score, one of `confusion.SCORES`.
+        samples: How many sets of images are drawn, at least 1.
+        seed: Seed of the draws; the same seed and counts give the same interval.
+
+    Returns:
+        The lower and the upper end of the interval.
 
     Raises:
-        ConfigError: An unknown score, or `samples` below 1.
-        DataError: No image, or images of different class lists.
+        ConfigError: The score is unknown, or `samples` is below 1.
+        DataError: There is no image, or the images have different class lists.
 
     Source: B. Efron, R. Tibshirani, "An Introduction to the Bootstrap" (1993), section 13.3.
 
@@ -48,14 +51,16 @@ def bootstrap_interval(
         (0.625, (0.375, 0.875))
     """
     if score not in SCORES:
-        raise ConfigError(f"expected a score of {', '.join(SCORES)}, got {score!r}: papers mean one of the first two")
+        raise ConfigError(
+            f"expected a score of {', '.join(SCORES)}, got {score!r}: papers usually report one of the first two"
+        )
     return bootstrap_intervals(per_image, samples=samples, seed=seed)[score]
 
 
 def bootstrap_intervals(
     per_image: Sequence[ClassCounts | ConfusionMatrix], *, samples: int = 1000, seed: int = 0
 ) -> dict[str, tuple[float, float]]:
-    """The interval of every score by name, all from the same draws; see `bootstrap_interval`."""
+    """Computes the interval of every score, by its name, from the same draws; see `bootstrap_interval`."""
     if samples < 1:
         raise ConfigError(f"expected samples of at least 1, got {samples}: 1000 is usual")
     table = _stack(per_image)  # (M, 3, N)
@@ -63,11 +68,11 @@ def bootstrap_intervals(
     generator = torch.Generator().manual_seed(seed)
     draws = torch.randint(num_images, (samples, num_images), generator=generator)
     times = torch.zeros(samples, num_images, dtype=torch.float64)
-    times.scatter_add_(1, draws, torch.ones_like(times))  # how often an image is in a draw
+    times.scatter_add_(1, draws, torch.ones_like(times))  # how often each image is drawn
     counts = (times @ table.flatten(1)).unflatten(1, table.shape[1:])  # (samples, 3, N), exact below 2^53
     _, values = score_counts(*counts.unbind(1))
     tails = torch.tensor([(1 - LEVEL) / 2, (1 + LEVEL) / 2], dtype=torch.float64)
-    # a draw may hold no labelled pixel at all: it says nothing
+    # a draw without any labelled pixel has the score NaN and is left out
     bounds = {name: torch.nanquantile(value, tails).tolist() for name, value in values.items()}
     return {name: (low, high) for name, (low, high) in bounds.items()}
 

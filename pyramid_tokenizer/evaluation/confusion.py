@@ -1,4 +1,4 @@
-"""`ConfusionMatrix`: wanted against predicted classes, counted pixel by pixel over a stream, and the scores of it."""
+"""`ConfusionMatrix`: counts of labelled against predicted classes over a stream of images, and their scores."""
 
 from __future__ import annotations
 
@@ -10,74 +10,76 @@ from torch import Tensor
 from pyramid_tokenizer.errors import ConfigError, DataError
 
 NONE = -1
-"""A predicted label that says: none of these classes."""
+"""The predicted label that means "none of these classes"."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ConfusionScores:
-    """What semantic segmentation is measured by. Each is in [0, 1], or nan where nothing was counted for it.
+    """The usual scores of semantic segmentation. Each is in [0, 1], or nan if no pixel was counted for it.
 
-    A class that is in no ground truth but is predicted somewhere has an IoU of 0. Whether that 0 counts is where evaluation
-    codes differ, by points: papers with detectron2 report `miou_present`, papers with mmseg `miou_union`.
+    A class that no label has but that is predicted somewhere has an IoU of 0. Evaluation programs differ in whether this 0
+    enters the mean, which changes mIoU by percentage points: papers that use detectron2 report `miou_present`, papers that use
+    mmsegmentation report `miou_union`.
 
     Source: detectron2 `SemSegEvaluator` for the former, mmsegmentation `IoUMetric` for the latter.
     """
 
     miou_present: float
-    """Mean IoU of the classes that the ground truth holds (detectron2's habit)."""
+    """Mean IoU over the classes that occur in the labels (as detectron2 computes it)."""
     miou_union: float
-    """Mean IoU of the classes that the ground truth or a prediction holds (mmseg's habit); at most `miou_present`."""
+    """Mean IoU over the classes that occur in the labels or in a prediction (as mmsegmentation does); at most `miou_present`."""
     fwiou: float
-    """Frequency-weighted IoU: each class weighs as many pixels as the ground truth has of it."""
+    """Frequency-weighted IoU: each class has the number of its labelled pixels as its weight."""
     pixel_accuracy: float
-    """Share of the labelled pixels that are right."""
+    """Share of the labelled pixels that are predicted correctly."""
     mean_class_accuracy: float
-    """Mean over the classes of the ground truth: share of a class's pixels that are right."""
+    """Mean over the classes in the labels of the share of a class's pixels that are predicted correctly."""
     iou: tuple[float, ...]
-    """Per class: right pixels / pixels that are of the class or predicted as it; nan where there are none of either."""
+    """Intersection over union of each class; nan for a class that occurs neither in the labels nor in a prediction."""
 
 
 SCORES = tuple(field.name for field in fields(ConfusionScores) if field.name != "iou")
-"""Names of the single numbers of `ConfusionScores`."""
+"""The names of the fields of `ConfusionScores` that are one number each."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class ClassCounts:
-    """All that the scores need of a confusion matrix: three counts a class, small enough to keep for every image."""
+    """The three counts per class from which the scores are computed, small enough to keep for every image."""
 
     correct: Tensor
-    """(N,) int64: pixels of the class that are predicted as it."""
+    """(N,) int64: labelled pixels of the class that are predicted as the class."""
     wanted: Tensor
     """(N,) int64: labelled pixels of the class."""
     predicted: Tensor
     """(N,) int64: labelled pixels that are predicted as the class."""
 
     def scores(self) -> ConfusionScores:
-        """Every score of these counts, in float64."""
+        """Computes every score from these counts, in float64."""
         iou, single = score_counts(self.correct.double(), self.wanted.double(), self.predicted.double())
         return ConfusionScores(iou=tuple(iou.tolist()), **{name: float(value) for name, value in single.items()})
 
 
 class ConfusionMatrix:
-    """Pixels counted by wanted and predicted class; exact, in int64 on the CPU, however long the stream.
+    """Counts pixels by labelled and predicted class, exactly, in int64 on the CPU, for a stream of any length.
 
-    What is counted: every pixel whose wanted label is not `ignore`. A prediction of −1, "none of these", or of the ignore
-    id is wrong for the wanted class and a false positive of no class, so a method that may abstain is punished once.
-    Any other prediction outside the classes is an error, not a miss.
+    Every pixel whose label is not `ignore` is counted. A prediction of −1 ("none of these") or of the ignore id is wrong for
+    the labelled class and is a false positive of no class, so a method that abstains is penalised once. Any other prediction
+    outside the classes is an error.
 
     Args:
-        num_classes: N, at least 1; classes are 0 … N − 1.
-        ignore: Label of pixels that do not count; outside 0 … N − 1, which 255 is not for 459 or 847 classes.
+        num_classes: The number of classes N, at least 1; the classes are 0 … N − 1.
+        ignore: The label of pixels that are not counted. It must be outside 0 … N − 1, so 255 is not possible for 256 or more
+            classes.
 
     Raises:
-        ConfigError: `num_classes` below 1, or `ignore` is one of the classes.
+        ConfigError: `num_classes` is below 1, or `ignore` is one of the classes.
 
     Example:
         >>> matrix = ConfusionMatrix(3)
         >>> matrix.add(torch.tensor([[0, 0, 2], [1, -1, 0]]), torch.tensor([[0, 0, 0], [1, 1, 255]]))
-        >>> matrix.counts.tolist()  # the last column: predicted as none of the three
+        >>> matrix.counts.tolist()  # the last column counts predictions of "none"
         [[2, 0, 1, 0], [0, 1, 0, 1], [0, 0, 0, 0]]
-        >>> scores = matrix.scores()  # class 2 is predicted and never there: its IoU of 0 is the difference
+        >>> scores = matrix.scores()  # class 2 is predicted but not labelled: its IoU of 0 makes the difference
         >>> round(scores.miou_present, 4), round(scores.miou_union, 4), scores.pixel_accuracy
         (0.5833, 0.3889, 0.6)
     """
@@ -92,15 +94,15 @@ class ConfusionMatrix:
             raise ConfigError(f"expected {expected}, got {ignore}: use -1 or 65535 where there are this many classes")
         self.num_classes, self.ignore = num_classes, ignore
         self.counts = torch.zeros(num_classes, num_classes + 1, dtype=torch.int64)
-        """(N, N + 1) int64: rows are wanted, columns predicted classes, the last column is "none"."""
+        """(N, N + 1) int64: a row per labelled class and a column per predicted class; the last column is "none"."""
 
     @classmethod
     def from_counts(cls, counts: Tensor, *, ignore: int = NONE) -> ConfusionMatrix:
-        """A matrix of counts that were made elsewhere.
+        """Makes a matrix from counts that were made elsewhere.
 
         Args:
-            counts: (N, N + 1) integer, none negative, as the attribute of that name; copied.
-            ignore: Label of pixels that do not count in what `add` is given later.
+            counts: (N, N + 1) non-negative integers, laid out as the attribute `counts`; they are copied.
+            ignore: The label of pixels that later calls of `add` do not count.
 
         Raises:
             DataError: The shape is not (N, N + 1), a count is negative, or the dtype is not an integer one.
@@ -108,21 +110,24 @@ class ConfusionMatrix:
         whole = not counts.dtype.is_floating_point and counts.ndim == 2
         if not whole or counts.shape[1] != counts.shape[0] + 1 or bool((counts < 0).any()):
             got = f"{counts.dtype} {tuple(counts.shape)}"
-            raise DataError(f"expected counts (N, N + 1) of integers from 0, got {got}: add a column for none")
+            raise DataError(
+                f"expected counts (N, N + 1) of integers from 0, got {got}: the last column is for predictions of no class"
+            )
         matrix = cls(len(counts), ignore=ignore)
         matrix.counts += counts.cpu()
         return matrix
 
     def add(self, predicted: Tensor, wanted: Tensor, *, name: str | None = None) -> None:
-        """Counts one label map, or a batch of them.
+        """Counts one label map or a batch of label maps.
 
         Args:
-            predicted: (H, W) or (B, H, W) of an integer dtype on any device: 0 … N − 1, −1 or the ignore id.
-            wanted: The same shape: 0 … N − 1 or the ignore id.
-            name: Of the image or its file, for the message.
+            predicted: Predicted labels (H, W) or (B, H, W) of an integer dtype on any device: 0 … N − 1, −1 or the ignore id.
+            wanted: The true labels, of the same shape: 0 … N − 1 or the ignore id.
+            name: The name of the image or file, for error messages.
 
         Raises:
-            DataError: Different or wrong shapes, no integers, or labels other than those; nothing is counted then.
+            DataError: The shapes differ or are wrong, the dtype is not an integer one, or a label is none of those above.
+                Nothing is counted then.
         """
         where = f" in {name!r}" if name else ""
         _check_maps(predicted, wanted, where)
@@ -137,13 +142,13 @@ class ConfusionMatrix:
         self.counts += cells.reshape(self.counts.shape)
 
     def __add__(self, other: ConfusionMatrix) -> ConfusionMatrix:
-        """The counts of both, e.g. of two processes; neither is changed."""
+        """Returns the sum of two matrices, for example of two processes; neither is changed."""
         if not isinstance(other, ConfusionMatrix):
             return NotImplemented
         if other.num_classes != self.num_classes:
             got = f"{self.num_classes} and {other.num_classes}"
             raise DataError(
-                f"expected confusion matrices of one class list, got {got} classes: merge only what belongs"
+                f"expected confusion matrices of one class list, got {got} classes: add only matrices of the same list"
             )
         return ConfusionMatrix.from_counts(self.counts + other.counts, ignore=self.ignore)
 
@@ -152,21 +157,21 @@ class ConfusionMatrix:
 
     @property
     def num_pixels(self) -> int:
-        """Labelled pixels counted so far."""
+        """The number of labelled pixels counted so far."""
         return int(self.counts.sum())
 
     @property
     def none_share(self) -> float:
-        """Share of the labelled pixels that were predicted as none of the classes; nan before any is counted."""
+        """The share of labelled pixels that were predicted as none of the classes; nan before any pixel is counted."""
         return float(self.counts[:, -1].sum().double() / self.counts.sum())
 
     def class_counts(self) -> ClassCounts:
-        """The three counts a class that the scores need."""
+        """Returns the three counts per class from which the scores are computed."""
         classes = self.counts[:, :-1]
         return ClassCounts(correct=classes.diagonal().clone(), wanted=self.counts.sum(1), predicted=classes.sum(0))
 
     def scores(self) -> ConfusionScores:
-        """Every score of what was counted so far."""
+        """Computes every score of the pixels counted so far."""
         return self.class_counts().scores()
 
     def _check_labels(self, labels: Tensor, what: str, fix: str) -> None:
@@ -177,15 +182,15 @@ class ConfusionMatrix:
 
 
 def score_counts(correct: Tensor, wanted: Tensor, predicted: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-    """IoU per class, and every score named in `SCORES`, of many counts at once.
+    """Computes the IoU of each class and every score in `SCORES`, for many sets of counts at once.
 
     Args:
-        correct: (..., N) float64, whole numbers; see `ClassCounts`.
-        wanted: The same shape.
-        predicted: The same shape.
+        correct: (..., N) float64 of whole numbers, as in `ClassCounts`; so are the next two.
+        wanted: (..., N) float64.
+        predicted: (..., N) float64.
 
     Returns:
-        (..., N) float64, nan where undefined, and the scores as (...) float64 by name.
+        The IoU (..., N) float64, nan where it is undefined, and each score (...) float64 by its name.
     """
     union = wanted + predicted - correct
     iou, accuracy = correct / union, correct / wanted  # nan where 0 / 0

@@ -1,4 +1,4 @@
-"""`psnr` and `ssim` of pairs of images, per image, on 8-bit pixels as files and screens hold them."""
+"""`psnr` and `ssim` of pairs of images, one value per pair, on pixels rounded to 8 bit."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ from pyramid_tokenizer.errors import ImageValueError, MissingExtraError
 from pyramid_tokenizer.images.pixels import to_uint8
 
 SSIM_WINDOW_PX = 11
-"""Side of the Gaussian window: sigma 1.5 cut at 3.5 sigma, as in the paper."""
+"""Side of the Gaussian window: sigma 1.5, cut at 3.5 sigma, as in the paper."""
 
 
 def psnr(a: Tensor, b: Tensor) -> Tensor:
-    """Peak signal-to-noise ratio of each pair, in dB: 10 log10(255^2 / MSE) over all pixels and channels.
+    """Computes the peak signal-to-noise ratio of each pair in dB: 10 log10(255^2 / MSE) over all pixels and channels.
 
     Args:
-        a: (B, 3, H, W) float in [0, 1] or uint8 in 0..255; floats are rounded to 8 bit first.
-        b: The same shape and range.
+        a: (B, 3, H, W) float in [0, 1] or uint8 in 0..255; floats are rounded to 8 bit before the comparison.
+        b: A batch of the same shape, dtype and range.
 
     Returns:
-        (B,) float64 on the CPU; infinite where both are the same image in 8 bit. Average it over images (the mean of
-        PSNRs is not the PSNR of the mean error).
+        (B,) float64 on the CPU; infinite for a pair that is equal in 8 bit. To report a data set, take the mean of these values
+        (it differs from the PSNR of the mean error).
 
     Raises:
         ImageValueError: Different shapes, not (B, 3, H, W) float, or values outside [0, 1].
@@ -40,17 +40,17 @@ def psnr(a: Tensor, b: Tensor) -> Tensor:
 
 
 def ssim(a: Tensor, b: Tensor) -> Tensor:
-    """Structural similarity of each pair with the settings of the original paper, by scikit-image.
+    """Computes the structural similarity of each pair with the settings of the original paper, by scikit-image.
 
-    Gaussian window of 11x11 px (sigma 1.5), population covariance, K1 = 0.01, K2 = 0.03, 8-bit range 255; computed per RGB
-    channel and averaged. The 5 px border is left out of the mean.
+    The window is a Gaussian of 11x11 px (sigma 1.5), the covariance is that of the population, K1 is 0.01, K2 is 0.03 and the
+    range of 8-bit pixels is 255. SSIM is computed per RGB channel and averaged; a border of 5 px is left out of the mean.
 
     Args:
-        a: (B, 3, H, W) float in [0, 1] or uint8 in 0..255, H and W >= 11; floats are rounded to 8 bit first.
-        b: The same shape and range.
+        a: (B, 3, H, W) float in [0, 1] or uint8 in 0..255, H and W >= 11; floats are rounded to 8 bit before the comparison.
+        b: A batch of the same shape, dtype and range.
 
     Returns:
-        (B,) float64 on the CPU, in [-1, 1]; 1 for the same image.
+        (B,) float64 on the CPU, in [-1, 1]; 1 for a pair that is equal.
 
     Raises:
         ImageValueError: Different shapes, not (B, 3, H, W) of float or uint8, values outside [0, 1], or a side shorter than

@@ -1,4 +1,4 @@
-"""`evaluate_segmentation`: any function from images to labels against any samples with labels."""
+"""`evaluate_segmentation`: measures any function from images to labels on labelled images."""
 
 from __future__ import annotations
 
@@ -19,21 +19,21 @@ from pyramid_tokenizer.images.read import read_image
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class SegmentationScores:
-    """A finished evaluation: the scores, how sure they are, and what they were counted on."""
+    """The result of an evaluation: the scores, their intervals, and what they were counted on."""
 
     confusion: ConfusionMatrix
-    """Every labelled pixel by wanted and predicted class; which classes are mistaken for which."""
+    """Every labelled pixel by true and predicted class: it shows which classes are confused with which."""
     scores: ConfusionScores
-    """Of all images together: pixels are summed over images before any ratio is taken."""
+    """The scores of all images together: pixels are summed over the images before any ratio is computed."""
     intervals: dict[str, tuple[float, float]] = field(default_factory=dict)
-    """95 % bootstrap interval over images by the score's name; empty where it was not asked for."""
+    """The 95 % bootstrap interval over images of each score, by its name; empty if it was not asked for."""
     num_images: int
-    """Images counted."""
+    """The number of images that were counted."""
     names: tuple[str, ...] = ()
-    """Of the classes, or empty."""
+    """The names of the classes, or empty."""
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain data for a JSON file: nan becomes None, and the classes are a list, since names may repeat."""
+        """Returns plain data for a JSON file. NaN becomes None; the classes are a list, because names may repeat."""
         single = {name: _plain(getattr(self.scores, name)) for name in SCORES}
         wanted = self.confusion.counts.sum(1).tolist()
         classes = [
@@ -62,24 +62,24 @@ def evaluate_segmentation(
     bootstrap_samples: int = 1000,
     seed: int = 0,
 ) -> SegmentationScores:
-    """Scores of predicted label maps at the size of the ground truth, one image in memory at a time.
+    """Scores predicted label maps at the size of the labels, with one image in memory at a time.
 
     Args:
-        predict: An image (3, H, W) float32 in [0, 1] on the CPU -> its labels (H, W) of an integer dtype on any device:
-            0 … N − 1, or −1 for none of the classes.
-        samples: A `SegmentationSet`, a part of it, or any images with labels.
-        num_classes: N.
-        names: Of the classes; goes into the result.
-        none_class: The class that a prediction of −1 stands for: the background's, where a protocol has one. None
-            counts −1 as wrong wherever a pixel is labelled.
-        bootstrap_samples: Draws for the intervals; 0 leaves them out.
-        seed: Of the draws.
+        predict: A function that takes an image (3, H, W) float32 in [0, 1] on the CPU and returns its labels (H, W) of an
+            integer dtype on any device: 0 … N − 1, or −1 for none of the classes.
+        samples: A `SegmentationSet`, a part of one, or any other iterable of `Sample`.
+        num_classes: The number of classes N.
+        names: The names of the classes, which are copied into the result.
+        none_class: The class that a prediction of −1 stands for, which is the background of a protocol that has one. With
+            None, −1 is wrong at every labelled pixel.
+        bootstrap_samples: How many draws the intervals are computed from; 0 leaves the intervals out.
+        seed: The seed of the draws.
 
     Raises:
-        ConfigError: `names` of another length, or `none_class` outside the classes.
-        DataError: No samples, an image of another size than its labels, or labels and predictions that
-            `ConfusionMatrix.add` refuses; the message names the sample.
-        ImageError: An image that cannot be read.
+        ConfigError: `names` has another length than `num_classes`, or `none_class` is outside the classes.
+        DataError: There are no samples, an image has another size than its labels, or `ConfusionMatrix.add` refuses labels or
+            predictions. The message names the sample.
+        ImageError: An image cannot be read.
 
     Example:
         >>> image = torch.zeros(3, 2, 4)
@@ -97,7 +97,7 @@ def evaluate_segmentation(
         image = read_image(sample.image)
         if image.shape[1:] != sample.labels.shape:
             got = f"{tuple(image.shape[1:])} for labels {tuple(sample.labels.shape)}"
-            fix = "make them anew, or bake the image's EXIF turn in"
+            fix = "make the labels anew, or apply the EXIF orientation to the stored pixels"
             raise DataError(f"expected an image of the size of its labels, got {got} in {sample.name!r}: {fix}")
         predicted = predict(image)
         if none_class is not None:
@@ -107,7 +107,7 @@ def evaluate_segmentation(
         per_image.append(matrix.class_counts())
         total.counts += matrix.counts
     if not per_image:
-        raise DataError("expected at least one sample, got none: check the split")
+        raise DataError("expected at least one sample, got none: check the path and the split")
     return SegmentationScores(
         confusion=total,
         scores=total.scores(),
@@ -122,7 +122,7 @@ def _check_settings(num_classes: int, names: tuple[str, ...], none_class: int | 
         raise ConfigError(f"expected {num_classes} names, got {len(names)}: give one for each class, or none at all")
     if none_class is not None and not 0 <= none_class < num_classes:
         raise ConfigError(
-            f"expected none_class in 0 to {num_classes - 1}, got {none_class}: give the background's class"
+            f"expected none_class in 0 to {num_classes - 1}, got {none_class}: give the class of the background"
         )
 
 

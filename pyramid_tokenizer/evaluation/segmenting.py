@@ -1,4 +1,4 @@
-"""`label_images`: a `Segmenter` as the function from an image to labels that `evaluate_segmentation` measures."""
+"""`label_images`: turns a `Segmenter` into the function from an image to labels that `evaluate_segmentation` measures."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from pyramid_tokenizer.segmentation.segmenter import Mode, Segmenter
 from pyramid_tokenizer.text import parse_names
 
 CHUNK_FLOATS = 2**27
-"""Scores of an image held at a time where they are averaged: 512 MB. Of more classes or pixels, it is seen several times."""
+"""How many scores of an image are held at once where scores are averaged: 512 MB. More classes are scored in several passes."""
 
 BackgroundRule = float | Sequence[str] | None
-"""As `Segmenter.segment` takes it: a threshold of the best score, or words for what is no class."""
+"""What `Segmenter.segment` takes as `background`: a threshold on the best score, or words for the background."""
 
 
 def label_images(
@@ -33,25 +33,25 @@ def label_images(
     window_px: int | None = None,
     window_stride_px: int | None = None,
 ) -> Callable[[Tensor], Tensor]:
-    """What segments an image as a protocol demands; its class names are asked as `distinct_names` leaves them.
+    """Makes the function that segments an image as a protocol demands, with the class names that `distinct_names` returns.
 
     Args:
-        seg: Tokenizer, head and text encoder.
-        protocol: With names, e.g. that of a `SegmentationSet`.
-        background: What belongs to the background's class: words, or a threshold on the scale of
-            `SegmentationMap.scores`. Exactly where `protocol.background` is "class".
-        mode: As `Segmenter.segment` takes it.
-        short_side_px: Images are seen at this short side, and their scores resized back; None sees them as they are.
-        window_px: Side of overlapping windows whose scores are averaged; None sees the whole image at once.
-        window_stride_px: Step from one window to the next; half a window if not given.
+        seg: The model that is measured.
+        protocol: A protocol with class names, for example that of a `SegmentationSet`.
+        background: Words for the background, or a threshold on `SegmentationMap.scores` below which a pixel is background. It
+            is needed if `protocol.background` is "class", and refused otherwise.
+        mode: The mode of `Segmenter.segment`.
+        short_side_px: The image is resized to this short side and its scores are resized back; None keeps its size.
+        window_px: The side of overlapping windows whose scores are averaged; None takes the whole image at once.
+        window_stride_px: The step from one window to the next; half a window if not given.
 
     Returns:
-        An image (3, H, W) float32 in [0, 1] -> its labels (H, W) int64, -1 for the background; pass
+        A function from an image (3, H, W) float32 in [0, 1] to its labels (H, W) int64, in which -1 is the background. Pass
         `protocol.background_class` to `evaluate_segmentation` as `none_class`.
 
     Raises:
-        ConfigError: As `check_background` and `parse_names`, or a stride without a window.
-        DataError: As `distinct_names`.
+        ConfigError: `check_background` or `parse_names` refuses the arguments, or there is a stride without a window.
+        DataError: `distinct_names` refuses the names.
 
     Example:
         >>> from pyramid_tokenizer.images.labelled import find_protocol
@@ -61,13 +61,13 @@ def label_images(
     """
     check_background(protocol, background)
     if window_px is None and window_stride_px is not None:
-        raise ConfigError(f"expected a window with a stride of {window_stride_px} px, got none: give its side too")
+        raise ConfigError(f"expected a window with a stride of {window_stride_px} px, got none: give window_px too")
     asked = [i for i in range(len(protocol.names)) if i != protocol.background_class]
     names = distinct_names([protocol.names[i] for i in asked])
     if protocol.background == "words" and protocol.background_class is not None:
         background = split_name(protocol.names[protocol.background_class])
     parse_names(names, background=None if isinstance(background, (int, float)) else background)
-    classes = torch.tensor([*asked, NONE])  # the last is what -1 picks
+    classes = torch.tensor([*asked, NONE])  # index -1, the background, picks the last entry
     if short_side_px is None and window_px is None:
 
         def whole(image: Tensor) -> Tensor:
@@ -84,17 +84,21 @@ def label_images(
 
 
 def check_background(protocol: SegmentationProtocol, background: BackgroundRule) -> None:
-    """Raises ConfigError where a protocol needs a rule for its background and has none, or has one and needs none."""
+    """Raises ConfigError if a protocol needs a rule for its background and gets none, or needs none and gets one."""
     if protocol.background == "class" and background is None:
         raise ConfigError(
             f"expected background words or a threshold with protocol {protocol.name!r}, whose class "
-            f"{protocol.background_class} is the background, got neither: give --background 'wall,floor,sky', whose words "
-            "stand for it, or --threshold 0.5, below which a pixel's best score is of no class"
+            f"{protocol.background_class} is the background, got neither: give words for it (--background 'wall,floor,sky'), "
+            "or a score below which a pixel is background (--threshold 0.5)"
         )
     if protocol.background != "class" and background is not None:
-        why = "it has words of its own" if protocol.background == "words" else "pixels of no class are ignored there"
+        why = (
+            "the protocol has words of its own"
+            if protocol.background == "words"
+            else "the protocol ignores such pixels"
+        )
         raise ConfigError(
-            f"expected no rule for the background with protocol {protocol.name!r}, got {background!r}: leave it out, {why}"
+            f"expected no rule for the background with protocol {protocol.name!r}, got {background!r}: leave it out; {why}"
         )
 
 
@@ -105,7 +109,7 @@ def _scores(seg: Segmenter, mode: Mode, names: Sequence[str], image: Tensor) -> 
 def _view(
     score_fn: ScoreFn, image: Tensor, *, short_side_px: int | None, window_px: int | None, stride_px: int
 ) -> Tensor:
-    """Scores (N, H, W), by windows, of the resized image, or both."""
+    """Scores (N, H, W) by windows, of the resized image, or by windows of the resized image."""
     seen = score_fn
     if window_px is not None:
         seen = partial(sliding_window, score_fn, window_px=window_px, stride_px=stride_px)
@@ -119,12 +123,12 @@ def _best_classes(
     names: Sequence[str],
     background: BackgroundRule,
 ) -> Tensor:
-    """(H, W) int64, the place of each pixel's best name or -1; some names at a time, so that memory does not grow with them."""
+    """(H, W) int64: index of each pixel's best name, or -1. Names are scored in chunks, so memory does not grow with them."""
     phrases, threshold = list(names), None
     if isinstance(background, (int, float)):
         threshold = background
     elif background is not None:
-        phrases.append("|".join(background))  # one more class, with all words of what is none
+        phrases.append("|".join(background))  # the background is one more class, with all of its words as synonyms
     best, labels = torch.empty(0), torch.empty(0, dtype=torch.int64)
     at_once = max(1, CHUNK_FLOATS // (image.shape[1] * image.shape[2]))
     for first in range(0, len(phrases), at_once):

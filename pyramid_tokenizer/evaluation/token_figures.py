@@ -1,4 +1,4 @@
-"""`token_figures`: what a tokenizer's codes mean on a labelled set, level by level; codes are named on one half of it."""
+"""`token_figures`: which classes the codes of each level stand for on a labelled set, and what masks they would give."""
 
 from __future__ import annotations
 
@@ -18,42 +18,44 @@ from pyramid_tokenizer.tokenizer import PyramidTokenizer
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TokenFigures:
-    """One level. Shares are in [0, 1], or nan where nothing was counted for them."""
+    """The figures of one level. Shares are in [0, 1], or nan if nothing was counted for them."""
 
     stride: int
-    """Pixels along a cell."""
+    """Image pixels along each side of a cell."""
     codebook_size: int
-    """K."""
+    """The number K of codebook entries."""
     num_seen: int
-    """Codes that cover a labelled pixel."""
+    """How many codes cover a labelled pixel."""
     purity: float
-    """Share of pixels that are of the commonest class under their code; grows with K, see `LevelSemantics`."""
+    """Share of pixels that have the most frequent class of their code. It grows with K, see `LevelSemantics`."""
     majority_share: float
-    """Share of pixels of the commonest class: purity with one code."""
+    """Share of pixels that have the most frequent class of the set: the purity of a codebook with one entry."""
     oracle_miou: float
-    """`miou_present` on the odd samples, every code labelled by its commonest class on the even ones."""
+    """`miou_present` on the odd samples, if every code is labelled by its most frequent class on the even samples."""
     oracle_accuracy: float
-    """Share of pixels that are right there."""
+    """Pixel accuracy of the same masks."""
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain data for a JSON file: nan becomes None."""
+        """Returns plain data for a JSON file, in which NaN becomes None."""
         return {name: None if math.isnan(value) else value for name, value in asdict(self).items()}
 
 
 def token_figures(
     tok: PyramidTokenizer, samples: Iterable[Sample], *, num_classes: int, short_side_px: int | None = None
 ) -> tuple[TokenFigures, ...]:
-    """The figures of every level, coarse to fine. Each image is tokenised as a whole.
+    """Computes the figures of every level, coarse to fine. Each image is encoded as a whole.
+
+    The codes are labelled on the even samples and measured on the odd ones.
 
     Args:
         tok: A fitted tokenizer.
-        samples: Two or more.
-        num_classes: N.
+        samples: Two labelled images or more.
+        num_classes: The number of classes N.
         short_side_px: Images and labels are resized to this short side first; None keeps their size.
 
     Raises:
-        DataError: Fewer than two samples, or an image of another size than its labels.
-        ImageError: An image that cannot be read.
+        DataError: There are fewer than two samples, or an image has another size than its labels.
+        ImageError: An image cannot be read.
 
     Example:
         >>> import torch
@@ -71,7 +73,7 @@ def token_figures(
         if image.shape[1:] != labels.shape:
             got = f"{tuple(image.shape[1:])} for labels {tuple(labels.shape)}"
             raise DataError(
-                f"expected an image of its labels' size, got {got} in {sample.name!r}: make the labels anew"
+                f"expected an image of the size of its labels, got {got} in {sample.name!r}: make the labels anew"
             )
         if short_side_px is not None:
             image = read_image(image, size=short_side_px)
@@ -79,7 +81,7 @@ def token_figures(
         halves[(count - 1) % 2].add(tok.encode(image).ids, labels[None])
     if count < 2:
         raise DataError(
-            f"expected two samples or more, got {count}: codes are named on one half, measured on the other"
+            f"expected two samples or more, got {count}: codes are labelled on one half and measured on the other"
         )
     pairs = zip(*(half.levels for half in halves), strict=True)
     return tuple(_figures(stride, even, odd) for stride, (even, odd) in zip(strides, pairs, strict=True))

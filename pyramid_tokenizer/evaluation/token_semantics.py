@@ -1,4 +1,4 @@
-"""What a code means: the classes of the pixels it covers, how pure that is, and the best masks a look-up could reach."""
+"""Which classes a code stands for: the classes of the pixels that it covers, their purity, and the masks they would give."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from pyramid_tokenizer.images.labelled.sets import IGNORED
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class LevelSemantics:
-    """How the pixels under each entry of one codebook are spread over classes. Everything follows from the counts.
+    """How the pixels of each codebook entry are distributed over classes. Everything is computed from the counts.
 
-    Purity is measured on the pixels that name the codes, so it grows with K: an entry seen once is pure. Read it beside
-    `majority_share`, its value for a codebook of one entry, and beside `oracle_scores`, which is measured elsewhere.
+    Purity is measured on the same pixels that label the codes, so it grows with K: an entry that occurs once is pure. Compare it
+    with `majority_share`, which is the purity of a codebook of one entry, and with `oracle_scores`, which uses other images.
 
     Example:
         >>> level = LevelSemantics(counts=torch.tensor([[9, 1], [2, 6], [0, 0]]))
@@ -29,45 +29,45 @@ class LevelSemantics:
     """
 
     counts: Tensor
-    """(K, N) int64 on the CPU: labelled pixels under entry k that are of class n."""
+    """(K, N) int64 on the CPU: how many labelled pixels of entry k have class n."""
 
     @property
     def purity(self) -> Tensor:
-        """(K,) float64: share of an entry's pixels that its commonest class holds; nan where it covers none."""
+        """(K,) float64: share of an entry's pixels that have its most frequent class; nan for an entry without pixels."""
         return self.counts.amax(1).double() / self.counts.sum(1)
 
     @property
     def mean_purity(self) -> float:
-        """Purity with every entry weighing the pixels it covers: the accuracy of its own majority classes."""
+        """The mean purity of the entries, weighted by their numbers of pixels."""
         return float(self.counts.amax(1).sum().double() / self.counts.sum())
 
     @property
     def majority_share(self) -> float:
-        """Share of all pixels that the commonest class holds: what saying it everywhere gets right."""
+        """Share of all pixels that have the most frequent class: the accuracy of predicting it everywhere."""
         return float(self.counts.sum(0).amax().double() / self.counts.sum())
 
     @property
     def majority(self) -> Tensor:
-        """(K,) int64: an entry's commonest class, the lowest of equals; −1 where it covers no labelled pixel."""
+        """(K,) int64: an entry's most frequent class (of equals the lowest); −1 for an entry without labelled pixels."""
         return self.counts.argmax(1).masked_fill(self.counts.sum(1) == 0, NONE)
 
     @property
     def num_seen(self) -> int:
-        """Entries that cover a labelled pixel."""
+        """How many entries cover a labelled pixel."""
         return int((self.counts.sum(1) > 0).sum())
 
 
 class TokenSemantics:
-    """Counts of entry and class over a stream of images, level by level; one (K_l, N) table a level is all it keeps.
+    """Counts pixels by codebook entry and class over a stream of images; it keeps one (K_l, N) table per level.
 
     Args:
-        codebook_sizes: K_l per level.
-        strides: s_l per level: image pixels along each side of a cell.
-        num_classes: N; classes are 0 … N − 1.
-        ignore: Label of pixels that do not count, outside 0 … N − 1.
+        codebook_sizes: The number of entries K_l of each level.
+        strides: The stride of each level: image pixels along each side of a cell.
+        num_classes: The number of classes N; the classes are 0 … N − 1.
+        ignore: The label of pixels that are not counted, outside 0 … N − 1.
 
     Raises:
-        ConfigError: `codebook_sizes` and `strides` of different lengths or below 1, or `ignore` is a class.
+        ConfigError: `codebook_sizes` and `strides` have different lengths or a value below 1, or `ignore` is a class.
 
     Example:
         >>> semantics = TokenSemantics((4, 8), strides=(2, 1), num_classes=2)
@@ -95,13 +95,13 @@ class TokenSemantics:
         """Counts a batch of images.
 
         Args:
-            ids: Per level (B, h_l, w_l) of an integer dtype, e.g. `TokenPyramid.ids`. Cells beyond the labels, from
-                padding at the right and bottom, are left out.
-            labels: (B, H, W) of an integer dtype: 0 … N − 1 or `ignore`.
+            ids: For each level (B, h_l, w_l) of an integer dtype, for example `TokenPyramid.ids`. Cells beyond the labels,
+                which come from padding at the right and the bottom, are left out.
+            labels: The labels (B, H, W) of an integer dtype: 0 … N − 1 or `ignore`.
 
         Raises:
-            TokenRangeError: Another number of levels, grids that do not cover the labels, or an id outside its codebook.
-            DataError: A label that is neither a class nor `ignore`, or labels that are no (B, H, W) integers.
+            TokenRangeError: The number of levels differs, a grid does not cover the labels, or an id is outside its codebook.
+            DataError: A label is neither a class nor `ignore`, or the labels are not integers (B, H, W).
         """
         if len(ids) != len(self._counts):
             raise TokenRangeError(f"expected ids of {len(self._counts)} levels, got {len(ids)}: pass TokenPyramid.ids")
@@ -114,22 +114,22 @@ class TokenSemantics:
 
     @property
     def levels(self) -> tuple[LevelSemantics, ...]:
-        """What was counted so far, coarse to fine; later `add`s do not change it."""
+        """The counts so far, coarse to fine; later calls of `add` do not change the returned ones."""
         return tuple(LevelSemantics(counts=counts.clone()) for counts in self._counts)
 
 
 def oracle_scores(fit: LevelSemantics, test: LevelSemantics) -> ConfusionScores:
-    """Scores of masks that label every code by its majority class: what a look-up of single codes could reach at best.
+    """Scores the masks that give every code its majority class: the best that a look-up of single codes could reach.
 
-    Name the codes on one half of the images and measure on the other; with `fit` as `test` too it is an upper bound that
-    knows the answers. A code that `fit` never saw counts as "none".
+    Label the codes on one half of the images and measure on the other. With the same counts as `fit` and `test` the result is
+    an upper bound that has seen the answers. A code that does not occur in `fit` is predicted as "none".
 
     Args:
-        fit: Counts that name the codes.
-        test: Counts of other images, of the same codebook and classes.
+        fit: The counts that label the codes.
+        test: The counts of other images, for the same codebook and classes.
 
     Raises:
-        DataError: Counts of different codebooks or class lists.
+        DataError: The counts are of different codebooks or class lists.
 
     Example:
         >>> fit = LevelSemantics(counts=torch.tensor([[9, 1], [2, 6], [0, 0]]))
@@ -140,7 +140,7 @@ def oracle_scores(fit: LevelSemantics, test: LevelSemantics) -> ConfusionScores:
     if fit.counts.shape != test.counts.shape:
         got = f"{tuple(fit.counts.shape)} and {tuple(test.counts.shape)}"
         raise DataError(
-            f"expected counts (K, N) of one codebook and class list, got {got}: measure the same level twice"
+            f"expected counts (K, N) of one codebook and class list, got {got}: give two counts of the same level"
         )
     num_classes = test.counts.shape[1]
     named = fit.majority % (num_classes + 1)  # (K,): −1 becomes the last column, "none"

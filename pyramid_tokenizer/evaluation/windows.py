@@ -1,4 +1,4 @@
-"""Scores of a large image from a model of a fixed size: overlapping windows, or one resized view."""
+"""Scores of a large image: from overlapping windows, or from the image at another size."""
 
 from __future__ import annotations
 
@@ -12,28 +12,28 @@ from pyramid_tokenizer.errors import ConfigError, DataError
 from pyramid_tokenizer.images.read import read_image
 
 ScoreFn = Callable[[Tensor], Tensor]
-"""Image (3, h, w) float in [0, 1] -> scores (N, h, w) float, higher = more likely."""
+"""A function from an image (3, h, w) float in [0, 1] to scores (N, h, w) float; a higher score is more likely."""
 
 
 def sliding_window(score_fn: ScoreFn, image: Tensor, *, window_px: int, stride_px: int) -> Tensor:
-    """Scores of an image, each pixel's the mean over all windows that cover it.
+    """Scores an image by overlapping windows; a pixel's score is the mean over all windows that cover it.
 
-    Windows start at the top left every `stride_px`; the last of a row or column is shifted inside, so that all have the
-    same size. A side shorter than the window is taken whole. The mean is a running one: where all windows agree, as for
-    a `score_fn` that looks at one pixel only, it is exactly what they say.
+    Windows start at the top left, every `stride_px`. The last window of a row or column is shifted inside, so that all have
+    the same size; a side that is shorter than the window is taken whole. The mean is computed as a running mean, so it is exact
+    where all windows give the same score.
 
     Args:
-        score_fn: Scores of a window: (3, h, w) -> (N, h, w), finite.
+        score_fn: Scores a window: (3, h, w) -> (N, h, w), all finite.
         image: (3, H, W) float in [0, 1].
-        window_px: Side of the windows, at least 1.
-        stride_px: Step from one window to the next, in 1 … window_px.
+        window_px: The side of the windows, at least 1.
+        stride_px: The step from one window to the next, from 1 to `window_px`.
 
     Returns:
-        (N, H, W) of the scores' dtype and device, float32 where that is of fewer bits.
+        Scores (N, H, W) on the device of `score_fn`'s scores, of their dtype but at least float32.
 
     Raises:
-        ConfigError: `window_px` or `stride_px` out of their range.
-        DataError: The image is not (3, H, W), or `score_fn` gives another shape than (N, h, w), or NaN or infinite scores.
+        ConfigError: `window_px` or `stride_px` is out of its range.
+        DataError: The image is not (3, H, W), or `score_fn` returns another shape than (N, h, w), NaN or infinite scores.
 
     Example:
         >>> image = torch.rand(3, 20, 33)
@@ -59,21 +59,21 @@ def sliding_window(score_fn: ScoreFn, image: Tensor, *, window_px: int, stride_p
 
 
 def at_short_side(score_fn: ScoreFn, image: Tensor, *, short_side_px: int) -> Tensor:
-    """Scores of an image seen at another size, resized back to its own: most protocols fix the short side.
+    """Scores an image at another size and resizes the scores back; most protocols fix the short side of the image.
 
-    The image is resized as by `read_image` (bicubic, antialiased, aspect kept), the scores bilinearly: label maps are
-    made of them at the size of the ground truth, never the other way round.
+    The image is resized as `read_image` does (bicubic, antialiased, with its aspect ratio), the scores bilinearly. Label maps
+    are computed from the resized scores at the size of the labels; labels themselves are never resized.
 
     Args:
-        score_fn: Scores (N, h', w') of an image (3, h, w), of any grid that covers it; a `sliding_window` may be inside.
+        score_fn: Scores an image: (3, h, w) -> (N, h', w') on any grid that covers it. It may call `sliding_window`.
         image: (3, H, W) float in [0, 1].
-        short_side_px: Short side that `score_fn` sees, at least 1.
+        short_side_px: The short side of the image that `score_fn` gets, at least 1.
 
     Returns:
-        (N, H, W) of the scores' dtype and device, float32 where that is of fewer bits.
+        Scores (N, H, W) on the device of `score_fn`'s scores, of their dtype but at least float32.
 
     Raises:
-        DataError: The image is not (3, H, W), or `score_fn` gives no (N, h', w') float, or NaN or infinite scores.
+        DataError: The image is not (3, H, W), or `score_fn` returns no float (N, h', w'), or NaN or infinite scores.
         ImageValueError: `short_side_px` is below 1.
 
     Example:
@@ -104,10 +104,12 @@ def _scores_of(score_fn: ScoreFn, image: Tensor, *, same_size: bool = True) -> T
     if scores.ndim != 3 or not scores.is_floating_point() or (same_size and scores.shape[1:] != size):
         expected = f"float scores (N, {size[0]}, {size[1]})" if same_size else "float scores (N, h, w)"
         raise DataError(
-            f"expected {expected}, got {scores.dtype} {tuple(scores.shape)}: resize them to the image they are of"
+            f"expected {expected}, got {scores.dtype} {tuple(scores.shape)}: resize the scores to the size of the image"
         )
     if not bool(scores.isfinite().all()):
-        raise DataError("expected finite scores, got NaN or infinite ones: mask classes by leaving them out")
+        raise DataError(
+            "expected finite scores, got NaN or infinite ones: leave a class out rather than giving it an infinite score"
+        )
     scores = scores.detach()
     return scores if scores.dtype in (torch.float32, torch.float64) else scores.float()
 

@@ -21,7 +21,7 @@ CACHE_VARIABLE = "PYRAMID_TOKENIZER_CACHE"
 """Environment variable: the folder for copies of Parquet files' images, instead of ~/.cache/pyramid_tokenizer."""
 
 _LOGGER = logging.getLogger(__name__)
-_COLUMN_NAMES = frozenset({"image", "img", "jpg", "jpeg", "png", "webp", "picture", "photo"})
+_COLUMN_NAMES = frozenset({"image", "img", "jpg", "jpeg", "png", "webp", "photo"})
 _ROWS_AT_ONCE = 64  # photos of some MB each still fit in memory
 _STEM_BYTES = 100
 

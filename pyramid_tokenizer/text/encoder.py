@@ -20,7 +20,7 @@ from pyramid_tokenizer.text.names import as_list, clean_text, parse_names
 TEMPLATES: dict[str, tuple[str, ...]] = {
     "plain": ("{}",),
     "photo": ("a photo of a {}",),
-    "default": ("a photo of a {}", "an image of {}", "a picture of the {}", "a photo of the {} in the scene"),
+    "default": ("a photo of a {}", "an image of {}", "a photo of the {}", "a photo of the {} in the scene"),
 }
 """Sets of prompts by name; "{}" is where a phrase goes."""
 

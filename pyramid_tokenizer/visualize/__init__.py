@@ -1,4 +1,4 @@
-"""Images for people: sheets of many images with titles and captions, and label maps over their photos."""
+"""Draws sheets of images with titles and captions, and label maps over their photos."""
 
 from pyramid_tokenizer.tokens.palette import class_colour
 from pyramid_tokenizer.visualize.overlay import overlay

@@ -1,4 +1,4 @@
-"""`draw_legend`: coloured swatches with names and shares, in columns on white."""
+"""`draw_legend`: draws coloured swatches with names and shares in columns on white."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from PIL import Image, ImageDraw, ImageFont
 
 from pyramid_tokenizer.visualize.lettering import CAPTION, FRAME, TITLE, WHITE, Font, find_font, shorten, widest
 
-_NAME_EMS = 12  # longer names are cut
-_CELL_EMS = 6  # no column is narrower: with a short name and a share
-_LEAST_ROWS = 8  # even where that is more than the height to keep within
+_NAME_EMS = 12  # longer names are shortened
+_CELL_EMS = 6  # the least width of a column: a short name and a share
+_LEAST_ROWS = 8  # the least height of a legend, even if it is higher than asked for
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -23,26 +23,26 @@ class LegendEntry:
 
     name: str
     fallback: str
-    """Shown in its place, in ASCII, where no font has the name's letters."""
+    """An ASCII text that is shown instead of the name if no font has the letters of the name."""
     share: float
-    """In [0, 1]."""
+    """The share of the image, in [0, 1]."""
     colour: tuple[int, int, int] | None
-    """(red, green, blue) in 0..255 of the swatch; None for no swatch."""
+    """(red, green, blue) in 0..255 of the swatch; None draws no swatch."""
 
 
 def draw_legend(
     entries: Sequence[LegendEntry], *, width_px: int, height_px: int, last: Sequence[LegendEntry] = ()
 ) -> Image.Image:
-    """Entries down the columns, from the left; those that find no room become one, "and 3 more", with their common share.
+    """Draws the entries column by column; entries without room become one line such as "and 3 more" with their total share.
 
     Args:
-        entries: The most important first.
-        width_px: To fill; one entry may need more.
-        height_px: To keep within by leaving entries out, down to eight rows.
-        last: Entries that stand behind the others and are never left out.
+        entries: The entries, the most important first.
+        width_px: The width of the legend; it is exceeded if one entry needs more.
+        height_px: The greatest height; entries are left out to keep it, but at least eight rows are drawn.
+        last: Entries that are drawn after the others and are never left out.
 
     Returns:
-        RGB on white, at least `width_px` wide.
+        An RGB image on white, at least `width_px` wide.
 
     Example:
         >>> dog = LegendEntry(name="dog", fallback="class 1", share=0.25, colour=(231, 118, 4))
@@ -52,7 +52,7 @@ def draw_legend(
     text_px = min(max(round(min(width_px, height_px) / 36), 12), 36)
     style = _Style(text_px=text_px, width=width_px)
     most_rows = max(_LEAST_ROWS, (height_px - 2 * text_px) // style.row)
-    # no font is looked for, and no letter measured, of entries that cannot find room whatever their names
+    # entries that cannot have room, however short their names are, are not measured
     shown = min(len(entries), most_rows * (width_px // (_CELL_EMS * text_px) + 1))
     lines, ends = style.lines(entries[:shown]), style.lines(last)
     while True:
@@ -66,38 +66,38 @@ def draw_legend(
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Line:
-    """An entry as it is drawn."""
+    """An entry with its font and its width."""
 
     name: str
     font: Font
     share: str
     colour: tuple[int, int, int] | None
     width: int
-    """In pixels, from the swatch's left to the share's right."""
+    """Pixels from the left side of the swatch to the right side of the share."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Style:
-    """Measures in pixels, and what follows from them."""
+    """The measures of a legend in pixels."""
 
     text_px: int
-    """Size of the text, of the swatches and of the margin."""
+    """The size of the text, of the swatches and of the margin."""
     width: int
-    """To fill."""
+    """The width of the legend."""
 
     @property
     def row(self) -> int:
-        """From one line to the next."""
+        """The distance from one line to the next."""
         return round(1.6 * self.text_px)
 
     @property
     def indent(self) -> int:
-        """From a swatch's left to its name's."""
+        """The distance from the left side of a swatch to that of its name."""
         return round(1.6 * self.text_px)
 
     @property
     def gap(self) -> int:
-        """Between columns."""
+        """The distance between columns."""
         return round(1.2 * self.text_px)
 
     @property
@@ -117,7 +117,7 @@ class _Style:
         return lines
 
     def columns(self, lines: Sequence[_Line]) -> list[Sequence[_Line]]:
-        """As many columns as fit."""
+        """Arranges the lines in as many columns as fit."""
         for count in range(len(lines), 0, -1):
             rows = math.ceil(len(lines) / count)
             columns = [lines[start : start + rows] for start in range(0, len(lines), rows)]
@@ -126,7 +126,7 @@ class _Style:
         return [lines]
 
     def needed(self, columns: Sequence[Sequence[_Line]]) -> int:
-        """Width with the margins."""
+        """The width that the columns need, margins included."""
         return 2 * self.text_px + sum(map(_widest_line, columns)) + self.gap * (len(columns) - 1)
 
     def draw(self, columns: Sequence[Sequence[_Line]]) -> Image.Image:

@@ -1,4 +1,4 @@
-"""Letters on images: their colours and measures, and fonts that have the letters of a text."""
+"""Text on images: its colours and widths, and fonts that contain the letters of a text."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ TITLE, CAPTION, FRAME, WHITE = "#212121", "#696969", "#dedede", "#ffffff"
 Font: TypeAlias = "ImageFont.FreeTypeFont | ImageFont.ImageFont"
 
 _ELLIPSIS = "…"
-# Looked for in this order where Pillow's own font lacks a letter; together what Linux, macOS and Windows bring along.
+# Tried in this order if Pillow's own font lacks a letter; they are installed by default on Linux, macOS or Windows.
 _SYSTEM_FONTS = (
     *("DejaVuSans.ttf", "NotoSans-Regular.ttf", "NotoSansCJK-Regular.ttc", "NotoSansDevanagari-Regular.ttf"),
     *("wqy-zenhei.ttc", "DroidSansFallbackFull.ttf", "Arial Unicode.ttf", "PingFang.ttc", "Hiragino Sans GB.ttc"),
@@ -22,7 +22,10 @@ _SYSTEM_FONTS = (
 
 
 def find_font(text: str, *, px: int) -> Font | None:
-    """A font that has every letter of `text`: Pillow's own, which is nearly ASCII, else the machine's; None for neither.
+    """Finds a font that has every letter of `text`: Pillow's own font, which has little beyond ASCII, or one of the system.
+
+    Returns:
+        The font, or None if no font has every letter.
 
     Example:
         >>> find_font("dog", px=12).getname()
@@ -36,7 +39,7 @@ def find_font(text: str, *, px: int) -> Font | None:
 
 
 def widest(texts: Sequence[str], font: Font) -> int:
-    """Pixels that the longest line of any text takes; 0 for none."""
+    """The width in pixels of the longest line of any text; 0 without text."""
     return max((round(font.getlength(line)) + 1 for text in texts for line in text.split("\n") if line), default=0)
 
 
@@ -46,7 +49,7 @@ def line_height(font: Font) -> int:
 
 
 def shorten(text: str, font: Font, *, width_px: int) -> str:
-    """`text`, or as much of its beginning as fits with "…" behind it."""
+    """Returns `text`, or as much of its beginning as fits, followed by "…"."""
     if widest([text], font) <= width_px:
         return text
     end = len(text)
@@ -57,7 +60,7 @@ def shorten(text: str, font: Font, *, width_px: int) -> str:
 
 @lru_cache(maxsize=64)
 def _load(name: str | None, px: int) -> Font | None:
-    """Pillow's own font for None; None for a font that the machine does not have."""
+    """Loads a font; None is Pillow's own. Returns None for a font that is not installed."""
     if name is None:
         return ImageFont.load_default(px)
     try:

@@ -1,4 +1,4 @@
-"""`overlay`: a label map as colours over the photo, with a legend of the classes that occur."""
+"""`overlay`: draws a label map as colours over the photo, with a legend of the classes that occur."""
 
 from __future__ import annotations
 
@@ -31,30 +31,30 @@ def overlay(
     palette: Sequence[str | tuple[int, int, int]] | None = None,
     legend: bool = True,
 ) -> Image.Image:
-    """A photo with each class in its colour, thin borders in the full colour, and a legend below.
+    """Draws a photo with each class in its colour, with thin borders in the full colour and a legend below.
 
-    The legend lists the classes that occur, most frequent first, each with its share of the image, in as many columns as
-    fit; where there is no room for all, it says how many are left out. Names in letters that no font of this machine has are
-    shown as "class 7", with a warning.
+    The legend lists the classes that occur, the most frequent first, each with its share of the image. If there is no room for
+    all of them, it says how many are left out. A name in letters that no installed font has is shown as "class 7", with a
+    warning.
 
     Args:
-        image: See `ImageLike`; (H, W) pixels.
-        labels: (H, W) integers, the index of each pixel's class in `names`; -1 is no class and stays as in the photo.
-        names: What the classes are called.
-        alpha: How much of the colour covers the photo, in [0, 1]; 0 leaves the borders.
-        palette: A colour for each name, as "#rrggbb", a CSS name or (red, green, blue) in 0..255. By default `class_colour`:
-            a class has the same colour in every image.
-        legend: Add the legend.
+        image: The photo, as anything that `read_image` takes, of (H, W) pixels.
+        labels: (H, W) integers: the index of each pixel's class in `names`. Pixels with -1 have no class and no colour.
+        names: The names of the classes.
+        alpha: The opacity of the colours, in [0, 1]; 0 shows the borders only.
+        palette: A colour for each name, as "#rrggbb", a CSS name or (red, green, blue) in 0..255. The default is `class_colour`,
+            which gives an index the same colour in every image.
+        legend: Whether the legend is drawn.
 
     Returns:
-        RGB, the photo's size; with the legend higher, and wider where the photo is narrower than one entry. The photo is
-        in the top left corner.
+        An RGB image with the photo in its top left corner and the legend below. It is wider than the photo if the photo is
+        narrower than one entry of the legend.
 
     Raises:
-        ImageValueError: Labels of another size than the photo, no integers, or of no name; an alpha outside [0, 1]; fewer
-            colours than names or none of the kinds above; or `image` as in `read_image`.
-        ImageFileError: As in `read_image`.
-        ImageTooLargeError: As in `read_image`.
+        ImageValueError: The labels have another size than the photo, are not integers or have no name; alpha is outside
+            [0, 1]; there are fewer colours than names, or a colour of another kind; or `read_image` refuses the image.
+        ImageFileError: `read_image` cannot read the file.
+        ImageTooLargeError: `read_image` finds the image too large.
 
     Example:
         >>> labels = np.repeat([[-1, 0, 2]], 60, axis=1).repeat(90, axis=0)
@@ -114,14 +114,14 @@ def _read_colour(colour: str | _Colour) -> _Colour:
 
 
 def _to_images(photo: Image.Image, classes: NDArray[Any], colours: Sequence[_Colour], alpha: float) -> Image.Image:
-    table = np.array([*colours, (0, 0, 0)], dtype=np.uint8)  # -1 takes the last
+    table = np.array([*colours, (0, 0, 0)], dtype=np.uint8)  # index -1 takes the last entry
     opacity = np.where(_borders(classes), 255, round(255 * alpha)).astype(np.uint8)
     opacity[classes == _NO_CLASS] = 0
     return Image.composite(Image.fromarray(table[classes]), photo, Image.fromarray(opacity))
 
 
 def _borders(classes: NDArray[Any]) -> NDArray[np.bool_]:
-    """(H, W): where another class is near."""
+    """(H, W): whether a pixel of another class is near."""
     borders = np.zeros(classes.shape, dtype=bool)
     for step in range(1, max(1, round(min(classes.shape) / 500)) + 1):
         for axis in (0, 1):

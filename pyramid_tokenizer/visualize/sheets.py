@@ -1,4 +1,4 @@
-"""`contact_sheet`: rows of images with titles and captions, as one image on white."""
+"""`contact_sheet`: draws rows of images with titles and captions as one image on white."""
 
 from __future__ import annotations
 
@@ -20,22 +20,22 @@ def contact_sheet(
     row_titles: Sequence[str] = (),
     captions: Sequence[Sequence[str]] = (),
 ) -> Image.Image:
-    """Images in rows and columns, each at its own size in the middle of its cell, with text around them.
+    """Draws images in rows and columns, each at its own size in the middle of its cell, with text around them.
 
-    A column is as wide as its widest image or text, a row as high as its highest image. Text grows with the images.
-    It is set in Pillow's own font, which has ASCII and little more: other letters show as boxes.
+    A column is as wide as its widest image or text, and a row is as high as its highest image. The size of the text grows with
+    the images. The font is Pillow's own, which has little beyond ASCII: other letters appear as boxes.
 
     Args:
-        rows: Images of any size; rows may differ in length.
-        column_titles: Above the columns; () for none.
-        row_titles: Left of the rows; () for none.
-        captions: Below each image, in rows like the images; may have several lines; () for none.
+        rows: The images, of any size; rows may differ in length.
+        column_titles: The titles above the columns; () for none.
+        row_titles: The titles left of the rows; () for none.
+        captions: The texts below the images, in rows like the images, of one line or several; () for none.
 
     Returns:
-        One RGB image; transparency is composited on white.
+        One RGB image; transparent images are drawn on white.
 
     Raises:
-        ImageValueError: There is no image, or titles or captions do not match the rows and columns.
+        ImageValueError: There is no image, or the titles or captions do not match the rows and columns.
 
     Example:
         >>> red, blue = Image.new("RGB", (64, 48), "red"), Image.new("RGB", (64, 48), "blue")
@@ -65,18 +65,18 @@ def contact_sheet(
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Layout:
-    """Where things go, in pixels."""
+    """The positions of everything on a sheet, in pixels."""
 
     title: Font
     caption: Font
     margin: int
-    """Around everything."""
+    """The distance from the border of the sheet."""
     gap: int
-    """Between cells."""
+    """The distance between cells."""
     columns: list[tuple[int, int]]
-    """Left and right of each column."""
+    """The left and the right side of each column."""
     rows: list[tuple[int, int]]
-    """Top and bottom of each row's images; captions follow below."""
+    """The top and the bottom of the images of each row; the captions follow below."""
     size: tuple[int, int]
     """Width and height of the sheet."""
 
@@ -126,12 +126,12 @@ def _check(
 
 
 def _columns(rows: Sequence[Sequence[object]]) -> list[list]:
-    """Rows that may differ in length -> columns."""
+    """The columns of rows that may differ in length."""
     return [[row[j] for row in rows if j < len(row)] for j in range(max(map(len, rows), default=0))]
 
 
 def _spans(start: int, lengths: Sequence[int], gaps: Sequence[int]) -> list[tuple[int, int]]:
-    """Start and end of each length, one behind the other with its gap after it."""
+    """The start and the end of each length, if they follow one another with their gaps between them."""
     steps = [length + gap for length, gap in zip(lengths, gaps, strict=True)]
     starts = itertools.accumulate(steps[:-1], initial=start)
     return [(begin, begin + length) for begin, length in zip(starts, lengths, strict=True)]

@@ -116,5 +116,5 @@ def test_a_bug_is_not_hidden_behind_a_line(run, monkeypatch, photos):
 def test_a_device_that_is_not_there_is_one_line(run, model, photos, device, told):
     done = run("encode", photos / "a.png", "--model", model, "--device", device)
     assert done.exit_code == 1
-    assert done.stderr.startswith(f'error: expected a device of this machine, e.g. "cpu", got {told}')
+    assert done.stderr.startswith("error: ") and f"got {told}" in done.stderr
     assert done.stderr.count("\n") == 1

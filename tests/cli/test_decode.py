@@ -38,7 +38,7 @@ def test_a_file_of_several_images_becomes_numbered_images(run, model, tok, token
         assert_same_image(here / "decoded" / f"both-{i}.png", expected)
     again = run("decode", tokens / "both.tokens", "--model", model)
     assert again.exit_code == 1
-    assert "'decoded/both-0.png' and 1 more there already" in again.stderr
+    assert "'decoded/both-0.png' and 1 more" in again.stderr
 
 
 def test_tokens_of_another_tokenizer_are_refused_by_file_and_fingerprint(run, other_model, tok, tokens, here):
@@ -62,7 +62,7 @@ def test_damaged_files_and_files_with_too_few_levels_are_passed_over_and_named(r
     assert len(told) == 3
     assert "damaged.tokens" in told[0]
     assert "short.tokens: expected --levels of at most 1, got 2" in told[1]
-    assert told[2] == "error: 2 of 4 files could not be used, see above"
+    assert told[2].startswith("error: 2 of 4 files")
 
 
 def test_existing_images_are_replaced_by_force_alone(run, model, tokens, here):

@@ -44,7 +44,7 @@ def test_the_table_has_every_figure_of_every_photo_and_the_files_are_told(demo):
         assert -1 <= float(ssim) <= 1
         assert encode_ms.isdigit()
         assert decode_ms.isdigit()
-    assert rows["pictures"] == ["out/demo.png"]
+    assert rows["images"] == ["out/demo.png"]
     assert rows["token"] == ["files", "out/tokens"]
     assert [line for line in demo.stdout.splitlines() if line.startswith("words ")] == [
         f"words        out/overlay-{name}.png: {', '.join(word.split('|')[0] for word in words)}"

@@ -74,11 +74,11 @@ def test_a_background_class_is_found_by_words_or_a_threshold(run, model, labelle
 
 
 def test_token_semantics_has_a_row_a_level(run, model, tok, labelled):
-    done = run("evaluate", "segmentation", *SMALL, "--model", model, "--token-meaning", "--json", "x.json")
+    done = run("evaluate", "segmentation", *SMALL, "--model", model, "--token-semantics", "--json", "x.json")
     assert done.exit_code == 0, done.stderr
     levels = json.loads((labelled.parent / "x.json").read_text())["token_semantics"]
     assert [level["codebook_size"] for level in levels] == list(tok.quantizer.codebook_sizes)
-    assert "commonest class %" in done.stdout
+    assert "most frequent class %" in done.stdout
     assert all(0 <= level["majority_share"] <= level["purity"] <= 1 for level in levels)
 
 
@@ -103,7 +103,7 @@ def test_a_file_that_is_there_is_replaced_only_when_asked(run, model, labelled):
         (("--split", "train"), "use a split of few"),
         (("--classes", "two.txt"), "expected label values of 2 classes, got 2 in 'set/labels/0.png'"),
         (("--classes", "no.txt"), "'no.txt'"),
-        (("--classes", "rest.txt"), "--background 'wall,floor,sky', whose words stand for it, or --threshold 0.5"),
+        (("--classes", "rest.txt"), "--threshold 0.5"),
         (("--threshold", "0.5"), "no rule for the background with protocol 'folder'"),
         (("--threshold", "0.5", "--background", "wall"), "--background or --threshold, got both"),
         (("--threshold", "5"), "--threshold in [-1, 1], got 5.0"),
@@ -112,7 +112,7 @@ def test_a_file_that_is_there_is_replaced_only_when_asked(run, model, labelled):
         (("--window", "16", "--window-stride", "24"), "stride_px 24"),
         (("--mode", "decoder"), "expected a segmentation head"),
         (("--json", "set"), "the folder 'set'"),
-        (("--limit", "1", "--token-meaning"), "two samples or more, got 1"),
+        (("--limit", "1", "--token-semantics"), "two samples or more, got 1"),
     ],
 )
 def test_what_does_not_fit_is_one_line(run, model, labelled, options, told):

@@ -63,10 +63,10 @@ def test_token_files_are_found_in_folders_by_their_suffix(here):
 @pytest.mark.parametrize(
     ("find", "argument", "error", "message"),
     [
-        (find_images, "nope.png", ImageFileError, "got 'nope.png': nothing of that name exists"),
-        (find_images, "none/*.png", ImageFileError, "got 'none/\\*.png': nothing of that name exists"),
+        (find_images, "nope.png", ImageFileError, "got 'nope.png'"),
+        (find_images, "none/*.png", ImageFileError, "got 'none/\\*.png'"),
         (find_images, "empty", DataError, "'empty', got none"),
-        (find_tokens, "nope.tokens", TokenFileError, "got 'nope.tokens': nothing of that name exists"),
+        (find_tokens, "nope.tokens", TokenFileError, "got 'nope.tokens'"),
         (find_tokens, "empty", TokenFileError, "'empty', got none"),
     ],
 )
@@ -105,7 +105,7 @@ def test_sources_of_one_name_from_two_folders_are_refused_by_both_paths(here):
 
 def test_existing_results_are_replaced_by_force_alone(here):
     touch("out/a.tokens", "out/b.tokens")
-    with pytest.raises(PyramidTokenizerError, match=r"'out/a\.tokens' and 1 more there already.*--force"):
+    with pytest.raises(PyramidTokenizerError, match=r"'out/a\.tokens' and 1 more.*--force"):
         plan("a.jpg", "b.jpg", "c.jpg")
     assert plan("a.jpg", "b.jpg", force=True) == ["out/a.tokens", "out/b.tokens"]
 

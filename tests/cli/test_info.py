@@ -72,7 +72,7 @@ def test_a_backbone_shows_its_blocks_the_levels_of_its_preset_and_the_command_th
     done = run("info", "--backbone", "ViT-L-14", "--size", 224)
     assert done.exit_code == 0, done.stderr
     shown = rows(done.stdout)
-    assert ["family", "VisionTransformer,", "303,966,208", "numbers,", "frozen"] in shown
+    assert ["family", "VisionTransformer,", "303,966,208", "parameters,", "frozen"] in shown
     assert ["blocks", "5,", "11,", "17,", "23", "of", "24"] in shown
     assert ["0", "28", "8x8", "64", "4,096", "64", "12.00", "0.0153"] in shown
     assert ["1", "14", "16x16", "256", "4,096", "32", "12.00", "0.0612"] in shown

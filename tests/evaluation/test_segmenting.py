@@ -97,11 +97,11 @@ def test_classes_seen_some_at_a_time_give_the_same_labels(seg, image, monkeypatc
 
 
 def test_a_background_that_nothing_finds_is_refused_and_a_rule_without_one_too():
-    with pytest.raises(ConfigError, match=r"'voc-21', whose class 0 is .* --background .* --threshold"):
+    with pytest.raises(ConfigError, match=r"'voc-21', whose class 0 is .*--background .*--threshold"):
         check_background(find_protocol("voc-21"), None)
-    with pytest.raises(ConfigError, match=r"no rule .* 'voc-20', got 0.5: .* ignored there"):
+    with pytest.raises(ConfigError, match=r"no rule .* 'voc-20', got 0.5"):
         check_background(find_protocol("voc-20"), 0.5)
-    with pytest.raises(ConfigError, match=r"no rule .* 'voc-20b', .* words of its own"):
+    with pytest.raises(ConfigError, match=r"no rule .* 'voc-20b', got \['wall'\]"):
         check_background(find_protocol("voc-20b"), ["wall"])
     check_background(find_protocol("voc-21"), 0.0)
 
