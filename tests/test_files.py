@@ -21,7 +21,7 @@ from pyramid_tokenizer.images.files import save_image
 from pyramid_tokenizer.images.tables import ParquetImages
 from pyramid_tokenizer.text.cache import EmbeddingCache
 from pyramid_tokenizer.tokens.format import write_file
-from pyramid_tokenizer.training.config import TrainConfig
+from pyramid_tokenizer.config.training import TrainConfig
 from pyramid_tokenizer.training.resume import check_settings
 from pyramid_tokenizer.training.state import save_state
 

@@ -1,10 +1,10 @@
-"""`finetune`: a trained model and images or masks of one's own -> a model that knows them better."""
+"""The command `finetune`: trains a model further, on images or on masks of one's own."""
 
 from __future__ import annotations
 
 from enum import Enum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
@@ -12,6 +12,10 @@ from pyramid_tokenizer.cli.finetune_segmentation import Classes, Joint, Masks, O
 from pyramid_tokenizer.cli.progress import show_steps
 from pyramid_tokenizer.cli.terminal import load_tokenizer, make_console
 from pyramid_tokenizer.cli.training_options import (
+    SHEET_EVERY,
+    SOURCE_HELP,
+    USUAL,
+    USUAL_PERCEPTUAL,
     Accumulate,
     Bf16,
     CodebookRate,
@@ -21,26 +25,30 @@ from pyramid_tokenizer.cli.training_options import (
     Half,
     Out,
     Perceptual,
-    PerceptualKind,
     Seed,
     SheetEvery,
     TensorBoard,
     Workers,
     check_out,
+    shared_settings,
     tell_end,
+    warnings_as_lines,
 )
+from pyramid_tokenizer.config.training import TrainConfig
 from pyramid_tokenizer.errors import ConfigError
 
-if TYPE_CHECKING:
-    from pyramid_tokenizer.training import TrainConfig
+HEAD_BATCH_SIZE = 8
+"""Default of --batch-size for a segmentation head: crops are larger and logits of many classes take memory."""
+HEAD_CROP_PX = 192
+"""Default of --crop for a segmentation head: an object and what is around it."""
 
 IMAGES_ONLY = (
     *("column", "codebooks", "codebook_steps", "codebook_lr", "fit_images", "perceptual", "sheet_every"),
     "tensorboard",
 )
-"""Options that say nothing about a segmentation head."""
+"""Options that only --images takes."""
 MASKS_ONLY = ("classes", "split", "joint", "own_trunk")
-"""Options of the segmentation head."""
+"""Options that only --segmentation takes."""
 
 
 class Codebooks(str, Enum):
@@ -58,33 +66,48 @@ Images = Annotated[
     str | None,
     typer.Option(
         metavar="SOURCE",
-        help="A folder of images, a .txt that lists files, WebDataset .tar shards, Parquet files, or a saved data set.",
+        help=SOURCE_HELP,
     ),
 ]
 Start = Annotated[
     Codebooks,
     typer.Option(
         metavar="refit|continue|frozen",
-        help="With --images: run k-means anew, refine by gradients, or keep every id so that stored tokens stay valid.",
+        help="With --images: run k-means anew, refine the codebooks by gradients, or keep every id, so that stored tokens stay "
+        "valid.",
     ),
 ]
 Steps = Annotated[
     int | None,
-    typer.Option(metavar="N", min=0, help="Steps of the decoder, or of the head.  [default: 2000; head 1500]"),
+    typer.Option(
+        metavar="N",
+        min=0,
+        help="Training steps of the decoder, or of the head.  "
+        f"[default: {USUAL.decoder_steps}; head {USUAL.head_steps}]",
+    ),
 ]
 BatchSize = Annotated[
-    int | None, typer.Option(metavar="N", min=1, help="Crops per pass and process.  [default: 32; head 8]")
+    int | None,
+    typer.Option(
+        metavar="N",
+        min=1,
+        help=f"Crops per pass and process.  [default: {USUAL.batch_size}; head {HEAD_BATCH_SIZE}]",
+    ),
 ]
 Crop = Annotated[
     int | None,
     typer.Option(
-        metavar="PIXELS", min=1, help="Side of a crop, a multiple of the coarsest stride.  [default: 128; head 192]"
+        metavar="PIXELS",
+        min=1,
+        help=f"Side of a crop, a multiple of the coarsest stride.  [default: {USUAL.crop_px}; head {HEAD_CROP_PX}]",
     ),
 ]
 Rate = Annotated[
     float | None,
     typer.Option(
-        "--lr", metavar="RATE", help="Peak learning rate of the decoder, or of the head.  [default: 7e-4; head 1e-3]"
+        "--lr",
+        metavar="RATE",
+        help=f"Peak learning rate of the decoder, or of the head.  [default: {USUAL.decoder_lr}; head {USUAL.head_lr}]",
     ),
 ]
 
@@ -103,61 +126,57 @@ def finetune(
     codebooks: Start = Codebooks.refit,
     column: Column = None,
     steps: Steps = None,
-    codebook_steps: CodebookSteps = 0,
-    fit_images: FitImages = 4000,
+    codebook_steps: CodebookSteps = USUAL.codebook_steps,
+    fit_images: FitImages = USUAL.fit_images,
     batch_size: BatchSize = None,
-    accumulate: Accumulate = 1,
+    accumulate: Accumulate = USUAL.accumulate,
     crop: Crop = None,
     lr: Rate = None,
-    codebook_lr: CodebookRate = 3e-4,
-    perceptual: Perceptual = PerceptualKind.none,
+    codebook_lr: CodebookRate = USUAL.codebook_lr,
+    perceptual: Perceptual = USUAL_PERCEPTUAL,
     bf16: Bf16 = False,
-    seed: Seed = 0,
-    workers: Workers = 0,
-    sheet_every: SheetEvery = 500,
+    seed: Seed = USUAL.seed,
+    workers: Workers = USUAL.workers,
+    sheet_every: SheetEvery = SHEET_EVERY,
     tensorboard: TensorBoard = False,
     half: Half = False,
 ) -> None:
-    """Train a model further, on images of your own, or teach it masks.
+    """Train a model further on images of your own, or teach it to segment from masks.
 
-    With --images codebooks and decoder learn. With --segmentation a head learns to find classes in the tokens; ids stay the
-    same, and without --joint every decoded pixel too. An option of one kind is refused with the other.
+    With --images, codebooks and decoder are trained; a segmentation head that no longer fits them is left out, which is told.
+    With --segmentation, a segmentation head is trained on the tokens: every id stays the same, and so does every decoded pixel
+    unless --joint is given. Options of one kind are refused with the other.
 
-    Interrupt it at any time: the same command resumes. See `train` for several GPUs.
+    A run may be interrupted at any time: the same command goes on from there. See `train` for several GPUs.
     """
     check_kind(context, images=images, masks=segmentation)
     check_out(out)
-    from pyramid_tokenizer.training import TrainConfig
-
-    common = {"accumulate": accumulate, "mixed_precision": "bf16" if bf16 else "no", "seed": seed, "workers": workers}
-    usual = TrainConfig()
+    common = {"accumulate": accumulate, "bf16": bf16, "seed": seed, "workers": workers}
     if segmentation is not None:
-        steps = usual.head_steps if steps is None else steps
+        steps = USUAL.head_steps if steps is None else steps
         config = TrainConfig(
             head_steps=steps,
-            batch_size=batch_size or 8,
-            crop_px=crop or 192,
-            head_lr=usual.head_lr if lr is None else lr,
+            batch_size=batch_size or HEAD_BATCH_SIZE,
+            crop_px=crop or HEAD_CROP_PX,
+            head_lr=USUAL.head_lr if lr is None else lr,
             decoupled=not joint,
-            log_every=log_every(steps),
-            **common,
+            **shared_settings(steps=steps, **common),
         )
         chosen = {"split": split, "classes": classes, "own_trunk": own_trunk}
         train_on_masks(model, segmentation, config=config, out=out, half=half, **chosen)
         return
-    steps = usual.decoder_steps if steps is None else steps
+    steps = USUAL.decoder_steps if steps is None else steps
     config = TrainConfig(
         fit_images=fit_images,
         codebook_steps=codebook_steps,
-        batch_size=batch_size or usual.batch_size,
-        crop_px=crop or usual.crop_px,
-        decoder_lr=usual.decoder_lr if lr is None else lr,
+        batch_size=batch_size or USUAL.batch_size,
+        crop_px=crop or USUAL.crop_px,
+        decoder_lr=USUAL.decoder_lr if lr is None else lr,
         codebook_lr=codebook_lr,
         perceptual=perceptual.value,
-        log_every=log_every(steps),
         sheet_every=sheet_every,
         tensorboard=tensorboard,
-        **common,
+        **shared_settings(steps=steps, **common),
     )
     assert images is not None
     _train_on_images(
@@ -165,16 +184,11 @@ def finetune(
     )
 
 
-def log_every(steps: int) -> int:
-    """Steps between two lines: about twenty lines a run, at least one line in fifty steps."""
-    return max(1, min(50, steps // 20))
-
-
 def check_kind(context: typer.Context, *, images: str | None, masks: Path | None) -> None:
-    """Refuses both kinds of data, none, and options that were typed for the other kind.
+    """Checks that one kind of data is given, and no option that only the other kind takes.
 
     Raises:
-        ConfigError: It does.
+        ConfigError: Both kinds or neither are given, or an option of the other kind.
     """
     if (images is None) == (masks is None):
         got = "neither" if masks is None else f"both, {images} and {masks}"
@@ -183,7 +197,7 @@ def check_kind(context: typer.Context, *, images: str | None, masks: Path | None
         )
     if context.params["joint"] and context.params["own_trunk"]:
         raise ConfigError(
-            "expected --joint or --own-trunk, got both: the decoder paints from the trunk that it shares with the head"
+            "expected --joint or --own-trunk, got both: --joint trains the trunk that the head shares with the decoder"
         )
     kind, other, strangers = (
         ("--segmentation", "--images", IMAGES_ONLY) if masks is not None else ("--images", "--segmentation", MASKS_ONLY)
@@ -216,7 +230,7 @@ def _train_on_images(
     tok = load_tokenizer(model)
     console.print(f"finetune: {len(source):,} images, {model}, codebooks: {codebooks} -> {out}")
     before = tok.fingerprint
-    with show_steps(console) as log:
+    with warnings_as_lines(), show_steps(console) as log:
         options: dict[str, Any] = {"codebooks": codebooks, "config": config, "half": half, "log": log}
         finetune_images(tok, source, steps=steps, out=out, **options)
     tell_end(console, out, len(source))

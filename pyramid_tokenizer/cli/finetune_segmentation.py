@@ -1,4 +1,4 @@
-"""`finetune --segmentation`: a trained model and masks of one's own -> the model with a segmentation head."""
+"""The command `finetune --segmentation`: adds a segmentation head to a model, trained on masks of one's own."""
 
 from __future__ import annotations
 
@@ -23,31 +23,37 @@ Masks = Annotated[
     typer.Option(
         "--segmentation",
         metavar="FOLDER",
-        help="Instead of --images: train a segmentation head on images/, labels/*.png, whose values are lines of classes.txt "
-        "from 0, 255 for ignored.",
+        help="Instead of --images: train a segmentation head on the images in FOLDER/images and the masks in "
+        "FOLDER/labels/*.png, whose values are lines of FOLDER/classes.txt counted from 0; pixels of value 255 do not count.",
     ),
 ]
 Classes = Annotated[
     Path | None,
-    typer.Option(metavar="FILE", help="With --segmentation: class names, one a line, in place of FOLDER/classes.txt."),
+    typer.Option(
+        metavar="FILE", help="With --segmentation: a file of class names, one a line, in place of FOLDER/classes.txt."
+    ),
 ]
 Split = Annotated[
     str | None,
     typer.Option(
         metavar="NAME",
-        help="With --segmentation: the images listed in FOLDER/splits/NAME.txt; all with a label file if not given.",
+        help="With --segmentation: train on the images listed in FOLDER/splits/NAME.txt; by default on all that have a mask.",
     ),
 ]
 Joint = Annotated[
     bool,
-    typer.Option("--joint", help="With --segmentation: train the decoder too, for masks and pixels at once; ids stay."),
+    typer.Option(
+        "--joint", help="With --segmentation: train the decoder too, for masks and pixels at once; ids stay the same."
+    ),
 ]
 OwnTrunk = Annotated[
     bool,
-    typer.Option("--own-trunk", help="With --segmentation: give the head a trunk of its own, not the decoder's."),
+    typer.Option(
+        "--own-trunk", help="With --segmentation: give the head a trunk of its own instead of sharing the decoder's."
+    ),
 ]
 SHOWN_NAMES = 8
-"""Class names in the command that is told at the end, at most."""
+"""Largest number of class names in the command that is printed at the end."""
 
 
 def train_on_masks(
@@ -61,17 +67,17 @@ def train_on_masks(
     out: Path,
     half: bool,
 ) -> None:
-    """Trains the head, saves the model and tells how to see it.
+    """Trains a segmentation head, saves the model, and prints the command that shows what it does.
 
     Args:
-        model: A name, directory or repository.
-        folder: With images/, labels/ and, unless `classes` is given, classes.txt.
-        split: A list of names in splits/; None takes every label file.
-        classes: Class names, one a line.
-        config: How to train.
-        own_trunk: Give the head a trunk of its own.
+        model: A bundled model, a directory, or a Hub repository.
+        folder: The labelled set, with images/, labels/ and, unless `classes` is given, classes.txt.
+        split: Name of a list of images in splits/; None takes every image that has a mask.
+        classes: File of class names, one a line.
+        config: Steps, crops and rates.
+        own_trunk: Whether the head gets a trunk of its own.
         out: Folder of the new model.
-        half: Store decoder and head as float16.
+        half: Whether decoder and head are stored in float16.
 
     Raises:
         PyramidTokenizerError: As `open_segmentation_set`, `PyramidTokenizer.from_pretrained` and `train_segmentation`.
@@ -101,7 +107,7 @@ def train_on_masks(
 
 
 def open_masks(folder: Path, *, split: str | None, classes: Path | None) -> SegmentationSet:
-    """The set in a folder, with each word of its class names left to one class."""
+    """The labelled set in a folder; a word that several class names share is left to one of them."""
     from pyramid_tokenizer.images.labelled import distinct_names, open_segmentation_set
 
     folder, classes = folder.expanduser(), classes and classes.expanduser()
@@ -110,13 +116,13 @@ def open_masks(folder: Path, *, split: str | None, classes: Path | None) -> Segm
 
 
 def check_labels(labelled: SegmentationSet, console: Console) -> None:
-    """Reads every label file once, so that a wrong one ends the run now and not in its last step."""
+    """Reads every label file once, so that a wrong one ends the run at its start and not in its last step."""
     with show_progress(console, "check labels", len(labelled)) as advance:
         for _ in labelled:
             advance()
 
 
 def learned_names(labelled: SegmentationSet) -> list[str]:
-    """Names of the classes without the background's."""
+    """Names of the classes that the head learns: all but the background."""
     background = labelled.protocol.background_class
     return [name for index, name in enumerate(labelled.names) if index != background]

@@ -1,4 +1,4 @@
-"""`train`: images -> a model of one's own."""
+"""The command `train`: from images to a model of one's own."""
 
 from __future__ import annotations
 
@@ -12,6 +12,9 @@ import typer
 from pyramid_tokenizer.cli.progress import show_steps
 from pyramid_tokenizer.cli.terminal import make_console
 from pyramid_tokenizer.cli.training_options import (
+    SHEET_EVERY,
+    USUAL,
+    USUAL_PERCEPTUAL,
     Accumulate,
     BatchSize,
     Bf16,
@@ -23,7 +26,6 @@ from pyramid_tokenizer.cli.training_options import (
     Half,
     Out,
     Perceptual,
-    PerceptualKind,
     Rate,
     Seed,
     SheetEvery,
@@ -32,8 +34,11 @@ from pyramid_tokenizer.cli.training_options import (
     TensorBoard,
     Workers,
     check_out,
+    shared_settings,
     tell_end,
+    warnings_as_lines,
 )
+from pyramid_tokenizer.config.training import TrainConfig
 from pyramid_tokenizer.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -43,24 +48,28 @@ if TYPE_CHECKING:
 Config = Annotated[
     Path | None,
     typer.Option(
-        metavar="FILE", help="Layout and backbone of a new model, in the format of a saved model's config.json."
+        metavar="FILE",
+        help="Backbone, levels and decoder of the new model, in the format of a saved model's config.json.",
     ),
 ]
 BackboneDir = Annotated[
     Path | None,
-    typer.Option(metavar="FOLDER", help="With --config: the backbone, in open_clip's local-directory layout."),
+    typer.Option(
+        metavar="FOLDER", help="With --config: the folder of the backbone, in open_clip's local-directory layout."
+    ),
 ]
 Model = Annotated[
     str | None,
     typer.Option(
-        metavar="NAME", help="Instead of --config: the model whose backbone and layout are reused.  [default: tiny]"
+        metavar="NAME",
+        help="Instead of --config: the model whose backbone, levels and decoder are taken over, untrained.  [default: tiny]",
     ),
 ]
 Backbone = Annotated[
     str | None,
     typer.Option(
         metavar="NAME",
-        help='Instead of --config: an open_clip backbone with the layout that suits it, e.g. "ViT-B-16" or "hf-hub:ORG/REPO".',
+        help='Instead of --config: an open_clip backbone, with the levels that suit it, e.g. "ViT-B-16" or "hf-hub:ORG/REPO".',
     ),
 ]
 Pretrained = Annotated[
@@ -79,30 +88,29 @@ def train(
     backbone_dir: BackboneDir = None,
     model: Model = None,
     column: Column = None,
-    steps: Steps = 2000,
-    codebook_steps: CodebookSteps = 0,
-    fit_images: FitImages = 4000,
-    batch_size: BatchSize = 32,
-    accumulate: Accumulate = 1,
-    crop: Crop = 128,
-    lr: Rate = 7e-4,
-    codebook_lr: CodebookRate = 3e-4,
-    perceptual: Perceptual = PerceptualKind.none,
+    steps: Steps = USUAL.decoder_steps,
+    codebook_steps: CodebookSteps = USUAL.codebook_steps,
+    fit_images: FitImages = USUAL.fit_images,
+    batch_size: BatchSize = USUAL.batch_size,
+    accumulate: Accumulate = USUAL.accumulate,
+    crop: Crop = USUAL.crop_px,
+    lr: Rate = USUAL.decoder_lr,
+    codebook_lr: CodebookRate = USUAL.codebook_lr,
+    perceptual: Perceptual = USUAL_PERCEPTUAL,
     bf16: Bf16 = False,
-    seed: Seed = 0,
-    workers: Workers = 0,
-    sheet_every: SheetEvery = 500,
+    seed: Seed = USUAL.seed,
+    workers: Workers = USUAL.workers,
+    sheet_every: SheetEvery = SHEET_EVERY,
     tensorboard: TensorBoard = False,
     half: Half = False,
 ) -> None:
     """Train a model on images.
 
-    Fits the codebooks, then trains the decoder; the backbone stays frozen. Interrupt it at any time: the same command resumes.
-    On several GPUs, run it with `accelerate launch -m pyramid_tokenizer.cli train ...`.
+    The codebooks are fitted, then the decoder is trained; the backbone stays frozen. A run may be interrupted at any time: the
+    same command goes on from there. For several GPUs, start it with `accelerate launch -m pyramid_tokenizer.cli train ...`.
     """
     check_out(out)
     from pyramid_tokenizer.images import open_images
-    from pyramid_tokenizer.training import TrainConfig
     from pyramid_tokenizer.training import train as train_images
 
     settings = TrainConfig(
@@ -110,24 +118,22 @@ def train(
         codebook_steps=codebook_steps,
         fit_images=fit_images,
         batch_size=batch_size,
-        accumulate=accumulate,
         crop_px=crop,
         decoder_lr=lr,
         codebook_lr=codebook_lr,
         perceptual=perceptual.value,
-        mixed_precision="bf16" if bf16 else "no",
-        seed=seed,
-        workers=workers,
-        log_every=max(1, min(50, max(steps, codebook_steps) // 20)),
         sheet_every=sheet_every,
         tensorboard=tensorboard,
+        **shared_settings(
+            accumulate=accumulate, bf16=bf16, seed=seed, workers=workers, steps=max(steps, codebook_steps)
+        ),
     )
     console = make_console()
     source = open_images(images, column=column)
     tok = _make_tokenizer(backbone, pretrained, config, backbone_dir, model)
     sizes = "+".join(str(size) for size in tok.quantizer.codebook_sizes)
     console.print(f"train: {len(source):,} images, codebooks of {sizes} entries -> {out}")
-    with show_steps(console) as log:
+    with warnings_as_lines(), show_steps(console) as log:
         train_images(tok, source, out=out, config=settings, half=half, log=log)
     tell_end(console, out, len(source))
 

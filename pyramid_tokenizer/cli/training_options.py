@@ -1,18 +1,29 @@
-"""Options that `train` and `finetune` share, and what both do around the training itself."""
+"""Options that `train` and `finetune` share, their defaults, and what both do around the training itself."""
 
 from __future__ import annotations
 
 import shlex
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from enum import Enum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from pyramid_tokenizer.config.training import TrainConfig
 from pyramid_tokenizer.errors import PyramidTokenizerError
 
 if TYPE_CHECKING:
     from rich.console import Console
+
+USUAL = TrainConfig()
+"""Where the options' defaults come from."""
+SHEET_EVERY = 500
+"""Default of --sheet-every. The library writes no sheets by default, because it may have no folder to write them in."""
+LINES_PER_RUN = 20
+"""Lines of the log in a short run, at least; a longer one has a line every `USUAL.log_every` steps."""
 
 
 class PerceptualKind(str, Enum):
@@ -23,25 +34,38 @@ class PerceptualKind(str, Enum):
     lpips = "lpips"
 
 
-Source = Annotated[
-    str,
+USUAL_PERCEPTUAL = PerceptualKind(USUAL.perceptual)
+"""Default of --perceptual."""
+SOURCE_HELP = "A folder of images, a .txt file that lists them, WebDataset .tar shards, Parquet files, or a saved Hugging Face data set."
+Source = Annotated[str, typer.Option("--images", metavar="SOURCE", help=SOURCE_HELP)]
+Column = Annotated[
+    str | None,
     typer.Option(
-        "--images",
-        metavar="SOURCE",
-        help="A folder of images, a .txt that lists files, WebDataset .tar shards, Parquet files, or a saved data set.",
+        metavar="NAME",
+        help="The column that holds the images in Parquet files or a data set; by default, the only one that does.",
     ),
 ]
-Column = Annotated[
-    str | None, typer.Option(metavar="NAME", help="Column of the images in Parquet or a data set; found if not given.")
-]
 Out = Annotated[
-    Path, typer.Option("--out", "-o", metavar="FOLDER", help="Where the model goes; the same command there resumes.")
+    Path,
+    typer.Option(
+        "--out",
+        "-o",
+        metavar="FOLDER",
+        help="Where the model is written. An interrupted run goes on by the same command.",
+    ),
 ]
-Steps = Annotated[int, typer.Option(metavar="N", min=0, help="Steps of the decoder.")]
+Steps = Annotated[int, typer.Option(metavar="N", min=0, help="Training steps of the decoder.")]
 CodebookSteps = Annotated[
-    int, typer.Option(metavar="N", min=0, help="Steps that refine the codebooks; 0 keeps their gradient-free fit.")
+    int,
+    typer.Option(
+        metavar="N",
+        min=0,
+        help="Training steps that refine the codebooks; 0 leaves them as the gradient-free fit made them.",
+    ),
 ]
-FitImages = Annotated[int, typer.Option(metavar="N", min=1, help="Crops of the gradient-free fit, at most.")]
+FitImages = Annotated[
+    int, typer.Option(metavar="N", min=1, help="Largest number of crops for the gradient-free fit of the codebooks.")
+]
 BatchSize = Annotated[int, typer.Option(metavar="N", min=1, help="Crops per pass and process.")]
 Accumulate = Annotated[int, typer.Option(metavar="N", min=1, help="Passes whose gradients make one step.")]
 Crop = Annotated[int, typer.Option(metavar="PIXELS", min=1, help="Side of a crop, a multiple of the coarsest stride.")]
@@ -52,21 +76,49 @@ CodebookRate = Annotated[
 Perceptual = Annotated[
     PerceptualKind,
     typer.Option(
-        metavar="none|backbone|lpips", help="Further loss of the decoder: on the backbone's finest maps, or LPIPS."
+        metavar="none|backbone|lpips",
+        help="A further loss of the decoder: the distance of the backbone's finest maps, or LPIPS.",
     ),
 ]
 Bf16 = Annotated[bool, typer.Option("--bf16", help="Train in bfloat16; the codebooks stay in float32.")]
-Seed = Annotated[int, typer.Option(metavar="N", help="With a step's number, the only source of chance.")]
+Seed = Annotated[
+    int, typer.Option(metavar="N", help="Random seed: a run with the same seed and data gives the same model.")
+]
 Workers = Annotated[
-    int, typer.Option(metavar="N", min=0, help="Processes that load images; 0 loads in the training one.")
+    int,
+    typer.Option(metavar="N", min=0, help="Processes that load images; at 0 the training process loads them itself."),
 ]
 SheetEvery = Annotated[
-    int, typer.Option(metavar="N", min=0, help="Steps between reconstruction sheets in FOLDER/sheets; 0 for none.")
+    int,
+    typer.Option(
+        metavar="N", min=0, help="Steps between two sheets of reconstructions in FOLDER/sheets; 0 writes none."
+    ),
 ]
 TensorBoard = Annotated[
     bool, typer.Option("--tensorboard", help="Also write the figures for TensorBoard, in FOLDER/tensorboard.")
 ]
-Half = Annotated[bool, typer.Option("--half", help="Store the decoder as float16: half the size.")]
+Half = Annotated[bool, typer.Option("--half", help="Store the decoder in float16, which halves its size.")]
+
+
+def shared_settings(*, accumulate: int, bf16: bool, seed: int, workers: int, steps: int) -> dict[str, Any]:
+    """Fields of `TrainConfig` that both commands and all stages take.
+
+    Args:
+        accumulate: As --accumulate.
+        bf16: As --bf16.
+        seed: As --seed.
+        workers: As --workers.
+        steps: Steps of the longest stage.
+    """
+    log_every = max(1, min(USUAL.log_every, steps // LINES_PER_RUN))
+    precision = "bf16" if bf16 else "no"
+    return {
+        "accumulate": accumulate,
+        "mixed_precision": precision,
+        "seed": seed,
+        "workers": workers,
+        "log_every": log_every,
+    }
 
 
 def check_out(out: Path) -> None:
@@ -76,7 +128,7 @@ def check_out(out: Path) -> None:
         out: Folder of the new model.
 
     Raises:
-        PyramidTokenizerError: It does.
+        PyramidTokenizerError: It holds such a model.
     """
     if (out / "config.json").exists() and not (out / ".training").is_dir():
         raise PyramidTokenizerError(
@@ -84,13 +136,25 @@ def check_out(out: Path) -> None:
         )
 
 
+@contextmanager
+def warnings_as_lines() -> Iterator[None]:
+    """While it is entered, a warning is one line on stderr, as an error is, without a place in the code."""
+
+    def show(message: Warning | str, *_: Any, **__: Any) -> None:
+        typer.echo(f"warning: {message}", err=True)
+
+    with warnings.catch_warnings():
+        warnings.showwarning = show
+        yield
+
+
 def tell_end(console: Console, out: Path, num_images: int) -> None:
-    """Says what could not be read, where the model is and how to look at it.
+    """Prints how many images could not be used, where the model is, and the command that shows what it does.
 
     Args:
-        console: Where to.
+        console: Where to print.
         out: Folder of the new model.
-        num_images: Of the source.
+        num_images: Number of images in the source.
     """
     from pyramid_tokenizer.images import read_skip_log
     from pyramid_tokenizer.training.train import SKIP_LOG

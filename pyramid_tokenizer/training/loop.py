@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from pyramid_tokenizer.errors import CheckpointError, PyramidTokenizerError
 from pyramid_tokenizer.training import distributed
-from pyramid_tokenizer.training.config import TrainConfig
+from pyramid_tokenizer.config.training import TrainConfig
 from pyramid_tokenizer.training.interrupt import StopRequest, leave_signals_to_the_parent
 from pyramid_tokenizer.training.process import reseed
 from pyramid_tokenizer.training.reports import Log

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from pyramid_tokenizer.training.config import PixelLoss
+from pyramid_tokenizer.config.training import PixelLoss
 
 PSNR_FLOOR = 1e-4
 """Squared error below which an image counts as solved (40 dB): keeps flat images from ruling the gradient."""

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from pyramid_tokenizer.errors import MissingExtraError, PyramidTokenizerError
-from pyramid_tokenizer.training.config import Perceptual
+from pyramid_tokenizer.config.training import Perceptual
 
 Distance = Callable[[Tensor, Tensor], Tensor]
 """Decoded images and originals, both (B, 3, H, W), originals in [0, 1] -> scalar."""

@@ -13,7 +13,7 @@ from accelerate.state import AcceleratorState, is_initialized
 from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwargs
 
 from pyramid_tokenizer.errors import ConfigError
-from pyramid_tokenizer.training.config import TrainConfig
+from pyramid_tokenizer.config.training import TrainConfig
 
 LONGEST_FIT = timedelta(hours=6)
 """The other processes wait this long for the main one to fit the codebooks."""

@@ -13,7 +13,7 @@ from pyramid_tokenizer.errors import CheckpointError
 from pyramid_tokenizer.files import write_text
 from pyramid_tokenizer.tokenizer import PyramidTokenizer
 from pyramid_tokenizer.training import distributed
-from pyramid_tokenizer.training.config import TrainConfig
+from pyramid_tokenizer.config.training import TrainConfig
 
 STATE_SUFFIX = ".pt"
 MACHINE_SETTINGS = ("workers", "log_every", "save_every", "sheet_every", "tensorboard")

@@ -20,7 +20,7 @@ from pyramid_tokenizer.images.labelled.crops import LabelledBatch, LabelledCrops
 from pyramid_tokenizer.quantizer.nearest import gather_rows
 from pyramid_tokenizer.segmentation.segmenter import Segmenter, build_head
 from pyramid_tokenizer.tokenizer import PyramidTokenizer
-from pyramid_tokenizer.training.config import TrainConfig
+from pyramid_tokenizer.config.training import TrainConfig
 from pyramid_tokenizer.training.loop import run_stage
 from pyramid_tokenizer.training.losses import pixel_loss
 from pyramid_tokenizer.training.process import accelerated, own_randomness, reseed

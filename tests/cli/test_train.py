@@ -31,7 +31,9 @@ def test_defaults_are_those_of_the_library(command):
     if command == "finetune":  # asks the library for those that depend on what it trains, and tells them in its help
         told = {parameter.name: parameter.help for parameter in get_command(app).commands[command].params}
         assert told["steps"].endswith("[default: 2000; head 1500]")
-        assert told["lr"].endswith("[default: 7e-4; head 1e-3]")
+        assert told["lr"].endswith("[default: 0.0007; head 0.001]")
+        assert told["batch_size"].endswith("[default: 32; head 8]")
+        assert told["crop"].endswith("[default: 128; head 192]")
         assert (library.decoder_steps, library.head_steps) == (2000, 1500)
         assert (library.decoder_lr, library.head_lr) == (7e-4, 1e-3)
     else:
