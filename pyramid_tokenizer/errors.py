@@ -24,6 +24,9 @@ PyramidTokenizerError
 
 from __future__ import annotations
 
+import difflib
+from collections.abc import Iterable
+
 
 class PyramidTokenizerError(Exception):
     """Base of all errors below. The message says what was expected, what came, and what to do."""
@@ -103,3 +106,22 @@ class DataError(PyramidTokenizerError, ValueError):
 
 class MissingExtraError(PyramidTokenizerError, ImportError):
     """An optional dependency that is not installed; the message names the pip command."""
+
+
+def did_you_mean(name: object, known: Iterable[str], *, otherwise: str = "") -> str:
+    """The hint for a name that nobody knows: "did you mean 'x'?" with up to three near names, whatever their case.
+
+    Args:
+        name: What was given.
+        known: What could have been given.
+        otherwise: The hint where no known name is near.
+
+    Example:
+        >>> did_you_mean("vit-b16", ["ViT-B-16", "RN50"])
+        "did you mean 'ViT-B-16'?"
+        >>> did_you_mean("zzz", ["ViT-B-16"], otherwise="see open_clip.list_models()")
+        'see open_clip.list_models()'
+    """
+    by_lower = {candidate.lower(): candidate for candidate in known}
+    near = [repr(by_lower[match]) for match in difflib.get_close_matches(str(name).lower(), list(by_lower), n=3)]
+    return f"did you mean {' or '.join(near)}?" if near else otherwise

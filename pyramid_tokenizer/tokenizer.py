@@ -10,7 +10,8 @@ import hashlib
 import itertools
 import json
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -18,60 +19,42 @@ import torch
 from torch import Tensor, nn
 
 from pyramid_tokenizer import hub
-from pyramid_tokenizer.backbones import load_backbone, name_backbone
+from pyramid_tokenizer.backbones import Backbone, load_backbone, name_backbone
 from pyramid_tokenizer.backbones.features import FeaturePyramid
 from pyramid_tokenizer.bucketing import encode_by_size
-from pyramid_tokenizer.config.models import Composition, LevelConfig, SegmentationConfig, TokenizerConfig
+from pyramid_tokenizer.config.models import Composition, LevelConfig, TokenizerConfig
 from pyramid_tokenizer.config.plain import to_dict
-from pyramid_tokenizer.decoder.pixels import PixelDecoder
-from pyramid_tokenizer.decoder.trunk import TopDownTrunk
+from pyramid_tokenizer.decoder import PixelDecoder, TopDownTrunk
 from pyramid_tokenizer.errors import CheckpointError, DataError, NotFittedError, TokenMismatchError, TokenRangeError
-from pyramid_tokenizer.hub.directory import WEIGHTS_FILE, backbone_folder, write_model
-from pyramid_tokenizer.images.pixels import pad_to_multiple
-from pyramid_tokenizer.images.read import ImageLike, to_batch
+from pyramid_tokenizer.hub.build import build_config, build_pixel_decoder, build_trunk, open_model
+from pyramid_tokenizer.images import ImageLike, pad_to_multiple, to_batch
 from pyramid_tokenizer.quantizer.build import build_quantizer
 from pyramid_tokenizer.quantizer.fit.levels import LevelReport, fit_quantizer
 from pyramid_tokenizer.quantizer.pyramid import PyramidQuantizer
-from pyramid_tokenizer.quantizer.recipe import preset_config
-from pyramid_tokenizer.text import TextEncoder
+from pyramid_tokenizer.text import Classification, Templates, TextEncoder
+from pyramid_tokenizer.tokens import TokenHealth, TokenPyramid, Vocabulary, measure_health
 from pyramid_tokenizer.tokens.geometry import grids_of
-from pyramid_tokenizer.tokens.health import TokenHealth, measure_health
-from pyramid_tokenizer.tokens.pyramid import Precision, TokenPyramid, trusted_pyramid
-from pyramid_tokenizer.tokens.vocabulary import Vocabulary
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
-class Classification:
-    """Names of images."""
-
-    labels: Tensor
-    """(B,) int64, an index into `names`."""
-    scores: Tensor
-    """(B, N) float32: cosine of the image's embedding with each class, in [-1, 1]; the highest of its synonyms'."""
-    names: tuple[str, ...]
-    """A class's name is its first synonym."""
-
+from pyramid_tokenizer.tokens.pyramid import Precision, trusted_pyramid
 
 OWN_PARTS = ("quantizer", "trunk", "pixel_decoder")
-"""The parts that model.safetensors holds; the frozen backbone has files of its own."""
+"""The parts whose tensors model.safetensors holds; the frozen backbone has files of its own."""
+
+Images = ImageLike | Sequence[ImageLike]
+"""One image, or several of one size: see `images.read.to_batch`."""
 
 
 class PyramidTokenizer(nn.Module):
     """Images -> a pyramid of discrete tokens -> images.
 
-    Make one with `from_pretrained`, `from_backbone` or `from_config`; the constructor takes ready modules.
+    Make one with `from_pretrained`, `from_backbone` or `from_config`; the constructor takes ready modules. `text` is the one
+    `TextEncoder` that `classify`, `similarity` and a `Segmenter` share; assign another to keep embeddings on disk.
 
-    Args:
-        config: The data the modules were built from.
-        backbone: Frozen backbone, (B, 3, H, W) -> FeaturePyramid.
-        quantizer: Features <-> ids.
-        trunk: Codes -> fused maps.
-        pixel_decoder: Finest fused map and linear reconstruction -> image.
+    A method that takes images raises ImageError for what is not an image, and NotFittedError before a first `fit`. A method
+    that takes tokens raises TokenMismatchError for those of another tokenizer, TokenRangeError for those no encoder made.
 
     Example:
         >>> tok = PyramidTokenizer.from_pretrained("tiny")
-        >>> photos = torch.rand(2, 3, 64, 96)
-        >>> tokens = tok.encode(photos)
+        >>> tokens = tok.encode(torch.rand(2, 3, 64, 96))
         >>> [tuple(ids.shape) for ids in tokens.ids]
         [(2, 2, 3), (2, 4, 6), (2, 8, 12)]
         >>> tok.decode(tokens).shape, tok.decode(tokens[:1]).shape
@@ -82,49 +65,38 @@ class PyramidTokenizer(nn.Module):
         self,
         config: TokenizerConfig,
         *,
-        backbone: Any,
+        backbone: Backbone,
         quantizer: PyramidQuantizer,
         trunk: TopDownTrunk,
         pixel_decoder: PixelDecoder,
     ):
+        """Takes the data that the modules were built from, the frozen backbone, and the modules of `hub.build`."""
         super().__init__()
         self.config = config
-        self.backbone = backbone
+        self.backbone: Backbone = backbone
         self.quantizer = quantizer
         self.trunk = trunk
         self.pixel_decoder = pixel_decoder
+        self.text = TextEncoder(backbone)
         self.eval().requires_grad_(False)
 
     @classmethod
     def from_config(
-        cls, config: TokenizerConfig, *, directory: Path | None = None, backbone: Any | None = None
+        cls, config: TokenizerConfig, *, directory: Path | None = None, backbone: Backbone | None = None
     ) -> PyramidTokenizer:
-        """Builds all modules: the backbone with its weights, the codebooks empty, the decoder untrained.
+        """A tokenizer with empty codebooks and an untrained decoder.
 
         Args:
             config: What to build.
-            directory: The backbone's own folder (open_clip's local-directory layout), where it has no public address.
-            backbone: A backbone that is loaded already.
-
-        Raises:
-            BackboneError: The backbone cannot be loaded.
-            CheckpointError: The backbone is not the one whose fingerprint the config holds, or its files are damaged.
-            ConfigError: Levels and backbone do not fit together.
+            directory: The folder of the backbone that the config names, where it has no public name; see `load_backbone`.
+            backbone: In its place, one that is loaded already.
         """
-        network: Any = load_backbone(config.backbone, directory=directory) if backbone is None else backbone
-        decoder = config.decoder
+        network = load_backbone(config.backbone, directory=directory) if backbone is None else backbone
         quantizer = build_quantizer(
             config.quantizer, channels=network.channels, strides=network.strides, embedding_dim=network.embedding_dim
         )
-        pixel_decoder = PixelDecoder(
-            in_channels=decoder.widths[-1],
-            stride=quantizer.strides[-1],
-            widths=decoder.pixel_widths,
-            depth=decoder.pixel_depth,
-        )
-        return cls(
-            config, backbone=network, quantizer=quantizer, trunk=build_trunk(config), pixel_decoder=pixel_decoder
-        )
+        parts = {"trunk": build_trunk(config), "pixel_decoder": build_pixel_decoder(config)}
+        return cls(config, backbone=network, quantizer=quantizer, **parts)
 
     @classmethod
     def from_backbone(
@@ -142,28 +114,14 @@ class PyramidTokenizer(nn.Module):
             name: An open_clip model name, "hf-hub:org/repo", a folder in open_clip's local-directory layout, or "toy".
             pretrained: A weight tag or a checkpoint file, beside an open_clip model name.
             blocks: Which of the backbone's blocks are read; the family's preset if not given.
-            levels: In place of the preset's (`presets.preset_levels`).
+            levels: In place of the preset's (`quantizer.recipe.preset_levels`).
             composition: How levels see each other.
 
         Raises:
-            BackboneError: The name or tag is unknown (near ones are told), or the weights cannot be fetched.
-            CheckpointError: The weights are of another architecture, or their file is damaged.
-            ConfigError: Blocks or levels do not fit the backbone.
-
-        Example:
-            >>> tok = PyramidTokenizer.from_backbone("toy")
-            >>> tok.quantizer.strides, tok.quantizer.codebook_sizes, tok.quantizer.is_fitted
-            ((32, 16, 8), (4096, 4096, 4096), False)
+            BackboneError, CheckpointError, ConfigError: As for `load_backbone`; ConfigError also for levels that do not fit.
         """
-        network: Any = load_backbone(name_backbone(name, pretrained=pretrained and str(pretrained), blocks=blocks))
-        config = preset_config(
-            dataclasses.replace(network.config, blocks=network.blocks),
-            channels=network.channels,
-            strides=network.strides,
-            levels=levels,
-            composition=composition,
-        )
-        return cls.from_config(config, backbone=network)
+        network = load_backbone(name_backbone(name, pretrained=pretrained and str(pretrained), blocks=blocks))
+        return cls.from_config(build_config(network, levels=levels, composition=composition), backbone=network)
 
     @classmethod
     def from_pretrained(
@@ -184,23 +142,20 @@ class PyramidTokenizer(nn.Module):
             cache_dir: Where Hub files are kept.
             local_files_only: Never ask the network.
             device: Where the modules go.
-            dtype: Of backbone and decoder; codebooks stay float32. With bfloat16 features, 0 to 5 % of a level's ids differ
-                (two photos on the bundled model): encode a dataset in one precision, float32 unless you must.
+            dtype: Precision of backbone and decoder; codebooks stay float32. With bfloat16 features, 0 to 5 % of a level's
+                ids differ (two photos on the bundled model): encode a dataset in one precision, float32 unless you must.
 
         Raises:
-            ModelNotFoundError: Nothing of that name.
-            ConfigError: Its config.json has unknown fields or values out of range.
-            CheckpointError: A weight is missing, extra, misshapen or altered.
-            BackboneError: The backbone's weights cannot be fetched.
+            ModelNotFoundError, ConfigError: There is no such model, or its config.json cannot be used.
+            CheckpointError, BackboneError: A weight is missing, extra, misshapen or altered, or cannot be fetched.
         """
-        directory = hub.resolve_model(name, revision=revision, cache_dir=cache_dir, local_files_only=local_files_only)
-        config = hub.read_config(directory)
-        tok = cls.from_config(config, directory=backbone_folder(directory, config.backbone))
-        tok.load_own(hub.read_weights(directory / WEIGHTS_FILE, tok.own_tensors()))
-        if config.fingerprint and tok.fingerprint != config.fingerprint:
+        found = open_model(name, revision=revision, cache_dir=cache_dir, local_files_only=local_files_only)
+        tok = cls.from_config(found.config, backbone=found.backbone)
+        tok.load_own(hub.read_weights(found.weights_file, tok.own_tensors()))
+        if found.config.fingerprint and tok.fingerprint != found.config.fingerprint:
             raise CheckpointError(
-                f"expected codebooks with fingerprint {config.fingerprint[:12]}, got {tok.fingerprint[:12]}: "
-                f"{directory / WEIGHTS_FILE} was altered; download or save the model again"
+                f"expected codebooks with fingerprint {found.config.fingerprint[:12]}, got {tok.fingerprint[:12]}: "
+                f"{found.weights_file} was altered; download or save the model again"
             )
         return tok.to(device=device, dtype=dtype)
 
@@ -234,39 +189,25 @@ class PyramidTokenizer(nn.Module):
     @property
     def vocabulary(self) -> Vocabulary:
         """Flattens token pyramids to one integer sequence and back."""
-        return Vocabulary(
-            codebook_sizes=self.quantizer.codebook_sizes, strides=self.quantizer.strides, fingerprint=self.fingerprint
-        )
+        sizes, strides = self.quantizer.codebook_sizes, self.quantizer.strides
+        return Vocabulary(codebook_sizes=sizes, strides=strides, fingerprint=self.fingerprint)
 
     @property
     def multiple_px(self) -> int:
         """Both sides of a batch are padded to multiples of this."""
         return math.lcm(self.quantizer.strides[0], self.backbone.multiple_px)
 
-    def encode(self, images: ImageLike | Sequence[ImageLike], *, size: int | None = None) -> TokenPyramid:
-        """Tokens of one image or of a batch of one size.
+    def encode(self, images: Images, *, size: int | None = None) -> TokenPyramid:
+        """Tokens of images of one size, after resizing their short side to `size` pixels where given.
 
-        Ids do not depend on the batch size but for rounding in the backbone. Measured with the bundled model: of 268,800 ids at
-        most 1 differs between batches of 1, 2, 7, 8 and 32, and none between processes (benchmarks/reconstruction.py, 2-core
-        CPU).
-
-        Args:
-            images: A PIL image, a path, an array (H, W, 3), a tensor (3, H, W) or (B, 3, H, W), or a list of same-sized ones;
-                arrays and tensors are uint8 in 0..255 or float in [0, 1] (`images.ImageLike` says more).
-            size: Resize the short side to this many pixels first; None keeps the native size.
-
-        Raises:
-            MixedSizesError: A list of different sizes; use `encode_many`.
-            ImageError: Unreadable files, NaN, wrong range, dtype or shape.
-            NotFittedError: The codebooks are empty.
+        Ids do not depend on the batch size but for rounding in the backbone: of 268,800 ids of the bundled model at most 1
+        differs between batches of 1, 2, 7, 8 and 32, none between processes (benchmarks/reconstruction.py, 2-core CPU).
         """
         batch = to_batch(images, size=size)
         height, width = batch.shape[-2:]
-        grids = grids_of((height, width), self.quantizer.strides)
         ids = self.quantizer.encode(self.features(batch))
         return trusted_pyramid(
-            # a backbone coarser than level 0 needs more padding than the tokens
-            ids=[level[:, :h, :w].contiguous() for level, (h, w) in zip(ids, grids, strict=True)],
+            ids=[level.contiguous() for level in self._cut(ids, (height, width))],
             codebook_sizes=self.quantizer.codebook_sizes,
             image_size=(height, width),
             fingerprint=self.fingerprint,
@@ -276,66 +217,39 @@ class PyramidTokenizer(nn.Module):
     def encode_many(
         self, images: Iterable[ImageLike], *, size: int | None = None, batch_size: int = 8
     ) -> list[TokenPyramid]:
-        """Tokens of images of any sizes, one pyramid each, in order.
-
-        Args:
-            images: Any iterable of what `encode` takes one of; read once, one by one.
-            size: Resize short sides to this many pixels first.
-            batch_size: Images of one size that are encoded together; up to eight times as many wait in memory for
-                others of their size.
-
-        Raises:
-            ImageError: As `encode`; the message tells the image's position. Also for a single image.
-            ConfigError: `batch_size` is below 1.
-            NotFittedError: The codebooks are empty.
-        """
+        """Tokens of images of any sizes, one pyramid each, in order: see `bucketing.encode_by_size`."""
         return encode_by_size(self.encode, images, size=size, batch_size=batch_size)
 
     @torch.no_grad()
     def decode(self, tokens: TokenPyramid) -> Tensor:
-        """Images of tokens, or of any prefix of their levels.
-
-        Args:
-            tokens: What `encode` gave, or a prefix of it, on any device.
-
-        Returns:
-            (B, 3, H, W) float32 in [0, 1] at the original size, on the tokenizer's device.
-
-        Raises:
-            TokenMismatchError: Another tokenizer made the tokens.
-            TokenRangeError: Tokens that no encoder made: grids that do not fit the strides or the image size.
-        """
+        """Images of tokens, or of any prefix of their levels: (B, 3, H, W) float32 in [0, 1], at the original size."""
         return self._to_images(self.codes(tokens), tokens.image_size)
 
-    def reconstruct(self, images: ImageLike | Sequence[ImageLike], *, size: int | None = None) -> Tensor:
-        """`decode(encode(images))`: (B, 3, H, W) float32 in [0, 1]."""
+    def reconstruct(self, images: Images, *, size: int | None = None) -> Tensor:
+        """`decode(encode(images, size=size))`: (B, 3, H, W) float32 in [0, 1]."""
         return self.decode(self.encode(images, size=size))
 
+    forward = reconstruct
+
     @torch.no_grad()
-    def reconstruct_continuous(self, images: ImageLike | Sequence[ImageLike], *, size: int | None = None) -> Tensor:
-        """As `reconstruct`, from the features before quantisation: what the codebooks cost. (B, 3, H, W) in [0, 1]."""
+    def reconstruct_continuous(self, images: Images, *, size: int | None = None) -> Tensor:
+        """As `reconstruct`, from the features before quantisation: the difference is what the codebooks cost."""
         batch = to_batch(images, size=size)
         height, width = batch.shape[-2:]
         maps = self.quantizer.encode_continuous(self.features(batch))
-        grids = grids_of((height, width), self.quantizer.strides)
-        return self._to_images([x[..., :h, :w] for x, (h, w) in zip(maps, grids, strict=True)], (height, width))
+        return self._to_images(self._cut(maps, (height, width)), (height, width))
 
     @torch.no_grad()
     def features(self, batch: Tensor, *, with_dense: bool = False) -> FeaturePyramid:
-        """What the frozen backbone gives for a (B, 3, H, W) batch in [0, 1], padded by edge replication.
+        """The frozen backbone's features of a (B, 3, H, W) batch in [0, 1], padded by edge replication.
 
-        With `with_dense`, or where a level sees the dense map, also the text-aligned outputs.
+        With `with_dense`, or where a level reads the dense features, also the text-aligned outputs.
         """
         padded = pad_to_multiple(batch.to(self.device), multiple=self.multiple_px)
         return self.backbone(padded, with_dense=with_dense or self.quantizer.reads_dense)
 
     def ids(self, tokens: TokenPyramid) -> list[Tensor]:
-        """The tokens' ids on the tokenizer's device, (B, h_l, w_l) int64 per level, checked to be its own.
-
-        Raises:
-            TokenMismatchError: Another tokenizer made the tokens.
-            TokenRangeError: Tokens that no encoder made: grids that do not fit the strides or the image size.
-        """
+        """The tokens' ids on the tokenizer's device, (B, h_l, w_l) int64 per level, checked to be its own."""
         self._check_own(tokens.fingerprint)
         expected = grids_of(tokens.image_size, self.quantizer.strides)[: len(tokens)]
         if tokens.grids != expected:
@@ -346,82 +260,62 @@ class PyramidTokenizer(nn.Module):
         return [ids.to(self.device) for ids in tokens.ids]
 
     def codes(self, tokens: TokenPyramid) -> tuple[Tensor, ...]:
-        """Codebook vectors of the tokens: (B, d_l, h_l, w_l) float32 per level.
-
-        Raises:
-            TokenMismatchError: Another tokenizer made the tokens.
-            TokenRangeError: Tokens that no encoder made: grids that do not fit the strides or the image size.
-        """
+        """Codebook vectors of the tokens: (B, d_l, h_l, w_l) float32 per level."""
         return self.quantizer.codes(self.ids(tokens))
 
     @torch.no_grad()
     def fused(self, tokens: TokenPyramid) -> list[Tensor]:
-        """The trunk's maps of tokens or of a prefix: (B, width_l, h_l, w_l) for every level of the pyramid.
-
-        Raises:
-            TokenMismatchError, TokenRangeError: As `codes`.
-        """
+        """The trunk's maps of tokens or of a prefix: (B, width_l, h_l, w_l) for every level of the pyramid."""
         return self.trunk([level.to(self.dtype) for level in self.codes(tokens)])
 
     @torch.no_grad()
     def embedding(self, tokens: TokenPyramid) -> Tensor:
-        """The images' place in the space they share with words, from tokens alone: (B, D) float32, unit norm.
-
-        Raises:
-            TokenMismatchError: Another tokenizer made the tokens.
-            TokenRangeError: Tokens that no encoder made: grids that do not fit the strides or the image size.
-        """
+        """The images' embeddings in CLIP's joint space, from tokens alone: (B, D) float32, unit norm."""
         return self.quantizer.embedding(self.ids(tokens))
 
-    @torch.no_grad()
-    def similarity(self, tokens: TokenPyramid, texts: Sequence[str]) -> Tensor:
+    def similarity(self, source: TokenPyramid | Images, texts: Sequence[str], *, size: int | None = None) -> Tensor:
         """Cosine of every image with every text, from tokens alone: (B, N) float32 in [-1, 1].
 
-        Args:
-            tokens: Of B images.
-            texts: N sentences or phrases, read as they stand; see `text.TextEncoder` for class names in prompts.
-
-        Raises:
-            ConfigError: A bare string, or an empty text.
-            TokenMismatchError, TokenRangeError: As `embedding`.
+        `source` is tokens, or images, which are encoded first, at `size`. Texts are read as they are, without a prompt.
         """
-        words = TextEncoder(self.backbone, templates="plain").encode(texts)
-        return self.embedding(tokens) @ words.to(self.device).T
+        words = self.text.encode(texts, templates="plain")
+        return self.embedding(self.tokens_of(source, size=size)) @ words.to(self.device).T
 
     def classify(
-        self, tokens: TokenPyramid, names: Sequence[str], *, templates: str | Sequence[str] = "default"
+        self,
+        source: TokenPyramid | Images,
+        names: Sequence[str],
+        *,
+        templates: Templates = "default",
+        size: int | None = None,
     ) -> Classification:
-        """The name that suits each image best, from tokens alone.
+        """The class that suits each image best, from tokens alone.
 
         Args:
-            tokens: Of B images.
-            names: N classes; synonyms as "car|automobile".
-            templates: Prompts that the names are read in: a set of `text.TEMPLATES`, or some with one "{}" each.
-
-        Raises:
-            ConfigError: No names, a bare string, empty or repeated words.
-            TokenMismatchError, TokenRangeError: As `embedding`.
+            source: Tokens, or images, which are encoded first.
+            names: N classes; synonyms as "car|automobile". ConfigError where one is empty or occurs twice.
+            templates: Prompts that names are put into: a set of `text.TEMPLATES`, or some with one "{}" each.
+            size: Resize the short side of images to this many pixels first.
 
         Example:
             >>> tok = PyramidTokenizer.from_pretrained("tiny")
-            >>> found = tok.classify(tok.encode(torch.rand(2, 3, 64, 64)), ["dog", "cat", "bicycle|bike"])
+            >>> found = tok.classify(torch.rand(2, 3, 64, 64), ["dog", "cat", "bicycle|bike"])
             >>> found.scores.shape, found.names
             (torch.Size([2, 3]), ('dog', 'cat', 'bicycle'))
         """
-        words = TextEncoder(self.backbone, templates=templates).encode_names(names)
-        scores = words.class_scores(self.embedding(tokens) @ words.embeddings.to(self.device).T)  # (B, N)
-        return Classification(labels=scores.argmax(1), scores=scores, names=words.names)
+        words = self.text.encode_names(names, templates=templates)
+        return words.classify(self.embedding(self.tokens_of(source, size=size)))
+
+    def tokens_of(self, source: TokenPyramid | Images, *, size: int | None = None, stacklevel: int = 3) -> TokenPyramid:
+        """Tokens as they are; images encoded, at `size`. A `size` for tokens is ignored with a warning."""
+        if not isinstance(source, TokenPyramid):
+            return self.encode(source, size=size)
+        if size is not None:
+            warnings.warn(f"size={size} is ignored: tokens have the size of their images", stacklevel=stacklevel)
+        return source
 
     def health(self, tokens: TokenPyramid | Iterable[TokenPyramid]) -> TokenHealth:
-        """How well the codebooks are used by these tokens: usage, perplexity, dead codes, a verdict and a cure per level.
-
-        Args:
-            tokens: One pyramid or any number of them, of any image sizes; all with as many levels.
-
-        Raises:
-            TokenMismatchError: Another tokenizer made them, or they have different numbers of levels.
-            TokenError: There are none.
-        """
+        """How well tokens, of any image sizes, use the codebooks: usage, perplexity, unused codes and advice per level."""
         health = measure_health(tokens)
         self._check_own(health.fingerprint)
         return health
@@ -470,16 +364,13 @@ class PyramidTokenizer(nn.Module):
 
     def own_tensors(self) -> dict[str, Tensor]:
         """Names and tensors of model.safetensors: all parts but the frozen backbone."""
-        return {
-            f"{part}.{name}": tensor for part in OWN_PARTS for name, tensor in getattr(self, part).state_dict().items()
-        }
+        return {f"{part}.{n}": t for part in OWN_PARTS for n, t in getattr(self, part).state_dict().items()}
 
-    def load_own(self, tensors: dict[str, Tensor]) -> None:
+    def load_own(self, tensors: Mapping[str, Tensor]) -> None:
         """Takes over tensors named as `own_tensors` names them; `hub.read_weights` has checked them."""
         for part in OWN_PARTS:
-            getattr(self, part).load_state_dict(
-                {n.removeprefix(f"{part}."): t for n, t in tensors.items() if n.startswith(f"{part}.")}
-            )
+            own = {n.removeprefix(f"{part}."): t for n, t in tensors.items() if n.startswith(f"{part}.")}
+            getattr(self, part).load_state_dict(own)
 
     def save_pretrained(
         self,
@@ -487,67 +378,33 @@ class PyramidTokenizer(nn.Module):
         *,
         half: bool = False,
         evaluation: dict[str, Any] | None = None,
-        head: dict[str, Tensor] | None = None,
+        head: hub.StoredHead | None = None,
     ) -> Path:
         """Writes config.json, model.safetensors, README.md and, where the backbone has no public address, backbone/.
 
-        Args:
-            directory: Made where missing; a model already there is replaced file by file, config.json last, and its
-                evaluation.json goes.
-            half: Store trunk, pixel decoder and head as float16 (half the size; decoded pixels change in the last bit or two).
-            evaluation: Measured figures for evaluation.json and the model card.
-            head: Tensors of the segmentation head that `config.segmentation` describes; `Segmenter.save_pretrained` gives
-                them. None saves the tokenizer alone.
-
-        Returns:
-            The directory.
-
-        Raises:
-            NotFittedError: The codebooks are empty.
-            CheckpointError: `directory` is a file, or the tokenizer was cast to another dtype.
-            OSError: It cannot be written, e.g. the disk is full; a model that was there is as it was.
+        Arguments and errors as for `hub.save_model`; `head` comes from `Segmenter.save_pretrained`.
         """
         if not self.quantizer.is_fitted:
-            raise NotFittedError("expected fitted codebooks to save, got empty ones: call fit(batches) first")
-        if self.dtype != torch.float32:
-            raise CheckpointError(
-                f"expected a float32 tokenizer to save, got {self.dtype}, which has lost digits: load it without dtype="
+            raise NotFittedError("expected fitted codebooks to save, got empty ones: call fit first")
+        config = dataclasses.replace(self.config, fingerprint=self.fingerprint)
+        parts = {"backbone": self.backbone, "tensors": self.own_tensors(), "head": head}
+        return hub.save_model(directory, config, **parts, half=half, evaluation=evaluation)
+
+    def push_to_hub(self, repo_id: str, **options: Any) -> str:
+        """Uploads the model to the Hub repository "user/repo" and returns the commit's address; options as for `hub.push`."""
+        return hub.push_saved(self.save_pretrained, repo_id, **options)
+
+    def __repr__(self) -> str:
+        quantizer, name = self.quantizer, self.config.backbone.name or self.config.backbone.kind
+        rate = sum(math.log2(k) / s**2 for k, s in zip(quantizer.codebook_sizes, quantizer.strides, strict=True))
+        rows = [
+            f"  {index:>5}  {stride:>9}  {size:>6}  {level.dim:>4}"
+            for index, (stride, size, level) in enumerate(
+                zip(quantizer.strides, quantizer.codebook_sizes, self.config.quantizer.levels, strict=True)
             )
-        tensors = {
-            name: tensor.half() if half and not name.startswith("quantizer.") else tensor.float()
-            for name, tensor in self.own_tensors().items()
-        }
-        segmentation = None if head is None else self.config.segmentation or SegmentationConfig()
-        config = dataclasses.replace(self.config, fingerprint=self.fingerprint, segmentation=segmentation)
-        directory = Path(directory).expanduser()
-        if head is not None:
-            head = {name: tensor.half() if half else tensor.float() for name, tensor in head.items()}
-        write_model(directory, config, backbone=self.backbone, tensors=tensors, head=head, evaluation=evaluation)
-        return directory
-
-    def push_to_hub(
-        self, repo_id: str, *, private: bool = False, token: str | None = None, commit_message: str = "Upload tokenizer"
-    ) -> str:
-        """Uploads the model to a Hub repository, made where missing.
-
-        Args:
-            repo_id: "user/repo".
-            private: Visibility of a new repository.
-            token: Access token; the one of `hf auth login` by default.
-            commit_message: First line of the commit.
-
-        Returns:
-            Address of the commit.
-
-        Raises:
-            NotFittedError: The codebooks are empty.
-            HubError: The Hub cannot be reached or refuses.
-        """
-        import tempfile
-
-        with tempfile.TemporaryDirectory() as folder:
-            self.save_pretrained(folder)
-            return hub.push(Path(folder), repo_id, private=private, token=token, commit_message=commit_message)
+        ]
+        facts = f"{rate:.3g} bits per pixel, fingerprint {self.fingerprint[:12]}, {self.device}, {self.dtype}"
+        return "\n".join([f"PyramidTokenizer on {name}", "  level  stride px   codes  dims", *rows, f"  {facts}"])
 
     def _check_own(self, fingerprint: str) -> None:
         if fingerprint != self.fingerprint:
@@ -556,20 +413,13 @@ class PyramidTokenizer(nn.Module):
                 "load the tokenizer that made them, or encode the images again"
             )
 
+    def _cut(self, levels: Sequence[Tensor], image_size: tuple[int, int]) -> list[Tensor]:
+        """Maps (..., h, w) without the padding that a backbone coarser than level 0 needs beyond the tokens' own."""
+        grids = grids_of(image_size, self.quantizer.strides)
+        return [level[..., :h, :w] for level, (h, w) in zip(levels, grids, strict=True)]
+
     def _to_images(self, codes: Sequence[Tensor], image_size: tuple[int, int]) -> Tensor:
         linear_reconstruction = self.quantizer.linear_reconstruction(codes)
         fused = self.trunk([level.to(self.dtype) for level in codes])[-1]
         images = self.pixel_decoder(fused, linear_reconstruction.to(self.dtype)).float().clamp(0, 1)
-        height, width = image_size
-        return images[..., :height, :width]
-
-
-def build_trunk(config: TokenizerConfig) -> TopDownTrunk:
-    """An untrained trunk for the config's levels and decoder widths."""
-    levels, decoder = config.quantizer.levels, config.decoder
-    return TopDownTrunk(
-        dims=[level.dim for level in levels],
-        strides=[level.stride for level in levels],
-        widths=decoder.widths,
-        depths=decoder.depths,
-    )
+        return images[..., : image_size[0], : image_size[1]]

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from pyramid_tokenizer.backbones.features import FeaturePyramid
 from pyramid_tokenizer.config.models import BackboneConfig
@@ -93,6 +93,18 @@ class Backbone(Protocol):
 
     def encode_text(self, texts: Sequence[str]) -> Tensor:
         """(N, D) float32 of unit norm, one row a text, on the backbone's device."""
+        ...
+
+    def parameters(self) -> Iterator[nn.Parameter]:
+        """The module's frozen parameters."""
+        ...
+
+    def buffers(self) -> Iterator[Tensor]:
+        """The module's buffers."""
+        ...
+
+    def state_dict(self) -> Mapping[str, Tensor]:
+        """The module's tensors by name."""
         ...
 
     def save(self, directory: Path, *, half: bool = True) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import json
 import pickle
 from collections.abc import Sequence
@@ -14,7 +13,13 @@ from safetensors import SafetensorError
 
 from pyramid_tokenizer.backbones.open_clip import CONFIG_FILE, WEIGHTS_FILE, OpenClipBackbone
 from pyramid_tokenizer.config.models import BackboneConfig
-from pyramid_tokenizer.errors import BackboneError, CheckpointError, ConfigError, PyramidTokenizerError
+from pyramid_tokenizer.errors import (
+    BackboneError,
+    CheckpointError,
+    ConfigError,
+    PyramidTokenizerError,
+    did_you_mean,
+)
 
 _LOCAL, _HUB, _TOY = "local-dir:", "hf-hub:", "toy"
 
@@ -148,7 +153,7 @@ def _known_name(name: str) -> str:
 
     known = name.replace("/", "-")
     if known not in open_clip.list_models():
-        hint = _near(known, open_clip.list_models()) or "see open_clip.list_models()"
+        hint = did_you_mean(known, open_clip.list_models(), otherwise="see open_clip.list_models()")
         raise BackboneError(
             f"expected an open_clip model name, {_HUB}org/repo, {_LOCAL}PATH or a directory with {CONFIG_FILE}, got "
             f"{name!r}: {hint}"
@@ -172,7 +177,7 @@ def _named_source(name: str, pretrained: str | None) -> _Source:
         return _Source(name=name, pretrained=pretrained, is_local=False, options={"force_quick_gelu": quick_gelu})
     if file.is_file():
         return _Source(name=name, pretrained=str(file), is_local=True, options=_normalisation_of(name, tags))
-    hint = _near(pretrained, tags) or f"there are {_listing(tags)}"
+    hint = did_you_mean(pretrained, tags, otherwise=f"there are {_listing(tags)}")
     raise BackboneError(f"expected a weight tag of {name!r} or a checkpoint file, got {pretrained!r}: {hint}")
 
 
@@ -214,13 +219,6 @@ def _explain(error: Exception, source: _Source) -> PyramidTokenizerError:
         f"expected to fetch the weights {what}, got {reason}: check the network, or fetch the checkpoint elsewhere and "
         f"give its path as backbone.pretrained (or a folder as the name {_LOCAL}PATH)"
     )
-
-
-def _near(name: str, known: Sequence[str]) -> str:
-    """'did you mean ...?' for the nearest known names whatever their case; '' where none is near."""
-    by_lower = {candidate.lower(): candidate for candidate in known}
-    near = difflib.get_close_matches(name.lower(), list(by_lower), n=3)
-    return f"did you mean {', '.join(repr(by_lower[match]) for match in near)}?" if near else ""
 
 
 def _listing(names: Sequence[str]) -> str:

@@ -17,10 +17,6 @@ if TYPE_CHECKING:
     from rich.table import Table
     from torch import Tensor
 
-    from pyramid_tokenizer.text import VocabularyEmbeddings
-    from pyramid_tokenizer.tokenizer import PyramidTokenizer
-    from pyramid_tokenizer.tokens.pyramid import TokenPyramid
-
 Names = Annotated[
     str | None,
     typer.Option(
@@ -58,8 +54,7 @@ def classify(
     words = read_names(names, names_file, option="--names")
     inputs = find_inputs(images, tokens, size=size)
     tok = load_tokenizer(model, device)
-    encoder = TextEncoder(tok.backbone, cache_dir=cache_folder(text_cache))
-    known = encoder.encode_names(words)  # once for all images
+    tok.text = TextEncoder(tok.backbone, cache_dir=cache_folder(text_cache))
     console = make_console()
     table = make_table(None, "file", "name", "similarity")
     table.columns[1].justify = "left"
@@ -67,22 +62,14 @@ def classify(
         with show_progress(console, "classify", len(inputs.sources)) as advance:
             for source in inputs.sources:
                 try:
-                    scores = _similarity(tok, inputs.read(source), known)
+                    found = tok.classify(inputs.read(source), words)
                 except (ImageError, TokenError) as error:
                     failures.add(source.path, error)
                 else:
-                    _add_rows(table, str(source.path), scores, known.names, top)
+                    _add_rows(table, str(source.path), found.scores, found.names, top)
                 advance()
         if table.row_count:
             console.print(table, soft_wrap=False)
-
-
-def _similarity(tok: PyramidTokenizer, what: TokenPyramid | Tensor, words: VocabularyEmbeddings) -> Tensor:
-    """(B, N): the similarity of every image with every class, as in `PyramidTokenizer.classify`."""
-    from pyramid_tokenizer.tokens.pyramid import TokenPyramid
-
-    tokens = what if isinstance(what, TokenPyramid) else tok.encode(what)
-    return words.class_scores(tok.embedding(tokens) @ words.embeddings.to(tok.device).T)
 
 
 def _add_rows(table: Table, path: str, scores: Tensor, names: Sequence[str], top: int) -> None:

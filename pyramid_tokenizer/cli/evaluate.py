@@ -115,19 +115,19 @@ def segmentation(
     The images are segmented by the class names of the set. The command shows mIoU, fwIoU, pixel accuracy and mean class
     accuracy, each with its 95 % bootstrap interval over images.
     """
-    rule = read_background(background, threshold)
+    rule: dict[str, Any] = {"background": read_background(background, threshold), "threshold": threshold}
     check_json(json, force=force)
     from pyramid_tokenizer.evaluation import check_background, label_images
     from pyramid_tokenizer.images.labelled import open_segmentation_set
 
     labelled = open_segmentation_set(data.expanduser(), protocol, split=split, classes=classes and classes.expanduser())
-    check_background(labelled.protocol, rule)
+    check_background(labelled.protocol, **rule)
     seg = load_segmenter(model, device, text_cache=cache_folder(text_cache))
     used = mode.value if mode is not Mode.auto else "lookup" if seg.head is None else "decoder"
     if window is not None and window_stride is None:
         window_stride = max(1, window // 2)
-    view = {"short_side_px": size, "window_px": window, "window_stride_px": window_stride}
-    predict = label_images(seg, labelled.protocol, background=rule, mode=used, **view)
+    view: dict[str, Any] = {"short_side_px": size, "window_px": window, "window_stride_px": window_stride}
+    predict = label_images(seg, labelled.protocol, **rule, mode=used, **view)
     console, places = make_console(), spread(len(labelled), limit)
     result = _measure(predict, labelled, places, console)
     present = int((result.confusion.counts.sum(1) > 0).sum())
@@ -135,13 +135,13 @@ def segmentation(
     console.print(
         f"{len(places):,} of {len(labelled):,} images, {present} of {labelled.num_classes} classes in their labels"
     )
-    console.print(_describe(model, used, view, rule))
+    console.print(_describe(model, used, view, **rule))
     show_table(console, score_table(result))
     if per_class:
         show_table(console, class_table(result))
     told: dict[str, Any] = {"model": model, "fingerprint": seg.tok.fingerprint, "data": str(data), "protocol": protocol}
     told |= {"split": split or labelled.protocol.layout.default_split, "limit": limit}
-    told |= {"mode": used, **view, "background": rule, **result.to_dict()}
+    told |= {"mode": used, **view, **rule, **result.to_dict()}
     if token_semantics:
         levels = _measure_tokens(seg.tok, labelled, places, size, console)
         console.print("\nsemantics of the codes, labelled on the even images; mIoU and accuracy on the odd ones")
@@ -195,10 +195,17 @@ def _samples(labelled: SegmentationSet, places: Sequence[int], advance: Callable
         advance()
 
 
-def _describe(model: str, mode: str, view: dict[str, int | None], rule: list[str] | float | None) -> str:
+def _describe(
+    model: str,
+    mode: str,
+    view: dict[str, int | None],
+    *,
+    background: Sequence[str] | None = None,
+    threshold: float | None = None,
+) -> str:
     size, window, stride = view.values()
     seen = ["" if size is None else f"short side {size} px"]
     seen += ["" if window is None else f"windows of {window} px every {stride}"]
-    if rule is not None:
-        seen.append(f"background: {', '.join(rule) if isinstance(rule, list) else f'scores below {rule}'}")
+    seen += ["" if background is None else f"background: {', '.join(background)}"]
+    seen += ["" if threshold is None else f"background: scores below {threshold}"]
     return ", ".join([f"model {model}", f"mode {mode}", *filter(None, seen)])

@@ -122,8 +122,7 @@ def segment(
     decoded from the tokens, and the photo is not needed; a file with several images becomes photo-0.png, photo-1.png, ...
     Files that cannot be used are skipped and listed at the end, and the exit code is then 1.
     """
-    rest = read_background(background, threshold)
-    words = rest if isinstance(rest, list) else None
+    words = read_background(background, threshold)
     names = read_names(classes, classes_file, option="--classes", background=words)
     inputs = find_inputs(images, tokens, size=size)
     outputs = _plan(inputs.sources, out=out, labels_of=len(names) if labels else None, force=force)
@@ -134,7 +133,7 @@ def segment(
             try:
                 what = inputs.read(source)
                 images = _images(segmenter.tok, what)
-                found = segmenter.segment(what, names, background=rest, mode=mode.value)
+                found = segmenter.segment(what, names, background=words, threshold=threshold, mode=mode.value)
             except (ImageError, TokenError) as error:
                 failures.add(source.path, error)
             else:

@@ -120,8 +120,8 @@ def read_names(
     return names
 
 
-def read_background(listed: str | None, threshold: float | None) -> list[str] | float | None:
-    """Converts `--background` or `--threshold` to the `background` of `Segmenter.segment`; None without either.
+def read_background(listed: str | None, threshold: float | None) -> list[str] | None:
+    """The words of `--background`, None without it, after a check of `--threshold`.
 
     Raises:
         ConfigError: Both are given, or the threshold is outside [-1, 1].
@@ -130,10 +130,8 @@ def read_background(listed: str | None, threshold: float | None) -> list[str] | 
         got = f"both, {listed!r} and {threshold}"
         raise ConfigError(f"expected --background or --threshold, got {got}: leave one out")
     if threshold is not None and not -1 <= threshold <= 1:  # also catches NaN
-        raise ConfigError(
-            f"expected --threshold in [-1, 1], got {threshold}: --help says what the scores of each mode are"
-        )
-    return threshold if listed is None else split_words(listed)
+        raise ConfigError(f"expected --threshold in [-1, 1], got {threshold}: see --help for the scores of each mode")
+    return None if listed is None else split_words(listed)
 
 
 def _read_lines(file: Path | None, option: str) -> list[str]:

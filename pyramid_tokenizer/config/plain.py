@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import types
 import typing
 from typing import Any, Literal, TypeVar
 
 from pyramid_tokenizer.config.models import FORMAT_VERSION, TokenizerConfig, check, check_format
-from pyramid_tokenizer.errors import ConfigError
+from pyramid_tokenizer.errors import ConfigError, did_you_mean
 
 Config = TypeVar("Config")
 
@@ -49,8 +48,7 @@ def from_dict(cls: type[Config], data: Any, *, where: str = "config") -> Config:
     fields = {f.name: f for f in dataclasses.fields(cls)}  # type: ignore[arg-type]
     for name in data:
         if name not in fields:
-            near = difflib.get_close_matches(str(name), list(fields), n=1)
-            hint = f"did you mean {near[0]!r}?" if near else f"known fields: {', '.join(fields)}"
+            hint = did_you_mean(name, fields, otherwise=f"known fields: {', '.join(fields)}")
             raise ConfigError(f"expected only known fields in {where}, got {name!r}: {hint}")
     types_of = typing.get_type_hints(cls)
     missing = [

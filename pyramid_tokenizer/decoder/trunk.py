@@ -32,6 +32,8 @@ class TopDownTrunk(nn.Module):
 
     def __init__(self, *, dims: Sequence[int], strides: Sequence[int], widths: Sequence[int], depths: Sequence[int]):
         super().__init__()
+        self.dims, self.strides = tuple(dims), tuple(strides)
+        self.widths, self.depths = tuple(widths), tuple(depths)
         self.ratios = [1, *(coarse // fine for coarse, fine in itertools.pairwise(strides))]
         self.embed = nn.ModuleList(nn.Conv2d(d, w, 1) for d, w in zip(dims, widths, strict=True))
         self.absent = nn.ParameterList(nn.Parameter(torch.zeros(1, w, 1, 1)) for w in widths[1:])  # level 0 never is
@@ -39,6 +41,10 @@ class TopDownTrunk(nn.Module):
         self.fuse = nn.ModuleList(
             nn.Sequential(*(ResidualBlock(w) for _ in range(d))) for w, d in zip(widths, depths, strict=True)
         )
+
+    def untrained(self) -> TopDownTrunk:
+        """A new trunk of the same shape with fresh weights."""
+        return TopDownTrunk(dims=self.dims, strides=self.strides, widths=self.widths, depths=self.depths)
 
     def forward(self, codes: Sequence[Tensor]) -> list[Tensor]:
         """Fused maps of all levels, from the codes of all levels or of a prefix.

@@ -17,14 +17,15 @@ from pyramid_tokenizer.hub.directory import (
     CONFIG_FILE,
     HEAD_FILE,
     WEIGHTS_FILE,
+    StoredHead,
     backbone_folder,
     read_config,
     save_directory,
+    save_model,
     write_config,
-    write_model,
 )
 from pyramid_tokenizer.hub.resolve import MODEL_FILES, bundled_models, resolve_model
-from pyramid_tokenizer.hub.upload import push
+from pyramid_tokenizer.hub.upload import push, push_saved
 from pyramid_tokenizer.hub.weights import read_weights, write_weights
 
 __all__ = [
@@ -32,15 +33,17 @@ __all__ = [
     "HEAD_FILE",
     "MODEL_FILES",
     "WEIGHTS_FILE",
+    "StoredHead",
     "backbone_folder",
     "bundled_models",
     "model_card",
     "push",
+    "push_saved",
     "read_config",
     "read_weights",
     "resolve_model",
     "save_directory",
+    "save_model",
     "write_config",
-    "write_model",
     "write_weights",
 ]

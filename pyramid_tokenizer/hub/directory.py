@@ -11,10 +11,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from pyramid_tokenizer import hub
-from pyramid_tokenizer.config.models import BackboneConfig, TokenizerConfig
+from pyramid_tokenizer.backbones import Backbone
+from pyramid_tokenizer.config.models import BackboneConfig, SegmentationConfig, TokenizerConfig
 from pyramid_tokenizer.config.plain import from_dict, to_dict
 from pyramid_tokenizer.errors import CheckpointError, ConfigError, ModelNotFoundError
 from pyramid_tokenizer.files import temporary_name, write_text
@@ -108,39 +110,58 @@ HEAD_FILE = "segmentation_head.safetensors"
 BACKBONE_FOLDER = "backbone"
 
 
-def write_model(
-    directory: Path,
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class StoredHead:
+    """A segmentation head as files hold it."""
+
+    config: SegmentationConfig
+    """What it was built from."""
+    tensors: Mapping[str, Tensor]
+    """Names and tensors of segmentation_head.safetensors."""
+
+
+def save_model(
+    directory: str | Path,
     config: TokenizerConfig,
     *,
-    backbone: Any,
+    backbone: Backbone,
     tensors: Mapping[str, Tensor],
-    head: Mapping[str, Tensor] | None = None,
+    head: StoredHead | None = None,
+    half: bool = False,
     evaluation: Mapping[str, Any] | None = None,
-) -> None:
+) -> Path:
     """Writes all files of a model; see `hub.save_directory` for what becomes of one that was there.
 
     Args:
-        directory: Made where missing.
+        directory: Made where missing; a model already there is replaced file by file, config.json last.
         config: As it was built, with the tokenizer's fingerprint; the backbone's name is dropped where it says nothing on
             another machine.
         backbone: The backbone; saved where it has no public address.
-        tensors: Names and tensors of model.safetensors.
-        head: Those of segmentation_head.safetensors; None removes that of a model that was there.
-        evaluation: Measured figures; None removes those of a model that was there.
+        tensors: Names and float32 tensors of model.safetensors.
+        head: The segmentation head; None removes that of a model that was there.
+        half: Store trunk, pixel decoder and head as float16: half the size; decoded pixels change in the last bit or two.
+        evaluation: Measured figures for evaluation.json and the model card; None removes those of a model that was there.
+
+    Returns:
+        The directory.
 
     Raises:
-        CheckpointError: `directory` is a file.
+        CheckpointError: `directory` is a file, or the tokenizer was cast to another dtype.
         OSError: It cannot be written, e.g. the disk is full; a model that was there is as it was.
     """
+    directory = Path(directory).expanduser()
+    stored = {name: _as_stored(name, tensor, half=half) for name, tensor in tensors.items()}
     public = is_public(config.backbone)
+    config = dataclasses.replace(config, segmentation=None if head is None else head.config)
     local = {} if public else {"name": "", "pretrained": None}
     public_config = dataclasses.replace(config.backbone, fingerprint=backbone.fingerprint, **local)
     config = dataclasses.replace(config, backbone=public_config)
     card = model_card(config, fingerprint=config.fingerprint, evaluation=evaluation)
     with hub.save_directory(directory) as folder:
-        hub.write_weights(folder / WEIGHTS_FILE, tensors)
+        hub.write_weights(folder / WEIGHTS_FILE, stored)
         if head is not None:
-            hub.write_weights(folder / HEAD_FILE, head)
+            halved = {name: tensor.half() if half else tensor.float() for name, tensor in head.tensors.items()}
+            hub.write_weights(folder / HEAD_FILE, halved)
         if not public:
             backbone.save(folder / BACKBONE_FOLDER)
         if evaluation is not None:
@@ -150,6 +171,17 @@ def write_model(
     for name, absent in (("evaluation.json", evaluation is None), (HEAD_FILE, head is None)):
         if absent:
             (directory / name).unlink(missing_ok=True)
+    return directory
+
+
+def _as_stored(name: str, tensor: Tensor, *, half: bool) -> Tensor:
+    """The tensor as a file holds it; codebooks are never halved, because ids depend on their last bits."""
+    if tensor.is_floating_point() and tensor.dtype != torch.float32:
+        raise CheckpointError(
+            f"expected a float32 tokenizer to save, got {tensor.dtype} in {name}, which has lost digits: load it without "
+            "dtype="
+        )
+    return tensor.half() if half and not name.startswith("quantizer.") else tensor.float()
 
 
 def backbone_folder(directory: Path, config: BackboneConfig) -> Path | None:

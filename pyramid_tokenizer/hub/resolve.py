@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import difflib
 import os
 import re
 import warnings
 from pathlib import Path, PurePosixPath
 from typing import Any, NoReturn
 
-from pyramid_tokenizer.errors import ConfigError, ModelNotFoundError
+from pyramid_tokenizer.errors import ConfigError, ModelNotFoundError, did_you_mean
 from pyramid_tokenizer.hub.directory import CONFIG_FILE, HEAD_FILE, WEIGHTS_FILE
 
 MODEL_FILES = (
@@ -115,13 +114,11 @@ def bundled_models() -> dict[str, Path]:
 
 
 def _unknown_name(text: str, bundled: list[str]) -> str:
-    near = difflib.get_close_matches(text, bundled)
-    if near:
-        hint = f"did you mean {' or '.join(map(repr, near))}?"
-    elif os.sep in text or "/" in text or text.startswith("."):
+    if os.sep in text or "/" in text or text.startswith("."):
         hint = "there is no such directory; check the path"
     else:
         hint = f"bundled models: {', '.join(sorted(bundled)) or 'none'}"
+    hint = did_you_mean(text, bundled, otherwise=hint)
     return f'expected a directory, a bundled model or a Hub repository "user/repo", got {text!r}: {hint}'
 
 

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import glob
+import tempfile
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from pyramid_tokenizer.errors import HubError
 from pyramid_tokenizer.hub.directory import read_config
@@ -65,3 +68,15 @@ def push(
             "check the network and the name, and log in with `hf auth login` or pass token="
         ) from error
     return str(commit.pr_url if create_pr else commit.commit_url)
+
+
+def push_saved(save: Callable[[Path], Path], repo_id: str, **options: Any) -> str:
+    """Saves a model into a temporary folder and uploads it; returns the address of the commit.
+
+    Args:
+        save: Writes the model's files into a folder, e.g. `tok.save_pretrained`.
+        repo_id: "user/repo"; created if it does not exist.
+        options: As `push` takes them, which also lists the errors.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        return push(save(Path(folder)), repo_id, **options)

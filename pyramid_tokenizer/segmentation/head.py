@@ -1,8 +1,8 @@
-"""Ids + text embeddings -> scores per cell: by indexing alone (look-up), or refined by a head on the shared trunk (decoder).
+"""The segmentation head: look-up embeddings + fused maps -> refined embeddings per cell.
 
-A cell's embedding is the weighted sum over levels of its codes' addresses, `e = sum_l w_l u_l[id_l]`. It is not
-normalised, so scores `e . t` are linear in it: a vocabulary of N words makes one table of K_l x N scores per level, and
-segmenting an image is indexing them. No pixel and no feature is needed.
+The look-up embedding of a cell is the weighted sum over levels of the text embeddings of its codes, e = sum_l w_l u_l[id_l].
+It is not normalised, so scores e . t are linear in it: N words make one table of K_l x N scores per level, and segmenting an
+image is indexing these tables. The head corrects e by what the trunk knows about the surroundings of the cell.
 """
 
 from __future__ import annotations
@@ -19,11 +19,10 @@ from pyramid_tokenizer.decoder.blocks import ResidualBlock
 from pyramid_tokenizer.decoder.trunk import TopDownTrunk
 
 START_SCALE = 20.0
-"""Of similarities in the sigmoid's logits at the start of training."""
-
+"""Factor from similarities to the sigmoid's logits at the start of training."""
 
 START_BIAS = -4.0
-"""Most classes are absent at most pixels: the start of training predicts so."""
+"""Added to the logits at the start of training: most classes are absent from most pixels."""
 
 
 class SegmentationHead(nn.Module):
@@ -33,7 +32,7 @@ class SegmentationHead(nn.Module):
     bias, the same for all words, turn them into logits of one sigmoid per class.
 
     Args:
-        embedding_dim: D of the text space.
+        embedding_dim: D, dimensions of the text space.
         fused_channels: Channels of the trunk's fused maps, coarse to fine.
         ratios: Per fused map, how many times finer the finest grid is.
         width: Channels inside.
@@ -60,6 +59,7 @@ class SegmentationHead(nn.Module):
         trunk: TopDownTrunk | None = None,
     ):
         super().__init__()
+        self.width, self.depth = width, depth
         self.ratios = tuple(ratios)
         self.trunk = trunk
         self.see = nn.Conv2d(embedding_dim, width, 1)
@@ -75,11 +75,11 @@ class SegmentationHead(nn.Module):
         """Refined embeddings.
 
         Args:
-            lookup: (B, D, h, w) float, `gather_rows` of the weighted addresses on the finest grid.
-            fused: (B, C_l, h_l, w_l) float of every level, from the trunk.
+            lookup: (B, D, h, w) float, the look-up embeddings on the finest grid.
+            fused: (B, C_l, h_l, w_l) float per level, the trunk's maps.
 
         Returns:
-            (B, D, h, w), not normalised; of `lookup`'s dtype or a finer one: in a bfloat16 head only the correction is coarse.
+            (B, D, h, w), not normalised, in the more precise of the two dtypes: a bfloat16 head rounds only the correction.
         """
         x = self.see(lookup.to(self.see.weight.dtype))
         for embed, level, ratio in zip(self.embed, fused, self.ratios, strict=True):
@@ -99,5 +99,32 @@ class SegmentationHead(nn.Module):
         return self.to_logits(torch.einsum("bdhw,nd->bnhw", embeddings, text))
 
     def to_logits(self, scores: Tensor) -> Tensor:
-        """Scores `e . t` of any shape -> logits of the same shape; increasing, so the order of classes stays."""
+        """Scores `e . t` of any shape -> logits of the same shape, in the same order: the map is increasing."""
         return self.log_scale.exp() * scores + self.bias
+
+
+def build_head(
+    trunk: TopDownTrunk, *, embedding_dim: int, width: int, depth: int, shared_decoder: bool
+) -> SegmentationHead:
+    """An untrained head that fits a trunk.
+
+    Args:
+        trunk: The tokenizer's.
+        embedding_dim: D of the backbone.
+        width: Channels inside.
+        depth: Residual blocks.
+        shared_decoder: Whether the head reads `trunk`; False gives it an untrained one of its own, of the same shape.
+
+    Example:
+        >>> trunk = TopDownTrunk(dims=(4, 4), strides=(16, 8), widths=(8, 8), depths=(1, 1))
+        >>> build_head(trunk, embedding_dim=16, width=8, depth=1, shared_decoder=True).ratios
+        (2, 1)
+    """
+    return SegmentationHead(
+        embedding_dim=embedding_dim,
+        fused_channels=trunk.widths,
+        ratios=[stride // trunk.strides[-1] for stride in trunk.strides],
+        width=width,
+        depth=depth,
+        trunk=None if shared_decoder else trunk.untrained(),
+    )

@@ -1,18 +1,16 @@
-"""`TextEncoder`: phrases -> prompts -> unit embeddings, remembered in memory and on disk."""
+"""`TextEncoder`: phrases -> prompts -> unit embeddings, remembered in memory and, if asked to, on disk."""
 
 from __future__ import annotations
 
-import difflib
 import os
 from collections.abc import Sequence
-from functools import cached_property
 from typing import Protocol
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from pyramid_tokenizer.errors import BackboneError, ConfigError
+from pyramid_tokenizer.errors import BackboneError, ConfigError, did_you_mean
 from pyramid_tokenizer.text.cache import EmbeddingCache, text_fingerprint
 from pyramid_tokenizer.text.embeddings import VocabularyEmbeddings
 from pyramid_tokenizer.text.names import as_list, clean_text, parse_names
@@ -22,29 +20,35 @@ TEMPLATES: dict[str, tuple[str, ...]] = {
     "photo": ("a photo of a {}",),
     "default": ("a photo of a {}", "an image of {}", "a photo of the {}", "a photo of the {} in the scene"),
 }
-"""Sets of prompts by name; "{}" is where a phrase goes."""
+"""Sets of prompt templates by name; "{}" is where a phrase goes."""
+
+Templates = str | Sequence[str]
+"""The name of a set in `TEMPLATES`, or templates of your own with one "{}" each."""
 
 # What is held beside the answer does not grow with the number of names; large enough to fill a backbone's batch.
 _PROMPTS_PER_CALL = 256
 _MEMO_PHRASES = 20_000  # 40 MB at 512 dimensions
 
+_Key = tuple[tuple[str, ...], str]  # templates, phrase
+
 
 class TextNetwork(Protocol):
-    """What is needed of a `Backbone`."""
+    """The part of a `Backbone` that a `TextEncoder` uses."""
 
     embedding_dim: int
     """D, dimensions of the space that images and words share."""
 
     def encode_text(self, texts: Sequence[str]) -> Tensor:
-        """(N, D) float32 of unit norm, one row a text."""
+        """(N, D) float32 of unit norm, one row per text."""
         ...
 
 
 class TextEncoder:
-    """Phrases -> embeddings, each the mean over prompt templates; remembers what it has encoded, on disk too if asked to.
+    """Turns phrases into embeddings, each the mean over prompt templates, and remembers every phrase it has encoded.
 
-    What is remembered holds for the backbone's weights at first use: make a new encoder when they change. Embeddings of the same
-    phrase may differ in the last bits between batches and machines; a remembered one comes back bit for bit.
+    The memory holds for the weights that the backbone had at first use: make a new encoder when they change. Embeddings of
+    the same phrase may differ in the last bits between batches and machines; a remembered one comes back bit for bit.
+    Threads may share an encoder.
 
     Source:
         Prompt ensembling in the embedding space: CLIP (arXiv 2103.00020), section 3.1.4.
@@ -57,86 +61,91 @@ class TextEncoder:
         (('car', 'dog'), torch.Size([5, 16]), True)
     """
 
-    def __init__(
-        self,
-        backbone: TextNetwork,
-        *,
-        templates: str | Sequence[str] = "default",
-        cache_dir: str | os.PathLike[str] | None = None,
-    ):
+    def __init__(self, backbone: TextNetwork, *, cache_dir: str | os.PathLike[str] | None = None):
         """Encodes nothing yet.
 
         Args:
             backbone: A loaded backbone; see `load_backbone`.
-            templates: A name in `TEMPLATES`, or prompts of your own with one "{}" each.
-            cache_dir: Folder to keep embeddings in, "auto" for the user's own (see `EmbeddingCache`), None for memory only.
-
-        Raises:
-            ConfigError: No set of that name, no template, or one without exactly one "{}".
+            cache_dir: Folder to keep embeddings in, "auto" for one in the user's cache folder (see `EmbeddingCache`), None
+                to keep them in memory only.
         """
         self.backbone = backbone
-        self.templates = _read_templates(templates)
         self._cache_dir = cache_dir
-        self._memo: dict[str, Tensor] = {}
+        self._fingerprint = ""
+        self._memo: dict[_Key, Tensor] = {}
 
-    def encode_names(self, names: Sequence[str], *, background: Sequence[str] | None = None) -> VocabularyEmbeddings:
-        """The embeddings of classes; see `parse_names` for what names may be, `encode` for how they are made.
+    def encode_names(
+        self, names: Sequence[str], *, background: Sequence[str] | None = None, templates: Templates = "default"
+    ) -> VocabularyEmbeddings:
+        """The embeddings of classes; `parse_names` says what names may be, `encode` how embeddings are made.
+
+        Args:
+            names: One entry per class; synonyms as "car|automobile".
+            background: Words for everything that is of no class.
+            templates: As `encode` takes them.
 
         Raises:
-            ConfigError: As for `parse_names`.
+            ConfigError: As for `parse_names` and `encode`.
             BackboneError: As for `encode`.
         """
         classes = parse_names(names, background=background)
-        return VocabularyEmbeddings(names=classes.names, embeddings=self.encode(classes.phrases), owner=classes.owner)
+        rows = self.encode(classes.phrases, templates=templates)
+        return VocabularyEmbeddings(names=classes.names, embeddings=rows, owner=classes.owner)
 
-    def encode(self, phrases: Sequence[str]) -> Tensor:
+    def encode(self, phrases: Sequence[str], *, templates: Templates = "default") -> Tensor:
         """(P, D) float32 on the CPU: unit rows, each the mean of a phrase's prompts, in the order given.
 
         Args:
-            phrases: Texts as they are, "|" among them; repeated ones are encoded once. Prompts beyond the model's context
-                length are cut.
+            phrases: Texts, each read as it is (a "|" is a character of it); repeated ones are encoded once. Prompts beyond
+                the model's context length are cut.
+            templates: The name of a set in `TEMPLATES`, or prompts of your own with one "{}" each.
 
         Raises:
-            ConfigError: One bare string, or an entry that is empty or no text.
+            ConfigError: `phrases` is a single string or has an entry that is empty or not a text; or there is no set of
+                templates of that name, no template, or one without exactly one "{}".
             BackboneError: NaN or infinite embeddings.
         """
+        prompts = _read_templates(templates)
         listed = as_list(phrases, what="phrases")
         wanted = [clean_text(phrase, where=f"phrases[{i}]") for i, phrase in enumerate(listed)]
         if not wanted:
             return torch.zeros(0, self.backbone.embedding_dim)
         known = self._memo
-        if not known.keys() >= set(wanted):
-            found = self._read_or_embed(sorted(set(wanted)))  # sorted: the order of names is not part of the key
-            known = {**known, **{phrase: row for phrase, row in found.items() if phrase not in known}}
-            # assigned whole, so that a second thread sees the old one or the new one
-            self._memo = dict(list(known.items())[-_MEMO_PHRASES:])
-        return torch.stack([known[phrase] for phrase in wanted])
+        if any((prompts, phrase) not in known for phrase in wanted):
+            # sorted: the order of names is not part of the key on disk
+            found = self._read_or_embed(sorted(set(wanted)), prompts, known)
+            known = {**found, **known}
+            # The dictionary is never written to, only replaced: another thread sees the old one or the new one.
+            self._memo = dict(list({**self._memo, **known}.items())[-_MEMO_PHRASES:])
+        return torch.stack([known[prompts, phrase] for phrase in wanted])
 
-    def _read_or_embed(self, phrases: list[str]) -> dict[str, Tensor]:
-        rows = self._cache.read(phrases, dim=self.backbone.embedding_dim) if self._cache is not None else None
+    def _read_or_embed(
+        self, phrases: list[str], templates: tuple[str, ...], known: dict[_Key, Tensor]
+    ) -> dict[_Key, Tensor]:
+        cache = self._open_cache(templates)
+        rows = None if cache is None else cache.read(phrases, dim=self.backbone.embedding_dim)
         if rows is None:
-            known = self._memo
-            missing = [phrase for phrase in phrases if phrase not in known]
-            known = {**known, **dict(zip(missing, self._embed(missing), strict=True))}
-            rows = torch.stack([known[phrase] for phrase in phrases])
-            if self._cache is not None:
-                self._cache.write(phrases, rows)
+            missing = [phrase for phrase in phrases if (templates, phrase) not in known]
+            made = dict(zip(missing, self._embed(missing, templates), strict=True))
+            rows = torch.stack([made[p] if p in made else known[templates, p] for p in phrases])
+            if cache is not None:
+                cache.write(phrases, rows)
         # copies, for views would keep all rows alive
-        return {phrase: row.clone() for phrase, row in zip(phrases, rows, strict=True)}
+        return {(templates, phrase): row.clone() for phrase, row in zip(phrases, rows, strict=True)}
 
-    @cached_property
-    def _cache(self) -> EmbeddingCache | None:
-        # at first use: hashing the weights of a large backbone takes seconds
+    def _open_cache(self, templates: tuple[str, ...]) -> EmbeddingCache | None:
         if self._cache_dir is None:
             return None
-        return EmbeddingCache(self._cache_dir, facts=[text_fingerprint(self.backbone), self.templates])
+        # at first use: hashing the weights of a large backbone takes seconds
+        self._fingerprint = self._fingerprint or text_fingerprint(self.backbone)
+        return EmbeddingCache(self._cache_dir, facts=[self._fingerprint, templates])
 
-    def _embed(self, phrases: list[str]) -> Tensor:
+    def _embed(self, phrases: list[str], templates: tuple[str, ...]) -> Tensor:
         rows = [torch.zeros(0, self.backbone.embedding_dim)]
-        step = max(1, _PROMPTS_PER_CALL // len(self.templates))
+        step = max(1, _PROMPTS_PER_CALL // len(templates))
         for start in range(0, len(phrases), step):
             chunk = phrases[start : start + step]
-            prompts = [template.replace("{}", phrase) for phrase in chunk for template in self.templates]
+            prompts = [template.replace("{}", phrase) for phrase in chunk for template in templates]
             each = self.backbone.encode_text(prompts).float().unflatten(0, (len(chunk), -1))  # (phrases, templates, D)
             rows.append(F.normalize(each.mean(1), dim=-1).cpu())
         whole = torch.cat(rows)
@@ -148,12 +157,12 @@ class TextEncoder:
         return whole
 
 
-def _read_templates(templates: str | Sequence[str]) -> tuple[str, ...]:
+def _read_templates(templates: Templates) -> tuple[str, ...]:
     if isinstance(templates, str):
         if templates not in TEMPLATES:
-            near = difflib.get_close_matches(templates, TEMPLATES)
-            hint = f"did you mean {near[0]!r}?" if near else f"write [{templates!r}] for a template of your own"
+            own = f"write [{templates!r}] for a template of your own"
             known = ", ".join(map(repr, TEMPLATES))
+            hint = did_you_mean(templates, TEMPLATES, otherwise=own)
             raise ConfigError(f"expected {known} or a list of templates, got {templates!r}: {hint}")
         return TEMPLATES[templates]
     chosen = tuple(templates)

@@ -1,22 +1,20 @@
-"""`parse_names`: class names as people write them -> `ClassNames`, with synonyms and background words told apart."""
+"""`parse_names`: class names as people write them -> `ClassNames`: the synonyms of each class, and background words."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from pyramid_tokenizer.errors import ConfigError
-
-BACKGROUND = -1
-"""Class of the phrases that stand for everything else, in `VocabularyEmbeddings.owner` and in label maps."""
+from pyramid_tokenizer.images.labelled.labels import NO_CLASS
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ClassNames:
-    """Classes in words. `parse_names` makes and checks it."""
+    """Classes as words. `parse_names` makes and checks it."""
 
     synonyms: tuple[tuple[str, ...], ...]
     """The words of each class, the one to show first."""
@@ -25,7 +23,7 @@ class ClassNames:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """N names to show, the first synonym of each class."""
+        """N names: the first synonym of each class."""
         return tuple(words[0] for words in self.synonyms)
 
     @property
@@ -35,23 +33,23 @@ class ClassNames:
 
     @property
     def owner(self) -> Tensor:
-        """(P,) int64, the class of each phrase; -1 is the background."""
+        """(P,) int64, the class of each phrase; `NO_CLASS` for the background's."""
         owners = [index for index, words in enumerate(self.synonyms) for _ in words]
-        return torch.tensor(owners + [BACKGROUND] * len(self.background), dtype=torch.int64)
+        return torch.tensor(owners + [NO_CLASS] * len(self.background), dtype=torch.int64)
 
 
 def parse_names(names: Sequence[str], *, background: Sequence[str] | None = None) -> ClassNames:
     """Class names as people write them, checked and split into synonyms.
 
     Args:
-        names: One entry a class; "car|automobile" are synonyms of one class. White space around words is dropped, and runs of
-            it inside are one space. Upper and lower case are kept.
-        background: Words for everything else, e.g. ["wall", "floor", "sky"]; together they are class -1. None for no
-            such class.
+        names: One entry per class; "car|automobile" are synonyms of one class. White space around words is removed, and runs
+            of it inside become one space. Upper and lower case are kept.
+        background: Words for everything else, e.g. ["wall", "floor", "sky"]; together they are the class `NO_CLASS`. None
+            where there is no such class.
 
     Raises:
-        ConfigError: One bare string or an empty list, an entry that is no text, an empty word, or a word that occurs twice
-            whatever its case.
+        ConfigError: `names` or `background` is a single string or an empty list, an entry is not a text or has an empty word,
+            or a word occurs twice, whatever its case.
 
     Example:
         >>> classes = parse_names(["car|automobile", "dog"], background=["road"])
@@ -68,14 +66,16 @@ def parse_names(names: Sequence[str], *, background: Sequence[str] | None = None
 
 
 def as_list(texts: Sequence[str], *, what: str) -> list[str]:
-    """`texts` as a list. Raises ConfigError for one bare string, which would be read letter by letter."""
+    """`texts` as a list. Raises ConfigError for a single string, which would be read letter by letter."""
     if isinstance(texts, (str, bytes)):
         raise ConfigError(f"expected {what} as a list of texts, got the single one {texts!r}: write [{texts!r}]")
+    if not isinstance(texts, Iterable):
+        raise ConfigError(f"expected {what} as a list of texts, got {texts!r}: write e.g. ['dog', 'cat']")
     return list(texts)
 
 
 def clean_text(text: object, *, where: str) -> str:
-    """`text` trimmed and with single spaces. Raises ConfigError where nothing is left, or it is no text."""
+    """`text` trimmed and with single spaces. Raises ConfigError where nothing is left or where it is not a string."""
     if not isinstance(text, str):
         raise ConfigError(f"expected a text in {where}, got {type(text).__name__} {text!r}: convert it to str")
     words = " ".join(text.split())

@@ -14,11 +14,13 @@ from torch import Tensor, nn
 
 from pyramid_tokenizer.backbones.features import enlarge
 from pyramid_tokenizer.config.models import SegmentationConfig
+from pyramid_tokenizer.config.plain import to_dict
 from pyramid_tokenizer.errors import CheckpointError, NotFittedError
 from pyramid_tokenizer.images.labelled import SegmentationSet, distinct_names
 from pyramid_tokenizer.images.labelled.crops import LabelledBatch, LabelledCrops
 from pyramid_tokenizer.quantizer.nearest import gather_rows
-from pyramid_tokenizer.segmentation.segmenter import Segmenter, build_head
+from pyramid_tokenizer.segmentation.head import build_head
+from pyramid_tokenizer.segmentation.segmenter import Segmenter
 from pyramid_tokenizer.tokenizer import PyramidTokenizer
 from pyramid_tokenizer.config.training import TrainConfig
 from pyramid_tokenizer.training.loop import run_stage
@@ -281,7 +283,7 @@ def new_segmenter(tok: PyramidTokenizer, segmentation: SegmentationConfig, *, se
     cpu = torch.device("cpu")
     with own_randomness(cpu):
         reseed(seed, cpu)
-        head = build_head(tok.config, embedding_dim=tok.backbone.embedding_dim)
+        head = build_head(tok.trunk, embedding_dim=tok.backbone.embedding_dim, **to_dict(segmentation))
     if head.trunk is not None:
         head.trunk.load_state_dict(tok.trunk.state_dict())
     return Segmenter(tok, head)

@@ -14,7 +14,7 @@ from typer.testing import CliRunner, Result
 from pyramid_tokenizer.cli import app
 from pyramid_tokenizer.config.models import BackboneConfig, DecoderConfig, LevelConfig, QuantizerConfig, TokenizerConfig
 from pyramid_tokenizer.images.pixels import to_pil
-from pyramid_tokenizer.segmentation.segmenter import Segmenter, build_head
+from pyramid_tokenizer.segmentation import Segmenter, build_head
 from pyramid_tokenizer.tokenizer import PyramidTokenizer
 
 CONFIG = TokenizerConfig(
@@ -61,7 +61,7 @@ def other_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def head_model(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """`model` with a segmentation head that changes what look-up finds."""
     tok = PyramidTokenizer.from_pretrained(model)
-    head = build_head(tok.config, embedding_dim=tok.backbone.embedding_dim)
+    head = build_head(tok.trunk, embedding_dim=16, width=128, depth=2, shared_decoder=True)
     for parameter in head.parameters():
         parameter.data += torch.randn(parameter.shape, generator=torch.Generator().manual_seed(2)) * 0.2
     return Segmenter(tok, head).save_pretrained(tmp_path_factory.mktemp("models") / "head")

@@ -98,7 +98,7 @@ def test_a_file_that_is_there_is_replaced_only_when_asked(run, model, labelled):
 @pytest.mark.parametrize(
     ("options", "told"),
     [
-        (("--protocol", "voc20"), "did you mean 'voc-20', 'voc-20b', 'voc-21'?"),
+        (("--protocol", "voc20"), "'voc-20' or 'voc-20b' or 'voc-21'?"),
         (("--data", "nowhere"), "got no folder 'nowhere'"),
         (("--split", "train"), "use a split of few"),
         (("--classes", "two.txt"), "expected label values of 2 classes, got 2 in 'set/labels/0.png'"),

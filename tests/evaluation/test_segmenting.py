@@ -17,7 +17,7 @@ from pyramid_tokenizer.evaluation import (
     token_figures,
 )
 from pyramid_tokenizer.images.labelled import Sample, find_protocol
-from pyramid_tokenizer.segmentation.segmenter import Segmenter, build_head
+from pyramid_tokenizer.segmentation import Segmenter, build_head
 
 NAMES = ("sky", "tree|bush", "car", "road")
 
@@ -25,7 +25,7 @@ NAMES = ("sky", "tree|bush", "car", "road")
 @pytest.fixture(scope="module")
 def seg(toy_tokenizer):
     """With a head that changes what look-up finds, mildly: a sigmoid of 17 and more is 1, where classes are equal."""
-    head = build_head(toy_tokenizer.config, embedding_dim=toy_tokenizer.backbone.embedding_dim)
+    head = build_head(toy_tokenizer.trunk, embedding_dim=16, width=128, depth=2, shared_decoder=True)
     generator = torch.Generator().manual_seed(2)
     for parameter in head.parameters():
         parameter.data += torch.randn(parameter.shape, generator=generator) * 0.02
@@ -57,19 +57,20 @@ def test_class_scores_are_those_that_masks_are_made_of(seg, smooth, mode):
 @pytest.mark.parametrize("mode", ["lookup", "decoder", "dense"])
 @pytest.mark.parametrize("view", [{}, {"window_px": 80}, {"short_side_px": 40}])
 @pytest.mark.parametrize(
-    ("measured", "rule", "background"),
+    ("measured", "rule", "asked"),
     [
-        (protocol(), None, None),
-        (WITH_CLASS, ["wall", "floor"], ["wall", "floor"]),
-        (WITH_CLASS, 0.3, 0.3),
-        (WITH_WORDS, None, ["wall", "floor"]),
+        (protocol(), {}, {}),
+        (WITH_CLASS, {"background": ["wall", "floor"]}, {"background": ["wall", "floor"]}),
+        (WITH_CLASS, {"threshold": 0.3}, {"threshold": 0.3}),
+        (WITH_CLASS, {"background": ["wall"], "threshold": 0.3}, {"background": ["wall"], "threshold": 0.3}),
+        (WITH_WORDS, {}, {"background": ["wall", "floor"]}),
     ],
 )
-def test_labels_are_the_segmenters_in_every_view_that_shows_all(seg, image, mode, view, measured, rule, background):
-    wanted = seg.segment(image, NAMES, background=background, mode=mode).labels[0]
+def test_labels_are_the_segmenters_in_every_view_that_shows_all(seg, image, mode, view, measured, rule, asked):
+    wanted = seg.segment(image, NAMES, **asked, mode=mode).labels[0]
     if measured is WITH_CLASS:  # its class 0 is the background, which is -1 here and there
         wanted = torch.where(wanted >= 0, wanted + 1, wanted)
-    assert torch.equal(label_images(seg, measured, background=rule, mode=mode, **view)(image), wanted)
+    assert torch.equal(label_images(seg, measured, **rule, mode=mode, **view)(image), wanted)
 
 
 def test_scores_and_not_labels_are_averaged_over_windows(seg, image):
@@ -89,21 +90,21 @@ def test_another_size_is_what_the_segmenter_sees(seg, image):
     assert torch.equal(found, wanted)
 
 
-@pytest.mark.parametrize("rule", [0.3, ["wall", "floor"]])
+@pytest.mark.parametrize("rule", [{"threshold": 0.3}, {"background": ["wall", "floor"]}])
 def test_classes_seen_some_at_a_time_give_the_same_labels(seg, image, monkeypatch, rule):
-    whole = label_images(seg, WITH_CLASS, background=rule, window_px=80)(image)
+    whole = label_images(seg, WITH_CLASS, **rule, window_px=80)(image)
     monkeypatch.setattr(segmenting, "CHUNK_FLOATS", 2 * 40 * 72)
-    assert torch.equal(label_images(seg, WITH_CLASS, background=rule, window_px=80)(image), whole)
+    assert torch.equal(label_images(seg, WITH_CLASS, **rule, window_px=80)(image), whole)
 
 
 def test_a_background_that_nothing_finds_is_refused_and_a_rule_without_one_too():
     with pytest.raises(ConfigError, match=r"'voc-21', whose class 0 is .*--background .*--threshold"):
-        check_background(find_protocol("voc-21"), None)
+        check_background(find_protocol("voc-21"))
     with pytest.raises(ConfigError, match=r"no rule .* 'voc-20', got 0.5"):
-        check_background(find_protocol("voc-20"), 0.5)
-    with pytest.raises(ConfigError, match=r"no rule .* 'voc-20b', got \['wall'\]"):
-        check_background(find_protocol("voc-20b"), ["wall"])
-    check_background(find_protocol("voc-21"), 0.0)
+        check_background(find_protocol("voc-20"), threshold=0.5)
+    with pytest.raises(ConfigError, match=r"no rule .* 'voc-20b', .* words of its own"):
+        check_background(find_protocol("voc-20b"), background=["wall"])
+    check_background(find_protocol("voc-21"), threshold=0.0)
 
 
 def test_settings_that_do_not_fit_are_refused_before_an_image_is_read(seg):

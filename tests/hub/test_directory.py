@@ -17,7 +17,7 @@ from pyramid_tokenizer import hub
 from pyramid_tokenizer.config.models import BackboneConfig, SegmentationConfig
 from pyramid_tokenizer.errors import BackboneError, CheckpointError, ConfigError, ModelNotFoundError
 from pyramid_tokenizer.hub import directory as saving
-from pyramid_tokenizer.hub.directory import backbone_folder, is_public, write_model
+from pyramid_tokenizer.hub.directory import backbone_folder, is_public, save_model
 from pyramid_tokenizer.images.read import read_image
 from pyramid_tokenizer.tokenizer import PyramidTokenizer
 from pyramid_tokenizer.tokens.pyramid import TokenPyramid
@@ -218,7 +218,7 @@ def test_pushing_sends_a_whole_model(toy_tokenizer, monkeypatch):
         sent["model"], sent["options"] = PyramidTokenizer.from_pretrained(directory), options
         return f"https://example.test/{repo_id}"
 
-    monkeypatch.setattr(hub, "push", push)
+    monkeypatch.setattr("pyramid_tokenizer.hub.upload.push", push)
     assert toy_tokenizer.push_to_hub("user/repo", private=True) == "https://example.test/user/repo"
     assert sent["model"].fingerprint == toy_tokenizer.fingerprint
     assert sent["options"]["private"] is True
@@ -237,12 +237,13 @@ class PrivateBackbone(nn.Module):
 def test_a_head_lies_beside_the_model_and_is_declared(toy_tokenizer, model, tmp_path):
     plain = hub.read_config(model)
     assert plain.segmentation is None
-    head = {"weight": torch.tensor([[1.0, 0.1]])}
+    weight = torch.tensor([[1.0, 0.1]])
+    head = hub.StoredHead(config=SegmentationConfig(), tensors={"weight": weight})
     toy_tokenizer.save_pretrained(model, head=head)
-    assert torch.equal(load_file(model / saving.HEAD_FILE)["weight"], head["weight"])
+    assert torch.equal(load_file(model / saving.HEAD_FILE)["weight"], weight)
     assert hub.read_config(model) == dataclasses.replace(plain, segmentation=SegmentationConfig())
     half = toy_tokenizer.save_pretrained(tmp_path / "half", head=head, half=True)
-    assert torch.equal(load_file(half / saving.HEAD_FILE)["weight"], head["weight"].half())
+    assert torch.equal(load_file(half / saving.HEAD_FILE)["weight"], weight.half())
     toy_tokenizer.save_pretrained(model)
     assert not (model / saving.HEAD_FILE).exists()
     assert hub.read_config(model) == plain
@@ -251,8 +252,9 @@ def test_a_head_lies_beside_the_model_and_is_declared(toy_tokenizer, model, tmp_
 def test_the_head_of_the_config_is_declared_where_it_is_saved_and_only_there(toy_tokenizer, tmp_path):
     tok = copy.deepcopy(toy_tokenizer)
     tok.config = dataclasses.replace(tok.config, segmentation=SegmentationConfig(width=8, depth=1))
-    folder = tok.save_pretrained(tmp_path / "model", head={"weight": torch.ones(2)})
-    assert hub.read_config(folder).segmentation == tok.config.segmentation
+    stored = hub.StoredHead(config=SegmentationConfig(width=4, depth=0), tensors={"weight": torch.ones(2)})
+    folder = tok.save_pretrained(tmp_path / "model", head=stored)
+    assert hub.read_config(folder).segmentation == stored.config
     assert hub.read_config(tok.save_pretrained(folder)).segmentation is None
     assert tok.fingerprint == toy_tokenizer.fingerprint
 
@@ -265,7 +267,7 @@ def test_text_embeddings_are_saved_in_float32(toy_tokenizer, smooth, tmp_path):
 
 def write(directory, config, **backbone):
     config = dataclasses.replace(config, backbone=BackboneConfig(**backbone), fingerprint="a" * 64)
-    write_model(directory, config, backbone=PrivateBackbone(), tensors={"x": torch.ones(2)})
+    save_model(directory, config, backbone=PrivateBackbone(), tensors={"x": torch.ones(2)})
     return hub.read_config(directory).backbone
 
 

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 
 from pyramid_tokenizer import PyramidTokenizer, Segmenter, hub
 from pyramid_tokenizer.config.models import SegmentationConfig
+from pyramid_tokenizer.config.plain import to_dict
 from pyramid_tokenizer.errors import (
     CapabilityError,
     CheckpointError,
@@ -19,8 +20,8 @@ from pyramid_tokenizer.errors import (
     TokenRangeError,
 )
 from pyramid_tokenizer.segmentation import scoring, segmenter
+from pyramid_tokenizer.segmentation.head import build_head
 from pyramid_tokenizer.segmentation.scoring import best_classes
-from pyramid_tokenizer.segmentation.segmenter import build_head
 from pyramid_tokenizer.text import TextEncoder, VocabularyEmbeddings
 
 NAMES = ["sky", "tree|bush|hedge", "car", "road|street", "dog"]
@@ -40,7 +41,7 @@ def with_head(tok, *, shared=True):
     tok.config = dataclasses.replace(
         tok.config, segmentation=SegmentationConfig(width=8, depth=1, shared_decoder=shared)
     )
-    head = build_head(tok.config, embedding_dim=16)
+    head = build_head(tok.trunk, embedding_dim=16, **to_dict(tok.config.segmentation))
     generator = torch.Generator().manual_seed(5)
     with torch.no_grad():
         for parameter in head.parameters():
@@ -173,11 +174,11 @@ class TestEveryMode:
     def test_a_threshold_takes_the_pixels_below_it(self, headed, images, mode):
         plain = headed.segment(images, NAMES, mode=mode)
         middle = float(plain.scores.median())
-        found = headed.segment(images, NAMES, background=middle, mode=mode)
+        found = headed.segment(images, NAMES, threshold=middle, mode=mode)
         assert torch.equal(found.labels, torch.where(plain.scores < middle, -1, plain.labels))
         assert torch.equal(found.scores, plain.scores)
         assert (plain.labels >= 0).all()
-        assert (headed.segment(images, NAMES, background=2, mode=mode).labels == -1).all()
+        assert (headed.segment(images, NAMES, threshold=2, mode=mode).labels == -1).all()
 
     @pytest.mark.parametrize("mode", ["lookup", "decoder", "dense"])
     def test_scores_of_all_classes_have_the_map_as_their_maximum(self, headed, images, mode):
@@ -224,7 +225,9 @@ class TestDecoder:
         assert not torch.equal(found.labels, headed.segment(tokens, NAMES, mode="lookup").labels)
 
     def test_a_fresh_head_gives_the_labels_of_the_look_up(self, headed, images):
-        fresh = Segmenter(headed.tok, build_head(headed.tok.config, embedding_dim=16))
+        fresh = Segmenter(
+            headed.tok, build_head(headed.tok.trunk, embedding_dim=16, **to_dict(headed.tok.config.segmentation))
+        )
         found, wanted = fresh.segment(images, NAMES), fresh.segment(images, NAMES, mode="lookup")
         assert torch.equal(found.labels, wanted.labels)
         assert torch.equal(
@@ -380,6 +383,7 @@ class TestErrors:
             ([], {}, "at least one entry in names, got none"),
             (["sky", "Sky"], {}, "each word once, whatever its case"),
             (["sky", " "], {}, "a word in names"),
+            (NAMES, {"background": 0.5}, "0.5"),
             (NAMES, {"background": "wall"}, "background as a list of texts, got the single one 'wall'"),
             (NAMES, {"background": ["wall", "dog"]}, r"got 'dog' in names\[4\] 'dog' and in background\[1\]"),
         ],
@@ -393,7 +397,7 @@ class TestErrors:
         with pytest.raises(CapabilityError, match='expected images for mode "dense", got tokens'):
             seg.segment(seg.tok.encode(images), NAMES, mode="dense")
         monkeypatch.setattr(type(seg.tok.backbone), "has_dense", False)
-        with pytest.raises(CapabilityError, match='map for mode "dense", got one without: use mode "lookup"'):
+        with pytest.raises(CapabilityError, match='mode "lookup"'):
             seg.segment(images, NAMES, mode="dense")
 
     def test_tokens_of_another_tokenizer_are_refused(self, headed, toy_config, images, smooth):
@@ -426,7 +430,7 @@ class TestFiles:
             sent["model"], sent["options"] = Segmenter.from_pretrained(directory), options
             return f"https://example.test/{repo_id}"
 
-        monkeypatch.setattr(hub, "push", push)
+        monkeypatch.setattr("pyramid_tokenizer.hub.upload.push", push)
         assert headed.push_to_hub("user/repo", private=True) == "https://example.test/user/repo"
         found, wanted = sent["model"].segment(images, NAMES), headed.segment(images, NAMES)
         assert torch.equal(found.labels, wanted.labels)
@@ -437,9 +441,8 @@ class TestFiles:
         assert "segmentation_head.safetensors" in os.listdir(folder)
         loaded = Segmenter.from_pretrained(folder)
         assert loaded.tok.config.segmentation == headed.tok.config.segmentation
-        for background in (None, WORDS, 0.2):
-            found = loaded.segment(images, NAMES, background=background)
-            wanted = headed.segment(images, NAMES, background=background)
+        for rule in ({}, {"background": WORDS}, {"threshold": 0.2}):
+            found, wanted = loaded.segment(images, NAMES, **rule), headed.segment(images, NAMES, **rule)
             assert torch.equal(found.labels, wanted.labels)
             assert torch.equal(found.scores, wanted.scores)
         again = loaded.save_pretrained(tmp_path / "again")
@@ -494,11 +497,14 @@ class TestFiles:
             Segmenter.from_pretrained(folder)
         assert PyramidTokenizer.from_pretrained(folder).fingerprint == headed.tok.fingerprint
 
-    def test_a_head_that_the_config_does_not_describe_is_not_saved(self, headed, toy_tokenizer, tmp_path):
-        undescribed = Segmenter(copy.deepcopy(toy_tokenizer), headed.head)
-        with pytest.raises(CheckpointError, match=r"expected a head of the shape SegmentationConfig\(width=128"):
-            undescribed.save_pretrained(tmp_path / "model")
-        assert not (tmp_path / "model").exists()
+    def test_the_saved_config_describes_the_head_whatever_the_tokenizers_config_says(self, toy_tokenizer, tmp_path):
+        head = build_head(toy_tokenizer.trunk, embedding_dim=16, width=12, depth=3, shared_decoder=False)
+        folder = Segmenter(toy_tokenizer, head).save_pretrained(tmp_path / "model")
+        loaded = Segmenter.from_pretrained(folder)
+        assert loaded.tok.config.segmentation == SegmentationConfig(width=12, depth=3, shared_decoder=False)
+        assert {n: t.shape for n, t in loaded.head.state_dict().items()} == {
+            n: t.shape for n, t in head.state_dict().items()
+        }
 
     def test_text_embeddings_are_kept_where_asked(self, headed, images, tmp_path):
         folder = headed.save_pretrained(tmp_path / "model")

@@ -46,8 +46,9 @@ def test_the_key_changes_with_all_that_determines_embeddings(
         tower.projection.data[0] += 1e-6
     if change == "dtype":
         tower.half()
-    encoder = TextEncoder(tower, templates="photo" if change == "templates" else "default", cache_dir=tmp_path)
-    encoder.encode(["dog", "cat ." if change == "names" else "cat"])
+    templates = "photo" if change == "templates" else "default"
+    words = ["dog", "cat ." if change == "names" else "cat"]
+    TextEncoder(tower, cache_dir=tmp_path).encode(words, templates=templates)
     assert tower.asked > 0
     assert len(list(tmp_path.iterdir())) == 2
 

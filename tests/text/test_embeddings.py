@@ -61,7 +61,7 @@ def test_one_phrase_a_class_changes_nothing() -> None:
 
 @pytest.mark.parametrize("scores", [torch.zeros(3, 3), torch.zeros(2, dtype=torch.int64), torch.tensor(1.0)])
 def test_scores_of_other_phrases_are_refused(scores: Tensor) -> None:
-    with pytest.raises(ConfigError, match="expected 2 float scores along dimension -1, one a phrase"):
+    with pytest.raises(ConfigError, match="expected 2 float scores along dimension -1"):
         words_of([0, 1]).class_scores(scores)
 
 

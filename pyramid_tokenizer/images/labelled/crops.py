@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -11,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from pyramid_tokenizer.errors import ConfigError, DataError
+from pyramid_tokenizer.errors import ConfigError, DataError, did_you_mean
 from pyramid_tokenizer.images.crops import ZOOM, CropOrder, draw_crop
 from pyramid_tokenizer.images.labelled.class_names import split_name
 from pyramid_tokenizer.images.labelled.sets import SegmentationSet
@@ -139,8 +138,7 @@ def _check_known(left_out: Collection[str], sets: Sequence[SegmentationSet]) -> 
     known = {spelling for labelled in sets for name in labelled.names for spelling in _spellings(name)}
     unknown = [name for name in left_out if name not in known]
     if unknown:
-        near = difflib.get_close_matches(unknown[0], known, n=1)
-        hint = f"did you mean {near[0]!r}?" if near else "write it as the set's class list does"
+        hint = did_you_mean(unknown[0], known, otherwise="write it as the set's class list does")
         raise ConfigError(f"expected classes of the sets to leave out, got {unknown[0]!r}: {hint}")
 
 

@@ -5,13 +5,12 @@ The same images are measured in several ways that cannot be compared: VOC alone 
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Literal
 
-from pyramid_tokenizer.errors import ConfigError
+from pyramid_tokenizer.errors import ConfigError, did_you_mean
 from pyramid_tokenizer.images.labelled.class_names import (
     BACKGROUND,
     CITYSCAPES_19,
@@ -86,8 +85,7 @@ def find_protocol(name: str) -> SegmentationProtocol:
     """
     if name in PROTOCOLS:
         return PROTOCOLS[name]
-    near = ", ".join(repr(x) for x in difflib.get_close_matches(str(name).lower(), PROTOCOLS, n=3))
-    fix = f"did you mean {near}?" if near else "use 'folder' for a set of your own"
+    fix = did_you_mean(name, PROTOCOLS, otherwise="use 'folder' for a set of your own")
     raise ConfigError(f"expected a protocol of {', '.join(PROTOCOLS)}, got {name!r}: {fix}")
 
 
