@@ -182,7 +182,7 @@ def test_too_few_or_unreadable_images_are_an_error(unfitted, photos, tmp_path, s
     with pytest.raises(DataError, match="expected at least one image, got an empty list"):
         run(unfitted, [], tmp_path / "none", settings())
     (tmp_path / "empty.png").write_bytes(b"")
-    with pytest.raises(DataError, match="unusable ones in a row"):
+    with pytest.raises(DataError, match="in a row that cannot"):
         run(unfitted, [tmp_path / "empty.png"], tmp_path / "bad", settings())
 
 
