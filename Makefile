@@ -2,13 +2,17 @@
 # enters the repository first, and tools run as `python -m`, because a script's #! line cannot hold a space.
 #
 #   make test ARGS="-k tokens"     more arguments for the tool behind the target
+#   make test WORKERS=0            in one process, e.g. for a debugger
+#   make test-pythons PYTHONS=3.13 another choice of Pythons than all that are supported
 #   make test VENV="$HOME/my env"  another environment (a relative path starts at the repository)
-#   make demo PYTHON=python3.12    another Python, 3.10 or newer, for a new environment
+#   make demo PYTHON=python3.12    another Python, 3.11 or newer, for a new environment
 
 VENV ?= .venv
 PYTHON ?=
 ARGS ?=
 DATA ?= ../shared/data
+WORKERS ?= auto
+PYTHONS ?= 3.12 3.13
 
 quote = '$(subst ','\'',$(1))'
 root := $(shell CDPATH= cd "$$(dirname -- "$$(printf '%s' $(call quote,$(MAKEFILE_LIST)) | sed 's/^ *//')")" && pwd)
@@ -16,9 +20,11 @@ enter := cd $(call quote,$(root)) &&
 venv := $(call quote,$(VENV))
 python := $(enter) $(venv)/bin/python
 install := $(enter) ./.ci/install $(venv) $(call quote,$(PYTHON))
+# One process a core; more than 8 spend their time on imports. A worker that is done takes tests from the others.
+pytest := $(python) -m pytest -n $(WORKERS) --maxprocesses 8 --dist worksteal
 
 .NOTPARALLEL:
-.PHONY: help install demo test test-slow check format cov bench golden build
+.PHONY: help install demo test test-slow test-pythons check format cov bench golden build
 
 help: ## list the commands
 	@$(enter) sed -n 's/^\([a-z-]*\):.*## /  make \1@/p' Makefile | awk -F@ '{printf "%-18s %s\n", $$1, $$2}'
@@ -34,12 +40,15 @@ demo: ## photos -> tokens -> photos with the bundled model, into out/
 test: ## the fast tests
 	@$(install) dev
 	@echo "test: the fast tier (make test-slow runs the slow one)"
-	@$(python) -m pytest --durations=5 $(ARGS)
+	@$(pytest) --durations=5 $(ARGS)
 
 test-slow: ## toy training, several processes, the command line end to end
 	@$(install) dev
 	@echo "test-slow: the slow tier, minutes"
-	@$(python) -m pytest -m slow --durations=10 $(ARGS)
+	@$(pytest) -m slow --durations=10 $(ARGS)
+
+test-pythons: ## the fast tests on other Pythons, each in an environment of its own
+	@$(enter) ./.ci/test-pythons $(PYTHONS)
 
 check: ## style, types, floors, docstrings, spelling; changes nothing
 	@$(install) dev

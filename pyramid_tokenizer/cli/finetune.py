@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from enum import Enum
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -51,7 +51,7 @@ MASKS_ONLY = ("classes", "split", "joint", "own_trunk")
 """Options that only --segmentation takes."""
 
 
-class Codebooks(str, Enum):
+class Codebooks(StrEnum):
     """Choices of --codebooks."""
 
     refit = "refit"

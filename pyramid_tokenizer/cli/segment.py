@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from enum import Enum
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -35,7 +35,7 @@ MAX_CLASSES = 2**16 - 1
 """The most classes of a label map in a PNG, which has 16 bits at most; its last value is the background."""
 
 
-class Mode(str, Enum):
+class Mode(StrEnum):
     """The choices of --mode."""
 
     auto = "auto"

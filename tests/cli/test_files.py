@@ -52,7 +52,10 @@ def test_a_name_with_brackets_is_a_name_first(here):
 
 def test_a_file_that_is_named_twice_is_read_once(here):
     touch("p/a.png", "p/b.png")
-    assert listed(find_images(["p/b.png", "p", "./p/b.png"])) == [("p/b.png", "b.png"), ("p/a.png", "a.png")]
+    Path("link.png").symlink_to("p/b.png")
+    absolute = str(here / "p" / "b.png")
+    found = listed(find_images(["p/b.png", "p", "./p/b.png", "p/../p/b.png", absolute, "link.png"]))
+    assert found == [("p/b.png", "b.png"), ("p/a.png", "a.png")]
 
 
 def test_token_files_are_found_in_folders_by_their_suffix(here):
@@ -63,11 +66,11 @@ def test_token_files_are_found_in_folders_by_their_suffix(here):
 @pytest.mark.parametrize(
     ("find", "argument", "error", "message"),
     [
-        (find_images, "nope.png", ImageFileError, "got 'nope.png'"),
-        (find_images, "none/*.png", ImageFileError, "got 'none/\\*.png'"),
-        (find_images, "empty", DataError, "'empty', got none"),
-        (find_tokens, "nope.tokens", TokenFileError, "got 'nope.tokens'"),
-        (find_tokens, "empty", TokenFileError, "'empty', got none"),
+        (find_images, "nope.png", ImageFileError, "'nope.png'"),
+        (find_images, "none/*.png", ImageFileError, "'none/\\*.png'"),
+        (find_images, "empty", DataError, "'empty'"),
+        (find_tokens, "nope.tokens", TokenFileError, "'nope.tokens'"),
+        (find_tokens, "empty", TokenFileError, "'empty'"),
     ],
 )
 def test_nothing_found_is_an_error_that_names_what_was_typed(here, find, argument, error, message):
@@ -99,7 +102,7 @@ def test_names_that_differ_in_case_alone_are_one_name(here):
 
 def test_sources_of_one_name_from_two_folders_are_refused_by_both_paths(here):
     sources = [Source(Path(folder) / "a.jpg", PurePath("a.jpg")) for folder in ("p", "q")]
-    with pytest.raises(PyramidTokenizerError, match=r"'a\.jpg\.tokens' for both 'p/a\.jpg' and 'q/a\.jpg'"):
+    with pytest.raises(PyramidTokenizerError, match=r"'a\.jpg\.tokens' .*'p/a\.jpg' and 'q/a\.jpg'"):
         plan_outputs(sources, out=Path("out"), suffix=".tokens", force=True)
 
 
@@ -113,9 +116,9 @@ def test_existing_results_are_replaced_by_force_alone(here):
 @pytest.mark.parametrize(
     ("sources", "out", "expected"),
     [
-        (("a.jpg", "b.jpg"), "x.tokens", "a folder for 2 files as --out, got 'x.tokens'"),
-        (("a.jpg",), "x.png", "a folder, or a name with .tokens, as --out, got 'x.png'"),
-        (("a.jpg", "b.jpg"), "file", "a folder for 2 files as --out, got 'file'"),
+        (("a.jpg", "b.jpg"), "x.tokens", "2 files .*'x.tokens'"),
+        (("a.jpg",), "x.png", ".tokens.*'x.png'"),
+        (("a.jpg", "b.jpg"), "file", "2 files .*'file'"),
     ],
 )
 def test_a_file_where_a_folder_is_needed_is_refused(here, sources, out, expected):

@@ -44,6 +44,13 @@ def test_sheets_are_written_by_default(run, model, photos, here):
     assert [path.name for path in (here / "mine" / "sheets").iterdir()] == ["decoder-000002.png"]
 
 
+def test_no_steps_leave_trunk_and_decoder_as_they_are(run, model, tok, photos):
+    done = run("finetune", model, "--images", photos, "--out", "mine", "--codebooks", "frozen", *SHORT, "--steps", 0)
+    assert done.exit_code == 0, done.stderr
+    mine = PyramidTokenizer.from_pretrained("mine").own_tensors()
+    assert [name for name, tensor in mine.items() if not torch.equal(tensor, tok.own_tensors()[name])] == []
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

@@ -86,22 +86,19 @@ def test_the_decoder_learns_too_or_the_head_has_its_own_trunk(run, model, tok, m
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
-        ((), "--images SOURCE or --segmentation FOLDER, got neither"),
-        (("--images", "photos", "--segmentation", "masks"), "got both, photos and masks"),
-        (("--images", "photos", "--split", "train"), "expected --split with --segmentation, got it with --images"),
-        (("--images", "photos", "--joint"), "expected --joint with --segmentation"),
-        (("--segmentation", "masks", "--codebooks", "refit"), "expected --codebooks with --images"),
-        (("--segmentation", "masks", "--sheet-every", "0"), "expected --sheet-every with --images"),
-        (("--segmentation", "masks", "--tensorboard"), "expected --tensorboard with --images"),
-        (("--segmentation", "masks", "--joint", "--own-trunk"), "--joint or --own-trunk, got both"),
-        (("--segmentation", "nowhere"), "got no folder 'nowhere'"),
-        (("--segmentation", "masks", "--split", "val"), "use a split of train"),
-        (
-            ("--segmentation", "masks", "--classes", "one.txt"),
-            "label values of 1 classes, got 1 in 'masks/labels/0.png'",
-        ),
-        (("--segmentation", "masks", "--crop", "40"), "multiples of 32, got 40"),
-        (("--segmentation", "masks", "--steps", "0"), "head_steps >= 1, got 0"),
+        ((), "--segmentation"),
+        (("--images", "photos", "--segmentation", "masks"), "photos and masks"),
+        (("--images", "photos", "--split", "train"), "--split"),
+        (("--images", "photos", "--joint"), "--joint"),
+        (("--segmentation", "masks", "--codebooks", "refit"), "--codebooks"),
+        (("--segmentation", "masks", "--sheet-every", "0"), "--sheet-every"),
+        (("--segmentation", "masks", "--tensorboard"), "--tensorboard"),
+        (("--segmentation", "masks", "--joint", "--own-trunk"), "--joint or --own-trunk"),
+        (("--segmentation", "nowhere"), "'nowhere'"),
+        (("--segmentation", "masks", "--split", "val"), "split of train"),
+        (("--segmentation", "masks", "--classes", "one.txt"), "1 in 'masks/labels/0.png'"),
+        (("--segmentation", "masks", "--crop", "40"), "32, got 40"),
+        (("--segmentation", "masks", "--steps", "0"), "head_steps"),
     ],
 )
 def test_what_does_not_fit_is_one_line(run, model, masks, photos, here, arguments, told):
@@ -117,7 +114,7 @@ def test_a_model_that_is_there_is_not_replaced(run, model, masks):
     before = model.joinpath("config.json").read_bytes()
     done = run("finetune", model, "--segmentation", "masks", "--out", model, *SHORT)
     assert done.exit_code == 1
-    assert "expected a new folder or one with a training to resume as --out" in done.stderr
+    assert str(model) in done.stderr
     assert model.joinpath("config.json").read_bytes() == before
 
 

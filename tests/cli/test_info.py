@@ -68,19 +68,13 @@ def test_a_missing_or_damaged_token_file_is_one_line(run, tok, here):
         assert name in done.stderr
 
 
-def test_a_backbone_shows_its_blocks_the_levels_of_its_preset_and_the_command_that_trains_it(run):
-    done = run("info", "--backbone", "ViT-L-14", "--size", 224)
+def test_a_backbone_shows_its_blocks_and_the_command_that_trains_it(run):
+    done = run("info", "--backbone", "ViT-B-32", "--size", 224)
     assert done.exit_code == 0, done.stderr
     shown = rows(done.stdout)
-    assert ["family", "VisionTransformer,", "303,966,208", "parameters,", "frozen"] in shown
-    assert ["blocks", "5,", "11,", "17,", "23", "of", "24"] in shown
-    assert ["0", "28", "8x8", "64", "4,096", "64", "12.00", "0.0153"] in shown
-    assert ["1", "14", "16x16", "256", "4,096", "32", "12.00", "0.0612"] in shown
-    assert ["2", "7", "32x32", "1,024", "256", "16", "8.00", "0.1633"] in shown
-    assert ["all", "1,344", "8,448", "0.2398"] in shown
-    command = (
-        "pyramid-tokenizer train --images FOLDER --backbone ViT-L-14 --pretrained openai --crop 140 --out my-tokenizer"
-    )
+    assert ["family", "VisionTransformer,", "87,849,216", "parameters,", "frozen"] in shown
+    assert ["blocks", "2,", "5,", "8,", "11", "of", "12"] in shown
+    command = "pyramid-tokenizer train --images FOLDER --backbone ViT-B-32 --pretrained openai --out my-tokenizer"
     assert ["train", "it", *command.split()] in shown
 
 
@@ -100,8 +94,6 @@ def test_a_backbones_tokens_are_those_of_a_new_model_on_it(run, size):
     ("name", "options"),
     [
         ("toy", ""),
-        ("RN50", "--pretrained openai "),
-        ("convnext_tiny", "--pretrained FILE "),
         ("coca_base", "--pretrained FILE --crop 144 "),
     ],
 )

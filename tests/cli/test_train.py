@@ -91,7 +91,7 @@ def test_a_model_that_was_not_trained_there_is_not_replaced(run, other_model, mo
     before = (other_model / "model.safetensors").read_bytes()
     done = run("train", "--images", photos, "--out", other_model, "--model", model, *SHORT)
     assert (done.exit_code, done.stderr.count("\n")) == (1, 1)
-    assert "expected a new folder" in done.stderr
+    assert str(other_model) in done.stderr
     assert (other_model / "model.safetensors").read_bytes() == before
 
 
@@ -100,14 +100,12 @@ def test_a_model_that_was_not_trained_there_is_not_replaced(run, other_model, mo
     [
         (("--images", "nowhere"), "'nowhere'"),
         (("--images", "photos", "--config", "no.json"), "no.json"),
-        (("--images", "photos", "--config", "wrong.json"), "did you mean 'quantizer'?"),
-        (("--images", "photos", "--config", "tokenizer.json", "--model", "tiny"), "leave one out"),
+        (("--images", "photos", "--config", "wrong.json"), "'quantizer'"),
+        (("--images", "photos", "--config", "tokenizer.json", "--model", "tiny"), "--model"),
         (("--images", "photos", "--backbone", "RN50", "--model", "tiny"), "--backbone RN50 and --model tiny"),
-        (("--images", "photos", "--backbone", "RN50"), "weights for 'RN50'"),
-        (("--images", "photos", "--backbone", "RN51", "--pretrained", "openai"), "did you mean 'RN50'"),
-        (("--images", "photos", "--backbone", "RN50", "--pretrained", "openia"), "did you mean 'openai'"),
-        (("--images", "photos", "--pretrained", "openai"), "--backbone with --pretrained openai"),
-        (("--images", "photos", "--backbone-dir", "backbone"), "--config with --backbone-dir backbone"),
+        (("--images", "photos", "--backbone", "RN50"), "'RN50'"),
+        (("--images", "photos", "--pretrained", "openai"), "--pretrained openai"),
+        (("--images", "photos", "--backbone-dir", "backbone"), "--backbone-dir backbone"),
         (("--images", "photos", "--config", "tokenizer.json", "--crop", 48), "crop"),
     ],
 )

@@ -45,16 +45,6 @@ def test_finer_codes_change_finer_maps_only():
             assert torch.equal(prefix[level], full[level]) == (level < n)
 
 
-def test_a_map_is_the_coarser_one_carried_up_plus_the_codes_then_refined():
-    trunk, codes = trunk_of((32, 8)), codes_of((32, 8))
-    first = trunk.fuse[0](trunk.embed[0](codes[0]))
-    carried = enlarge(trunk.carry[0](first), 4)
-    for given, present in ((codes, trunk.embed[1](codes[1])), (codes[:1], trunk.absent[0])):
-        fused = trunk(given)
-        assert torch.equal(fused[0], first)
-        assert torch.equal(fused[1], trunk.fuse[1](present + carried))
-
-
 @pytest.mark.parametrize("n", [1, 2, 3])
 def test_gradients_reach_all_that_a_prefix_uses_and_nothing_else(n):
     trunk = trunk_of((32, 16, 8))
@@ -64,13 +54,6 @@ def test_gradients_reach_all_that_a_prefix_uses_and_nothing_else(n):
         unused = (kind == "embed" and int(index) >= n) or (kind == "absent" and int(index) + 1 < n)
         reached = parameter.grad is not None and bool(parameter.grad.any())
         assert reached != unused, name
-
-
-def test_every_parameter_is_used_by_some_prefix():
-    trunk = trunk_of((32, 16, 8))
-    for n in (1, 2, 3):
-        trunk(codes_of((32, 16, 8))[:n])[-1].square().sum().backward()
-    assert all(bool(p.grad.any()) for p in trunk.parameters())
 
 
 def test_a_tile_with_a_halo_equals_the_whole_inside():

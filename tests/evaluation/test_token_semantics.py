@@ -100,16 +100,16 @@ def test_ids_and_labels_that_do_not_fit_are_refused_and_nothing_is_counted():
     semantics = TokenSemantics((5,), strides=(4,), num_classes=3)
     ids, labels = torch.zeros(1, 2, 2, dtype=torch.int64), torch.zeros(1, 8, 8, dtype=torch.int64)
     for wrong, says in (
-        ((), "ids of 1 levels, got 0"),
-        ((ids[:, :1],), r"\(1, h, w\) that cover 8x8 px at stride 4, got torch.int64 \(1, 1, 2\)"),
-        ((ids.expand(2, -1, -1),), r"got torch.int64 \(2, 2, 2\)"),
-        ((ids.float(),), "got torch.float32"),
-        ((ids + 5,), r"ids in \[0, 5\), got 5 to 5"),
-        ((ids - 1,), r"ids in \[0, 5\), got -1 to -1"),
+        ((), "1 levels, got 0"),
+        ((ids[:, :1],), r"8x8 px .*4, .*\(1, 1, 2\)"),
+        ((ids.expand(2, -1, -1),), r"\(2, 2, 2\)"),
+        ((ids.float(),), "torch.float32"),
+        ((ids + 5,), r"\[0, 5\), got 5 to 5"),
+        ((ids - 1,), "-1 to -1"),
     ):
         with pytest.raises(TokenRangeError, match=says):
             semantics.add(wrong, labels)
-    for wrong, says in ((labels + 3, "labels 0 to 2 or -1 for ignored, got 3 to 3"), (labels[0], r"\(B, H, W\)")):
+    for wrong, says in ((labels + 3, "0 to 2 .*got 3 to 3"), (labels[0], r"\(B, H, W\)")):
         with pytest.raises(DataError, match=says):
             semantics.add((ids,), wrong)
     assert int(semantics.levels[0].counts.sum()) == 0
@@ -117,10 +117,10 @@ def test_ids_and_labels_that_do_not_fit_are_refused_and_nothing_is_counted():
 
 def test_wrong_settings_are_refused():
     for sizes, strides, classes in (((4,), (), 2), ((4, 4), (4,), 2), ((), (), 2), ((4,), (0,), 2), ((4,), (4,), 0)):
-        with pytest.raises(ConfigError, match="a codebook size and a stride per level"):
+        with pytest.raises(ConfigError, match="stride"):
             TokenSemantics(sizes, strides=strides, num_classes=classes)
-    with pytest.raises(ConfigError, match="outside 0 to 2, got 1"):
+    with pytest.raises(ConfigError, match="0 to 2, got 1"):
         TokenSemantics((4,), strides=(4,), num_classes=3, ignore=1)
     a, b = (LevelSemantics(counts=torch.zeros(2, n, dtype=torch.int64)) for n in (2, 3))
-    with pytest.raises(DataError, match=r"got \(2, 2\) and \(2, 3\)"):
+    with pytest.raises(DataError, match=r"\(2, 2\) and \(2, 3\)"):
         oracle_scores(a, b)

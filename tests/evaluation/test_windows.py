@@ -69,19 +69,19 @@ def test_low_precision_scores_are_averaged_in_float32_and_no_graph_is_kept():
 
 @pytest.mark.parametrize(("window_px", "stride_px"), [(0, 0), (4, 0), (4, 5)])
 def test_windows_that_leave_gaps_are_refused(window_px, stride_px):
-    with pytest.raises(ConfigError, match=f"got window_px {window_px} and stride_px {stride_px}"):
+    with pytest.raises(ConfigError, match=f"{window_px} .*{stride_px}"):
         sliding_window(pointwise, torch.zeros(3, 8, 8), window_px=window_px, stride_px=stride_px)
 
 
 def test_scores_of_another_size_than_the_window_are_refused():
     image = torch.zeros(3, 8, 8)
     for wrong in (lambda x: x[:, ::2, ::2], lambda x: x.argmax(0), lambda x: x.long()):
-        with pytest.raises(DataError, match=r"expected float scores \(N, 4, 4\)"):
+        with pytest.raises(DataError, match=r"\(N, 4, 4\)"):
             sliding_window(wrong, image, window_px=4, stride_px=4)
     for wrong in (lambda x: x / 0, lambda x: x - torch.inf):
-        with pytest.raises(DataError, match="expected finite scores"):
+        with pytest.raises(DataError, match="finite"):
             sliding_window(wrong, image, window_px=4, stride_px=4)
-    with pytest.raises(DataError, match=r"expected an image \(3, H, W\), got \(1, 3, 8, 8\)"):
+    with pytest.raises(DataError, match=r"\(3, H, W\), got \(1, 3, 8, 8\)"):
         sliding_window(pointwise, image[None], window_px=4, stride_px=4)
 
 
@@ -114,7 +114,7 @@ def test_windows_work_inside_the_short_side():
 
 
 def test_a_short_side_or_image_that_is_none_is_refused():
-    with pytest.raises(ImageValueError, match="size as a whole number of at least 1"):
+    with pytest.raises(ImageValueError, match="at least 1"):
         at_short_side(pointwise, torch.zeros(3, 8, 8), short_side_px=0)
-    with pytest.raises(DataError, match=r"expected an image \(3, H, W\)"):
+    with pytest.raises(DataError, match=r"\(3, H, W\)"):
         at_short_side(pointwise, torch.zeros(8, 8), short_side_px=4)

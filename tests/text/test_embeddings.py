@@ -61,18 +61,18 @@ def test_one_phrase_a_class_changes_nothing() -> None:
 
 @pytest.mark.parametrize("scores", [torch.zeros(3, 3), torch.zeros(2, dtype=torch.int64), torch.tensor(1.0)])
 def test_scores_of_other_phrases_are_refused(scores: Tensor) -> None:
-    with pytest.raises(ConfigError, match="expected 2 float scores along dimension -1"):
+    with pytest.raises(ConfigError, match="2 .*-1"):
         words_of([0, 1]).class_scores(scores)
 
 
 @pytest.mark.parametrize(
     ("names", "owner", "message"),
     [
-        (("a", "b"), torch.tensor([0, 0]), "a phrase for each of 2 classes"),
-        (("a",), torch.tensor([0, 1]), "a phrase for each of 1 classes"),
-        ((), torch.tensor([-1, -1]), "a phrase for each of 0 classes"),
-        (("a",), torch.tensor([0]), r"int64 owner \(P,\), got \(2, 3\) with torch.int64 \(1,\)"),
-        (("a",), torch.tensor([0.0, 0.0]), "got .* with torch.float32"),
+        (("a", "b"), torch.tensor([0, 0]), "2 classes"),
+        (("a",), torch.tensor([0, 1]), "1 classes"),
+        ((), torch.tensor([-1, -1]), "0 classes"),
+        (("a",), torch.tensor([0]), r"\(2, 3\) .*\(1,\)"),
+        (("a",), torch.tensor([0.0, 0.0]), "torch.float32"),
     ],
 )
 def test_embeddings_without_a_class_for_each_row_are_refused(

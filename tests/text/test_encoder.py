@@ -36,17 +36,17 @@ def test_rows_are_unit_float32_on_the_cpu(backbone: Any, templates: Any) -> None
 
 
 def test_the_order_of_names_does_not_matter() -> None:
-    names, order = [f"thing {i}" for i in range(300)], torch.randperm(300)
+    names, order = [f"thing {i}" for i in range(40)], torch.randperm(40)
     rows = TextEncoder(ToyBackbone()).encode(names)
     shuffled = TextEncoder(ToyBackbone()).encode([names[i] for i in order])
     assert torch.equal(shuffled, rows[order])
 
 
 def test_many_names_reach_the_backbone_in_small_portions(backbone: Any) -> None:
-    names = [f"thing {i}" for i in range(1000)]
+    names = [f"thing {i}" for i in range(300)]
     words = TextEncoder(backbone).encode_names(names)
-    assert words.embeddings.shape == (1000, 16)
-    assert backbone.asked == 1000 * len(TEMPLATES["default"])
+    assert words.embeddings.shape == (300, 16)
+    assert backbone.asked == 300 * len(TEMPLATES["default"])
     assert max(map(len, backbone.calls)) <= 256
 
 
@@ -63,11 +63,11 @@ def test_braces_in_names_are_letters(backbone: Any) -> None:
 @pytest.mark.parametrize(
     ("templates", "message"),
     [
-        ("photos", "'plain', 'photo', 'default' or a list of templates, got 'photos': did you mean 'photo'"),
-        ("my {}", r"write \['my \{\}'\]"),
-        ([], "got no template"),
-        (["a photo"], r"exactly one \"\{\}\", got 'a photo'"),
-        (["{} and {}"], "got '{} and {}'"),
+        ("photos", "'photos'.*'photo'"),
+        ("my {}", r"\['my \{\}'\]"),
+        ([], "no template"),
+        (["a photo"], "'a photo'"),
+        (["{} and {}"], "'{} and {}'"),
         (["{}", 7], "got 7"),
     ],
 )
@@ -78,7 +78,7 @@ def test_templates_without_exactly_one_place_are_refused(templates: Any, message
 
 def test_no_phrases_give_no_rows_and_a_bare_string_is_refused(backbone: Any) -> None:
     assert TextEncoder(backbone).encode([]).shape == (0, 16)
-    with pytest.raises(ConfigError, match="phrases as a list"):
+    with pytest.raises(ConfigError, match="dog"):
         TextEncoder(backbone).encode("dog")
 
 

@@ -26,17 +26,17 @@ def test_upper_case_is_kept() -> None:
 @pytest.mark.parametrize(
     ("names", "background", "message"),
     [
-        ([], None, "at least one entry in names, got none"),
-        (["dog"], [], "at least one entry in background, got none"),
-        ("dog", None, r"names as a list of texts, got the single one 'dog': write \['dog'\]"),
-        (["dog"], "wall", "background as a list of texts"),
-        (["dog", " "], None, r"a word in names\[1\], got an empty one"),
-        (["dog", "car||bus"], None, r"a word in names\[1\] 'car\|\|bus', got an empty one"),
-        (["dog", 3], None, r"a text in names\[1\], got int 3"),
-        (["cat|dog|CAT"], None, r"got 'CAT' twice in names\[0\] 'cat\|dog\|CAT'"),
-        (["car|bus", "dog", "Bus "], None, r"got 'Bus' in names\[0\] 'car\|bus' and in names\[2\] 'Bus'"),
-        (["dog", "wall"], ["sky", "wall"], r"got 'wall' in names\[1\] 'wall' and in background\[1\] 'wall'"),
-        (["STRASSE", "straße"], None, "whatever its case"),
+        ([], None, "names"),
+        (["dog"], [], "background"),
+        ("dog", None, r"\['dog'\]"),
+        (["dog"], "wall", "background"),
+        (["dog", " "], None, r"names\[1\]"),
+        (["dog", "car||bus"], None, r"names\[1\] 'car\|\|bus'"),
+        (["dog", 3], None, r"names\[1\].* int 3"),
+        (["cat|dog|CAT"], None, r"'CAT' .*names\[0\] 'cat\|dog\|CAT'"),
+        (["car|bus", "dog", "Bus "], None, r"'Bus' in names\[0\] 'car\|bus' and in names\[2\] 'Bus'"),
+        (["dog", "wall"], ["sky", "wall"], r"names\[1\] 'wall' and in background\[1\] 'wall'"),
+        (["STRASSE", "straße"], None, "STRASSE.*straße|straße.*STRASSE"),
     ],
 )
 def test_names_that_cannot_be_told_apart_or_are_none_are_refused(names: Any, background: Any, message: str) -> None:
