@@ -1,0 +1,102 @@
+"""The numbered examples run as their docstrings say, and what they write can be used."""
+
+from __future__ import annotations
+
+import re
+import runpy
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from pyramid_tokenizer import PyramidTokenizer
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
+SCRIPTS = sorted(EXAMPLES.glob("0*.py"))
+
+
+@pytest.fixture
+def photos(tmp_path, smooth) -> Path:
+    """A folder of four images of 64 x 64 px."""
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    for i, image in enumerate(smooth(4)):
+        pixels = image.mul(255).byte().permute(1, 2, 0).numpy()
+        Image.fromarray(pixels).save(folder / f"{i}.png")
+    return folder
+
+
+@pytest.fixture
+def run(tmp_path, monkeypatch, capsys):
+    """run(name, *arguments) -> what the example prints; its files are written below tmp_path."""
+    monkeypatch.chdir(tmp_path)
+
+    def call(name: str, *arguments: object) -> str:
+        runpy.run_path(str(EXAMPLES / name))["main"]([str(argument) for argument in arguments])
+        return capsys.readouterr().out
+
+    return call
+
+
+@pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.stem)
+def test_an_example_is_short_and_begins_with_how_to_run_it(script: Path) -> None:
+    text = script.read_text(encoding="utf-8")
+    assert len(text.splitlines()) <= 60
+    assert f"python examples/{script.name}" in text.split('"""')[1]
+
+
+def test_encoded_arrays_are_the_ids(run, photos, tmp_path) -> None:
+    shown = run("01_encode_folder.py", "--images", photos, "--size", 64)
+    assert len(shown.splitlines()) == 4
+    tok = PyramidTokenizer.from_pretrained("tiny")
+    stored = np.load(tmp_path / "ids" / "00002.npz")
+    assert str(stored["fingerprint"]) == tok.fingerprint
+    for level, ids in enumerate(tok.encode(photos / "2.png").ids):
+        assert np.array_equal(stored[f"level_{level}"], ids[0].numpy())
+
+
+def test_a_sequence_and_its_coarse_part_become_images(run, photos, tmp_path) -> None:
+    shown = run("02_language_model.py", "--image", photos / "0.png", "--size", 64)
+    vocabulary = PyramidTokenizer.from_pretrained("tiny").vocabulary
+    assert f"vocabulary of {vocabulary.size} integers" in shown
+    assert f"sequence of {vocabulary.sequence_length((64, 64))}" in shown
+    whole, coarse = (np.asarray(Image.open(tmp_path / "decoded" / f"{name}.png")) for name in ("all", "coarse"))
+    assert whole.shape == coarse.shape == (64, 64, 3)
+    assert not np.array_equal(whole, coarse)
+
+
+def test_a_backbone_becomes_a_tokenizer_that_loads(run, photos, tmp_path) -> None:
+    few = ("--crops", 80, "--crop-px", 256, "--vectors-per-code", 1)
+    shown = run("03_your_clip.py", "--clip", "toy", "--images", photos, *few)
+    assert len(re.findall(r"level \d: \d+ tokens use", shown)) == 3
+    assert PyramidTokenizer.from_pretrained(tmp_path / "my-tok").quantizer.is_fitted
+
+
+def test_words_are_found_in_a_folder(run, photos, tmp_path) -> None:
+    shown = run("04_segment_folder.py", "--images", photos, "--words", "sky,tree|bush", "--size", 64)
+    shares = [sum(map(int, re.findall(r"(\d+)%", line))) for line in shown.splitlines()]
+    assert len(shares) == len(list((tmp_path / "masks").glob("*.png"))) == 4
+    assert all(99 <= share <= 101 for share in shares)  # rounded
+
+
+def test_fine_tuning_keeps_the_ids(run, photos, tmp_path) -> None:
+    shown = run("05_finetune.py", "--images", photos, "--steps", 1, "--batch", 2, "--crop-px", 32)
+    assert re.search(r"\d+\.\d\d dB before, \d+\.\d\d dB after", shown)
+    tuned, tiny = PyramidTokenizer.from_pretrained(tmp_path / "my-tok"), PyramidTokenizer.from_pretrained("tiny")
+    assert tuned.fingerprint == tiny.fingerprint
+
+
+def test_stored_tokens_come_in_batches(run, photos, tmp_path) -> None:
+    tok = PyramidTokenizer.from_pretrained("tiny")
+    (tmp_path / "tokens").mkdir()
+    for i in range(3):
+        tok.encode(photos / f"{i}.png").save(tmp_path / "tokens" / f"{i}.tokens")
+    shown = run("06_dataloader.py", "--tokens", tmp_path / "tokens").splitlines()
+    length = tok.vocabulary.sequence_length((64, 64))
+    assert [line.split("sequences ")[1] for line in shown] == [f"(2, {length})", f"(1, {length})"]
+
+
+def test_without_a_folder_the_photos_of_scikit_image_are_taken(run) -> None:
+    pytest.importorskip("skimage")
+    assert "cat" in run("04_segment_folder.py", "--size", 64)
