@@ -11,7 +11,7 @@ import itertools
 import json
 import math
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -25,10 +25,11 @@ from pyramid_tokenizer.bucketing import encode_by_size
 from pyramid_tokenizer.config.models import Composition, LevelConfig, TokenizerConfig
 from pyramid_tokenizer.config.plain import to_dict
 from pyramid_tokenizer.decoder import PixelDecoder, TopDownTrunk
-from pyramid_tokenizer.errors import CheckpointError, DataError, NotFittedError, TokenMismatchError, TokenRangeError
+from pyramid_tokenizer.errors import CheckpointError, NotFittedError, TokenMismatchError, TokenRangeError
 from pyramid_tokenizer.hub.build import build_config, build_pixel_decoder, build_trunk, open_model
 from pyramid_tokenizer.images import ImageLike, pad_to_multiple, to_batch
 from pyramid_tokenizer.quantizer.build import build_quantizer
+from pyramid_tokenizer.quantizer.fit.batches import image_batches
 from pyramid_tokenizer.quantizer.fit.levels import LevelReport, fit_quantizer
 from pyramid_tokenizer.quantizer.pyramid import PyramidQuantizer
 from pyramid_tokenizer.text import Classification, Templates, TextEncoder
@@ -36,6 +37,8 @@ from pyramid_tokenizer.tokens import TokenHealth, TokenPyramid, Vocabulary, meas
 from pyramid_tokenizer.tokens.geometry import grids_of
 from pyramid_tokenizer.tokens.pyramid import Precision, trusted_pyramid
 
+FIT_CROP_PX = 160
+"""Side of the crops that `fit` draws, before it is rounded up to a multiple of the tokenizer's strides."""
 OWN_PARTS = ("quantizer", "trunk", "pixel_decoder")
 """The parts whose tensors model.safetensors holds; the frozen backbone has files of its own."""
 
@@ -322,20 +325,30 @@ class PyramidTokenizer(nn.Module):
 
     def fit(
         self,
-        batches: Iterable[Tensor] | Callable[[], Iterable[Tensor]],
+        source: Any,
         *,
+        num_crops: int = 1200,
+        crop_px: int | None = None,
         vectors_per_code: int = 64,
         seed: int = 0,
         keep_adapters: bool = False,
     ) -> list[LevelReport]:
-        """Fits the codebooks without gradients: working ids in minutes, no gradient. The decoder then shows the linear reconstruction.
+        """Fits the codebooks on images, without gradients, in minutes.
+
+        Afterwards the tokenizer decodes to the linear reconstruction of its codes until a decoder is trained. A decoder that
+        was trained before does not fit the new codes: trunk and pixel decoder are then reset to an untrained start, with a
+        warning, unless `keep_adapters` is set.
 
         Args:
-            batches: Image batches (B, 3, H, W) in [0, 1]: a list, or a function that gives the same batches at each call.
-            vectors_per_code: Cells sampled per codebook entry.
-            seed: Of sampling and k-means.
-            keep_adapters: Refit codebooks and read-outs alone, from the present ones: for images of another kind, with a
-                decoder that is trained already.
+            source: What `train` takes: a folder, a list of images or files, .tar or .parquet files, anything that
+                `open_images` knows; random crops of it are drawn. Or batches of images (B, 3, H, W) in [0, 1], which are
+                used whole: a list, `RandomCrops`, or a function that returns the same batches at each call.
+            num_crops: Crops to draw from `source`.
+            crop_px: Side of a crop in pixels; None takes 160 px, rounded up to a multiple of `multiple_px`.
+            vectors_per_code: Cells sampled per codebook entry, at most.
+            seed: Draws crops and cells and starts k-means.
+            keep_adapters: Refit codebooks and read-outs alone, starting from the present ones, for images of another kind:
+                codes keep their meaning, and a trained decoder stays.
 
         Returns:
             One report per level, coarse to fine.
@@ -343,24 +356,38 @@ class PyramidTokenizer(nn.Module):
         Raises:
             DataError: No images, images that are all alike, fewer cells than codes, or an iterator, which can be read
                 only once.
+            ConfigError: `num_crops` is below 1.
             NotFittedError: `keep_adapters` before a first fit.
             ImageError: A batch that is no batch of images.
+
+        Example:
+            >>> from pyramid_tokenizer.config import LevelConfig
+            >>> level = LevelConfig(stride=8, maps=(2, 3), codebook_size=32, dim=4)
+            >>> tok = PyramidTokenizer.from_backbone("toy", levels=[level])
+            >>> photos = [torch.rand(3, 64, 80), torch.rand(3, 96, 64)]
+            >>> [report.vectors for report in tok.fit(photos, num_crops=10, crop_px=64)]
+            [640]
         """
-        if isinstance(batches, Iterator):
-            raise DataError(
-                "expected batches that can be read once per level, got an iterator: give a list, or a function that "
-                "makes a new iterator at each call"
-            )
-        make = batches if callable(batches) else lambda: batches
+        side = crop_px or math.ceil(FIT_CROP_PX / self.multiple_px) * self.multiple_px
+        batches = image_batches(source, num_crops=num_crops, crop_px=side, seed=seed)
 
         def samples() -> Iterable[tuple[FeaturePyramid, Tensor]]:
-            for batch in make():
+            for batch in batches():
                 padded = pad_to_multiple(to_batch(batch).to(self.device), multiple=self.multiple_px)
                 yield self.features(padded, with_dense=True), padded
 
-        return fit_quantizer(
+        reports = fit_quantizer(
             self.quantizer, samples, vectors_per_code=vectors_per_code, seed=seed, keep_adapters=keep_adapters
         )
+        if self.pixel_decoder.is_trained and not keep_adapters:
+            self.trunk.reset_parameters()
+            self.pixel_decoder.reset_parameters()
+            message = (
+                "the trained decoder was reset because it does not fit the new codes: train it again, or fit with "
+                "keep_adapters=True, which keeps it"
+            )
+            warnings.warn(message, stacklevel=2)
+        return reports
 
     def own_tensors(self) -> dict[str, Tensor]:
         """Names and tensors of model.safetensors: all parts but the frozen backbone."""

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import itertools
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pyramid_tokenizer.decoder.blocks import ResidualBlock
+from pyramid_tokenizer.decoder.blocks import ResidualBlock, reset_children, zero_
 from pyramid_tokenizer.errors import ConfigError
 
 
@@ -48,8 +49,18 @@ class PixelDecoder(nn.Module):
         self.see = nn.ModuleList(nn.Conv2d(3 * p**2, w, 1) for p, w in zip(self.patches, widths, strict=False))
         self.refine = nn.ModuleList(nn.Sequential(*(ResidualBlock(w) for _ in range(depth))) for w in widths)
         self.to_pixels = nn.Conv2d(narrow[-1], 3 * self.patches[-1] ** 2, 3, padding=1)
-        nn.init.zeros_(self.to_pixels.weight)
-        nn.init.zeros_(self.to_pixels.bias)  # type: ignore[arg-type]
+        zero_(self.to_pixels)
+
+    @property
+    def is_trained(self) -> bool:
+        """Whether the correction is anything but zero."""
+        return any(bool(parameter.any()) for parameter in self.to_pixels.parameters())
+
+    @torch.no_grad()
+    def reset_parameters(self) -> None:
+        """Draws all parameters anew, with a correction of zero."""
+        reset_children(self)
+        zero_(self.to_pixels)
 
     def forward(self, fused: Tensor, linear_reconstruction: Tensor) -> Tensor:
         """The image, not yet clamped to [0, 1].

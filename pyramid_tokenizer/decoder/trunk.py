@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from pyramid_tokenizer.backbones.features import enlarge
-from pyramid_tokenizer.decoder.blocks import ResidualBlock
+from pyramid_tokenizer.decoder.blocks import ResidualBlock, reset_children
 
 
 class TopDownTrunk(nn.Module):
@@ -45,6 +45,13 @@ class TopDownTrunk(nn.Module):
     def untrained(self) -> TopDownTrunk:
         """A new trunk of the same shape with fresh weights."""
         return TopDownTrunk(dims=self.dims, strides=self.strides, widths=self.widths, depths=self.depths)
+
+    @torch.no_grad()
+    def reset_parameters(self) -> None:
+        """Draws all parameters anew; the constants of missing levels become zero."""
+        reset_children(self)
+        for constant in self.absent:
+            constant.zero_()
 
     def forward(self, codes: Sequence[Tensor]) -> list[Tensor]:
         """Fused maps of all levels, from the codes of all levels or of a prefix.

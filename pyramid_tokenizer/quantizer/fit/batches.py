@@ -1,0 +1,73 @@
+"""What the gradient-free fit reads: random crops of a source of images, or batches that are ready."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, TypeAlias
+
+import numpy as np
+from torch import Tensor
+
+from pyramid_tokenizer.errors import ConfigError, DataError
+from pyramid_tokenizer.images import ImageSource, RandomCrops, open_images
+
+CROPS_PER_BATCH = 16
+"""Crops that go through the backbone together."""
+
+Batches: TypeAlias = Callable[[], Iterable[Tensor]]
+"""Gives the same batches (B, 3, H, W) at each call."""
+
+
+def image_batches(source: Any, *, num_crops: int, crop_px: int, seed: int) -> Batches:
+    """Batches of images that can be read again and again.
+
+    Args:
+        source: Anything that `open_images` takes, from which random crops are drawn; or batches (B, 3, H, W): a list, another
+            iterable that gives the same ones each time, such as `RandomCrops` or a loader without shuffling, or a function
+            that returns one.
+        num_crops: Crops to draw; batches that are ready are taken as they are.
+        crop_px: Side of a crop in pixels.
+        seed: Draws the crops.
+
+    Raises:
+        ConfigError: `num_crops` is below 1.
+        DataError: An iterator, which can be read only once, or a source that `open_images` refuses.
+
+    Example:
+        >>> import torch
+        >>> batches = image_batches([torch.rand(3, 40, 60), torch.rand(3, 50, 50)], num_crops=20, crop_px=32, seed=0)
+        >>> [tuple(batch.shape) for batch in batches()]
+        [(16, 3, 32, 32), (4, 3, 32, 32)]
+    """
+    if num_crops < 1:
+        raise ConfigError(f"expected num_crops >= 1, got {num_crops}: give the number of crops to fit on")
+    if isinstance(source, Iterator):
+        raise DataError(
+            "expected a source that can be read more than once, got an iterator: give a list, or a function that makes a "
+            "new iterator at each call"
+        )
+    if callable(source):
+        return source
+    if _holds_batches(source):
+        return lambda: source
+    crops = RandomCrops(open_images(source), batch_size=CROPS_PER_BATCH, crop_px=crop_px, seed=seed)
+    return lambda: _first(crops, num_crops)
+
+
+def _first(crops: RandomCrops, count: int) -> Iterator[Tensor]:
+    for start in range(0, count, CROPS_PER_BATCH):
+        yield crops[start // CROPS_PER_BATCH][: count - start]
+
+
+def _holds_batches(source: Any) -> bool:
+    """Whether iterating gives batches: a list of 4-dimensional items or of lists, or what `open_images` does not know."""
+    if isinstance(source, Sequence) and not isinstance(source, str):
+        return len(source) > 0 and all(_is_batch(item) for item in source)
+    known = (str, os.PathLike, Tensor, np.ndarray, ImageSource)
+    from_datasets = type(source).__module__.split(".")[0] == "datasets"
+    return isinstance(source, Iterable) and not isinstance(source, known) and not from_datasets
+
+
+def _is_batch(item: Any) -> bool:
+    return isinstance(item, (list, tuple)) or getattr(item, "ndim", None) == 4
