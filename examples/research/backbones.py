@@ -182,7 +182,7 @@ def learning_rate(step: int, steps: int) -> float:
 def save_backbone(model: BackboneTraining, norm: str, out: Path) -> None:
     """Writes the dual backbone in open_clip's local-directory layout, then drops the training state."""
     backbone = OpenClipBackbone(
-        model.clip.eval(), config=BackboneConfig(), model_config=model_config(norm), tokenizer=""
+        model.clip.eval(), config=BackboneConfig(), model_config=model_config(norm), tokenizer=str
     )
     backbone.save(out)
     (out / "state.pt").unlink(missing_ok=True)

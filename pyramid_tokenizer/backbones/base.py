@@ -117,13 +117,23 @@ class Backbone(Protocol):
         ...
 
 
-def load_backbone(config: BackboneConfig, *, directory: Path | None = None) -> Backbone:
+def load_backbone(
+    config: BackboneConfig,
+    *,
+    directory: Path | None = None,
+    token: str | bool | None = None,
+    cache_dir: str | Path | None = None,
+    local_files_only: bool = False,
+) -> Backbone:
     """The backbone that `config` names, with its weights.
 
     Args:
         config: `kind` "toy", or "open_clip" with one of: a model `name` and a weight tag or checkpoint file in
-            `weights`; `name` "hf-hub:org/repo"; `name` "local-dir:PATH".
+            `pretrained`; `name` "hf-hub:org/repo"; `name` "local-dir:PATH".
         directory: A folder in open_clip's local-directory layout (as `Backbone.save` writes it), in place of a name.
+        token: Access token for private and gated Hub repositories; None uses that of `hf auth login`, False none at all.
+        cache_dir: Folder that keeps downloaded files; None for the default folders of the Hub's client and of open_clip.
+        local_files_only: Take files from the cache alone, and never ask the network.
 
     Raises:
         BackboneError: The name or tag is unknown (near ones are told), nothing names the weights, or they could not be
@@ -143,9 +153,11 @@ def load_backbone(config: BackboneConfig, *, directory: Path | None = None) -> B
 
         backbone = ToyBackbone(config)
     else:
+        from pyramid_tokenizer.backbones.fetch import Download
         from pyramid_tokenizer.backbones.loading import load_open_clip
 
-        backbone = load_open_clip(config, directory=directory)
+        download = Download(token=token, cache_dir=cache_dir, local_files_only=local_files_only)
+        backbone = load_open_clip(config, directory=directory, download=download)
     if config.fingerprint and config.fingerprint != backbone.fingerprint:
         raise CheckpointError(
             f"expected the backbone with fingerprint {config.fingerprint[:12]}..., got {backbone.fingerprint[:12]}...: its "

@@ -1,22 +1,27 @@
-"""`load_open_clip`: from a `BackboneConfig` to an `OpenClipBackbone`, by open_clip's own loading code. Never a random model."""
+"""`load_open_clip`: from a `BackboneConfig` to an `OpenClipBackbone`, by open_clip's own code. Never a random model."""
 
 from __future__ import annotations
 
+import functools
 import json
+import os
 import pickle
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError
+from torch import Tensor
 
+from pyramid_tokenizer.backbones.fetch import HUB_CONFIG, HUB_WEIGHTS, Download
 from pyramid_tokenizer.backbones.open_clip import CONFIG_FILE, WEIGHTS_FILE, OpenClipBackbone
 from pyramid_tokenizer.config.models import BackboneConfig
 from pyramid_tokenizer.errors import (
     BackboneError,
     CheckpointError,
     ConfigError,
+    MissingExtraError,
     PyramidTokenizerError,
     did_you_mean,
 )
@@ -29,17 +34,19 @@ class _Source:
     """Where open_clip finds one model."""
 
     name: str
-    """For `open_clip.create_model` and `get_tokenizer`."""
+    """The name for `open_clip.create_model`: of a model, or "local-dir:PATH"."""
     pretrained: str | None
-    """Tag or file; None where `name` says it all."""
-    is_local: bool
-    """No network is needed, so a failure is the files' fault."""
+    """The checkpoint file; None where it lies in the folder that `name` names."""
     options: dict[str, Any]
     """Further arguments of `create_model`."""
 
 
-def load_open_clip(config: BackboneConfig, *, directory: Path | None = None) -> OpenClipBackbone:
+def load_open_clip(
+    config: BackboneConfig, *, directory: Path | None = None, download: Download | None = None
+) -> OpenClipBackbone:
     """The backbone that `config` names; see `load_backbone`.
+
+    All files are fetched first, and open_clip then reads local files only: it has no way to leave the network alone.
 
     Raises:
         BackboneError: Unknown name or tag, no weights, or nothing could be fetched.
@@ -48,17 +55,75 @@ def load_open_clip(config: BackboneConfig, *, directory: Path | None = None) -> 
     """
     import open_clip
 
-    source = _local_source(Path(directory)) if directory is not None else _find_source(config)
+    download = download or Download()
+    source = _local_source(Path(directory)) if directory is not None else _find_source(config, download)
     try:
         model_config: dict[str, Any] = open_clip.get_model_config(source.name) or {}
+        _check_offline(model_config, config.name, download)
         model = open_clip.create_model(
             source.name, source.pretrained, require_pretrained=True, weights_only=True, **source.options
         )
+    except PyramidTokenizerError:
+        raise
     except Exception as error:
-        raise _explain(error, source) from error
+        what = source.name if source.pretrained is None else f"{source.pretrained} of {source.name}"
+        raise _explain(error, what) from error
     if source.options.get("force_quick_gelu"):
         model_config["quick_gelu"] = True
-    return OpenClipBackbone(model, config=config, model_config=model_config, tokenizer=source.name)
+    has_files = directory is not None or config.name.startswith(_LOCAL)
+    tokenizer = functools.partial(load_text_tokenizer, source.name, model_config, None if has_files else download)
+    return OpenClipBackbone(model, config=config, model_config=model_config, tokenizer=tokenizer)
+
+
+def _check_offline(model_config: Mapping[str, Any], name: str, download: Download) -> None:
+    """Refuses what would ask the network although it must not: text networks that transformers looks up by itself."""
+    by_transformers = model_config.get("text_cfg", {}).get("hf_model_name")
+    if by_transformers and download.local_files_only and not os.environ.get("HF_HUB_OFFLINE"):
+        raise BackboneError(
+            f"expected HF_HUB_OFFLINE=1 in the environment beside local_files_only for {name!r}, got none: the package "
+            f"transformers looks up its text network {by_transformers!r} by itself; set the variable before Python starts"
+        )
+
+
+def load_text_tokenizer(
+    name: str, model_config: Mapping[str, Any], download: Download | None
+) -> Callable[[list[str]], Tensor]:
+    """open_clip's tokenizer for the texts of a model, which turns N texts into ids (N, context length).
+
+    Args:
+        name: As `open_clip.get_tokenizer` takes it.
+        model_config: The model's "model_cfg".
+        download: How the files of a tokenizer that is not open_clip's own are fetched; None where they lie in the folder
+            that `name` names.
+
+    Raises:
+        MissingExtraError: It needs the package transformers.
+        BackboneError: Its files cannot be fetched.
+    """
+    import open_clip
+
+    text = model_config.get("text_cfg", {})
+    try:
+        if download is None or not text.get("hf_tokenizer_name"):
+            return open_clip.get_tokenizer(name)
+        return open_clip.tokenizer.HFTokenizer(
+            text["hf_tokenizer_name"],
+            context_length=text.get("context_length", open_clip.tokenizer.DEFAULT_CONTEXT_LENGTH),
+            tokenizer_mode=text.get("tokenizer_mode"),
+            cache_dir=None if download.cache_dir is None else str(download.cache_dir),
+            token=download.token,
+            local_files_only=download.local_files_only,
+            **text.get("tokenizer_kwargs", {}),
+        )
+    except ImportError as error:
+        raise MissingExtraError(
+            f"expected the package that this model's text tokenizer needs, got {error}: pip install transformers"
+        ) from error
+    except Exception as error:
+        raise BackboneError(
+            f"expected the text tokenizer of {name!r}, got {error}: check the network, or put its files beside the weights "
+            "in a local directory"
+        ) from error
 
 
 def name_backbone(
@@ -71,7 +136,7 @@ def name_backbone(
             or the path alone), or "toy".
         pretrained: A weight tag or a checkpoint file, beside an open_clip model name.
         blocks: As in `BackboneConfig`; () takes the family's preset.
-        dense: As in `BackboneConfig`; "" takes the family's default.
+        dense_reading: As in `BackboneConfig`; "" takes the family's default.
 
     Raises:
         ConfigError: `pretrained` beside a name that brings its own, or `blocks` not in increasing order.
@@ -100,11 +165,17 @@ def read_model_config(name: str) -> dict[str, Any]:
     """
     import open_clip
 
-    source = _own_source(name) or _Source(name=_known_name(name), pretrained=None, is_local=True, options={})
+    if name.startswith(_HUB):
+        file = _fetched(lambda: Download().hub_file(name.removeprefix(_HUB), [HUB_CONFIG]), name)
+        name = f"{_LOCAL}{file.parent}"
+    elif name.startswith(_LOCAL):
+        name = _local_source(Path(name.removeprefix(_LOCAL))).name
+    else:
+        name = _known_name(name)
     try:
-        return open_clip.get_model_config(source.name) or {}
+        return open_clip.get_model_config(name) or {}
     except Exception as error:
-        raise _explain(error, source) from error
+        raise _explain(error, name) from error
 
 
 def published_weights(name: str) -> tuple[str, ...]:
@@ -117,20 +188,41 @@ def published_weights(name: str) -> tuple[str, ...]:
 def _check_weights(name: str, pretrained: str | None) -> None:
     if pretrained is not None and (name == _TOY or name.startswith((_LOCAL, _HUB))):
         raise ConfigError(
-            f"expected no backbone.pretrained with the name {name!r}, which brings its own, got {pretrained!r}: set pretrained to None"
+            f"expected no backbone.pretrained with the name {name!r}, which brings its own, got {pretrained!r}: set "
+            "pretrained to None"
         )
 
 
-def _find_source(config: BackboneConfig) -> _Source:
+def _find_source(config: BackboneConfig, download: Download) -> _Source:
     _check_weights(config.name, config.pretrained)
-    return _own_source(config.name) or _named_source(_known_name(config.name), config.pretrained)
+    if config.name.startswith(_LOCAL):
+        return _local_source(Path(config.name.removeprefix(_LOCAL)))
+    if config.name.startswith(_HUB):
+        return _hub_source(config.name, download)
+    return _named_source(_known_name(config.name), config.pretrained, download)
 
 
-def _own_source(name: str) -> _Source | None:
-    """For a name that brings its own weights."""
-    if name.startswith(_LOCAL):
-        return _local_source(Path(name.removeprefix(_LOCAL)))
-    return _Source(name=name, pretrained=None, is_local=False, options={}) if name.startswith(_HUB) else None
+def _hub_source(name: str, download: Download) -> _Source:
+    """The folder of the cache in which the Hub's client keeps the repository's files together."""
+    repo_id = name.removeprefix(_HUB)
+    file = _fetched(lambda: download.hub_file(repo_id, [HUB_CONFIG]), name)
+    weights = _fetched(lambda: download.hub_file(repo_id, HUB_WEIGHTS), name)
+    if weights.parent != file.parent:
+        raise BackboneError(
+            f"expected configuration and weights of {name!r} at one revision, got {file} and {weights}: the repository "
+            "changed in between; try again"
+        )
+    return _local_source(file.parent)
+
+
+def _fetched(fetch: Callable[[], Path], what: str) -> Path:
+    try:
+        return fetch()
+    except Exception as error:
+        raise BackboneError(
+            f"expected to fetch the weights {what!r}, got {_reason(error)}: check the network, or fetch the checkpoint "
+            f"elsewhere and give its path as backbone.pretrained (or a folder as the name {_LOCAL}PATH)"
+        ) from error
 
 
 def _local_source(directory: Path) -> _Source:
@@ -145,7 +237,7 @@ def _local_source(directory: Path) -> _Source:
         raise BackboneError(f'expected a "model_cfg" in {str(directory / CONFIG_FILE)!r}, got none: restore the file')
     if not any(file.suffix in (".safetensors", ".bin", ".pth") for file in directory.iterdir()):
         raise BackboneError(f"expected {layout}, got no weights in {str(directory)!r}: put them there")
-    return _Source(name=f"{_LOCAL}{directory}", pretrained=None, is_local=True, options={})
+    return _Source(name=f"{_LOCAL}{directory}", pretrained=None, options={})
 
 
 def _known_name(name: str) -> str:
@@ -161,7 +253,7 @@ def _known_name(name: str) -> str:
     return known
 
 
-def _named_source(name: str, pretrained: str | None) -> _Source:
+def _named_source(name: str, pretrained: str | None, download: Download) -> _Source:
     import open_clip
 
     tags = published_weights(name)
@@ -172,11 +264,13 @@ def _named_source(name: str, pretrained: str | None) -> _Source:
         )
     file = Path(pretrained).expanduser()
     if open_clip.is_pretrained_cfg(name, pretrained):
+        tag = open_clip.get_pretrained_cfg(name, pretrained)
+        weights = _fetched(lambda: download.tagged_weights(tag), f"{pretrained} of {name}")
         # Some tags were trained with an activation that the plain model name does not say; open_clip only warns.
-        quick_gelu = bool(open_clip.get_pretrained_cfg(name, pretrained).get("quick_gelu", False))
-        return _Source(name=name, pretrained=pretrained, is_local=False, options={"force_quick_gelu": quick_gelu})
+        options = {"force_quick_gelu": bool(tag.get("quick_gelu", False)), "force_preprocess_cfg": tag}
+        return _Source(name=name, pretrained=str(weights), options=options)
     if file.is_file():
-        return _Source(name=name, pretrained=str(file), is_local=True, options=_normalisation_of(name, tags))
+        return _Source(name=name, pretrained=str(file), options=_normalisation_of(name, tags))
     hint = did_you_mean(pretrained, tags, otherwise=f"there are {_listing(tags)}")
     raise BackboneError(f"expected a weight tag of {name!r} or a checkpoint file, got {pretrained!r}: {hint}")
 
@@ -196,11 +290,15 @@ def _normalisation_of(name: str, tags: Sequence[str]) -> dict[str, Any]:
     return {"force_preprocess_cfg": {"mean": mean, "std": std}}
 
 
-def _explain(error: Exception, source: _Source) -> PyramidTokenizerError:
-    """The error of ours for one that open_clip raised."""
-    what = f"{source.name!r}" if source.pretrained is None else f"{source.pretrained!r} of {source.name!r}"
+def _reason(error: Exception) -> str:
+    """What an error of another library says, on one line and not longer than a paragraph."""
     reason = " ".join(str(error).split()).rstrip(".") or type(error).__name__
-    reason = reason if len(reason) <= 600 else f"{reason[:600]} ..."
+    return reason if len(reason) <= 600 else f"{reason[:600]} ..."
+
+
+def _explain(error: Exception, what: str) -> CheckpointError:
+    """The error of ours for one that open_clip raised when it read the local files of what is named."""
+    what, reason = repr(what), _reason(error)
     if isinstance(error, pickle.UnpicklingError):
         return CheckpointError(
             f"expected plain tensors in the weights {what}, got a file that would run code: {reason.split('.')[0]}; "
@@ -210,14 +308,9 @@ def _explain(error: Exception, source: _Source) -> PyramidTokenizerError:
         return CheckpointError(
             f"expected weights that fit {what} exactly, got {reason}: restore the original file, or name its architecture"
         )
-    if source.is_local:
-        return CheckpointError(
-            f"expected weights that fit {what}, got {reason}: restore the original files, or name the architecture that they "
-            "are of"
-        )
-    return BackboneError(
-        f"expected to fetch the weights {what}, got {reason}: check the network, or fetch the checkpoint elsewhere and "
-        f"give its path as backbone.pretrained (or a folder as the name {_LOCAL}PATH)"
+    return CheckpointError(
+        f"expected weights that fit {what}, got {reason}: restore the original files, or name the architecture that they "
+        "are of"
     )
 
 

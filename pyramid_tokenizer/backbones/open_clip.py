@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,7 +27,7 @@ from pyramid_tokenizer.backbones.resnet import ResNetReader
 from pyramid_tokenizer.backbones.timm import TimmReader
 from pyramid_tokenizer.backbones.vit import VitReader
 from pyramid_tokenizer.config.models import BackboneConfig
-from pyramid_tokenizer.errors import BackboneError, MissingExtraError
+from pyramid_tokenizer.errors import BackboneError
 from pyramid_tokenizer.files import replacing
 
 
@@ -111,14 +111,16 @@ class OpenClipBackbone(nn.Module):
     resampling its position embeddings on the fly; the stored weights never change.
     """
 
-    def __init__(self, model: nn.Module, *, config: BackboneConfig, model_config: dict[str, Any], tokenizer: str):
+    def __init__(
+        self, model: nn.Module, *, config: BackboneConfig, model_config: dict[str, Any], tokenizer: Callable[[], Any]
+    ):
         """Freezes `model` and learns its blocks from one small black image.
 
         Args:
             model: An open_clip model with its weights loaded, float32.
-            config: What it was loaded from; only `blocks` and `dense` matter here.
+            config: What it was loaded from; only `blocks` and `dense_reading` matter here.
             model_config: The "model_cfg" that open_clip builds it from; `save` writes it.
-            tokenizer: Name for `open_clip.get_tokenizer`, asked for at the first `encode_text`.
+            tokenizer: Makes open_clip's text tokenizer; called at the first `encode_text`.
 
         Raises:
             BackboneError: The backbone is of an unknown family or reads one size only.
@@ -129,7 +131,7 @@ class OpenClipBackbone(nn.Module):
         self.model: Any = model.requires_grad_(False)
         self.eval()
         self._model_config = model_config
-        self._tokenizer_name = tokenizer
+        self._make_tokenizer = tokenizer
         self._tokenizer: Any = None
         visual = self.model.visual
         self._preprocess = dict(visual.preprocess_cfg)
@@ -250,19 +252,7 @@ class OpenClipBackbone(nn.Module):
 
     def _load_tokenizer(self) -> Any:
         if self._tokenizer is None:
-            import open_clip
-
-            try:
-                self._tokenizer = open_clip.get_tokenizer(self._tokenizer_name)
-            except ImportError as error:
-                raise MissingExtraError(
-                    f"expected the package that this model's text tokenizer needs, got {error}: pip install transformers"
-                ) from error
-            except Exception as error:
-                raise BackboneError(
-                    f"expected the text tokenizer of {self._tokenizer_name!r}, got {error}: check the network, or put its "
-                    "files beside the weights in a local directory"
-                ) from error
+            self._tokenizer = self._make_tokenizer()
         return self._tokenizer
 
     def _describe(self) -> str:

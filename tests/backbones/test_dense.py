@@ -24,7 +24,7 @@ from pyramid_tokenizer.backbones.dense import (
     timm_block,
     timm_no_dense_reason,
 )
-from pyramid_tokenizer.config.models import BackboneConfig, TokenizerConfig
+from pyramid_tokenizer.config.models import BackboneConfig
 from pyramid_tokenizer.errors import BackboneError, CapabilityError
 from pyramid_tokenizer.tokenizer import PyramidTokenizer
 from tests.backbones.conftest import MODEL_CONFIGS, make_model
@@ -44,7 +44,7 @@ def pictures(height: int, width: int, count: int = 1) -> Tensor:
 
 def wrap(model: Any, **config: Any) -> OpenClipBackbone:
     model.visual.preprocess_cfg = {"mean": (0.5, 0.4, 0.3), "std": (0.3, 0.25, 0.2)}
-    return OpenClipBackbone(model, config=BackboneConfig(**config), model_config={}, tokenizer="")
+    return OpenClipBackbone(model, config=BackboneConfig(**config), model_config={}, tokenizer=lambda: None)
 
 
 def make_vit(*, config: dict[str, Any] | None = None, **vision: Any) -> OpenClipBackbone:
@@ -343,7 +343,8 @@ def test_the_chosen_default_stays_through_a_saved_tokenizer(
     preset = PyramidTokenizer.from_backbone(str(checkpoint_of("vit"))).config
     levels = tuple(dataclasses.replace(level, codebook_size=4) for level in preset.quantizer.levels)
     chosen = name_backbone(str(checkpoint_of("vit")), dense_reading="vv")
-    config = TokenizerConfig(backbone=chosen, quantizer=dataclasses.replace(preset.quantizer, levels=levels))
+    quantizer = dataclasses.replace(preset.quantizer, levels=levels)
+    config = dataclasses.replace(preset, backbone=chosen, quantizer=quantizer)
     tok = PyramidTokenizer.from_config(config)
     tok.fit([smooth(8)])
     again = PyramidTokenizer.from_pretrained(tok.save_pretrained(tmp_path / "model"))

@@ -126,12 +126,10 @@ def test_blocks_outside_the_backbone_are_refused() -> None:
 
 
 def test_a_hub_description_that_cannot_be_fetched_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
-    import open_clip.factory
-
     def fail(*_: Any, **__: Any) -> None:
         raise FileNotFoundError("no route to host")
 
-    monkeypatch.setattr(open_clip.factory, "download_pretrained_from_hf", fail)
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", fail)
     with pytest.raises(BackboneError, match="'hf-hub:someone/model'.*no route to host"):
         describe_backbone("hf-hub:someone/model")
 

@@ -100,7 +100,7 @@ def test_rotary_positions_follow_the_size_too_and_the_stored_ones_stay() -> None
     """PE-Core has absolute and rotary positions; timm resizes both when it is told to for good."""
     model = make_model(pe_core := timm_config("vit_pe_core_tiny_patch16_384", timm_pool="map", timm_proj=""))
     model.visual.preprocess_cfg = {"mean": (0.5, 0.4, 0.3), "std": (0.3, 0.25, 0.2)}
-    backbone = OpenClipBackbone(model, config=BackboneConfig(blocks=(0, 11)), model_config={}, tokenizer="")
+    backbone = OpenClipBackbone(model, config=BackboneConfig(blocks=(0, 11)), model_config={}, tokenizer=lambda: None)
     features = backbone(pictures(32, 64), with_dense=True)
     assert tuple(model.visual.trunk.rope.feat_shape) == (24, 24)
     resized = make_model(pe_core)
@@ -228,7 +228,7 @@ def test_only_a_mean_pool_has_a_dense_map(options: dict[str, Any], expected: boo
 def test_other_conv_trunks_give_strides_4_to_32_and_a_dense_map_by_default(name: str) -> None:
     model = make_model(timm_config(name, timm_pool="avg", timm_proj="linear"))
     model.visual.preprocess_cfg = {"mean": (0.5, 0.4, 0.3), "std": (0.3, 0.25, 0.2)}
-    backbone = OpenClipBackbone(model, config=BackboneConfig(), model_config={}, tokenizer="")
+    backbone = OpenClipBackbone(model, config=BackboneConfig(), model_config={}, tokenizer=lambda: None)
     assert backbone.strides == (32, 16, 8, 4)
     maps, embedding = run_visual(model.visual, pictures(64, 96))
     features = backbone(pictures(64, 96), with_dense=True)

@@ -113,7 +113,7 @@ def test_a_checkpoint_of_another_architecture_is_refused(
     register(monkeypatch, "ViT-Wide", {**MODEL_CONFIGS["vit"], "text_cfg": {"width": 64, "layers": 1}})
     weights = checkpoint_of("vit") / "open_clip_model.safetensors"
     for name in ("ConvNeXt-Tiny", "ViT-Wide"):
-        with pytest.raises(CheckpointError, match=f"'{name}'.*architecture"):
+        with pytest.raises(CheckpointError, match=f"open_clip_model.safetensors of {name}.*architecture"):
             PyramidTokenizer.from_backbone(name, pretrained=weights)
 
 

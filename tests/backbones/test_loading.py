@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import pickle
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
 
@@ -215,41 +215,103 @@ def test_weights_beside_a_name_that_brings_its_own_are_refused(name: str) -> Non
         load_backbone(BackboneConfig(name=name, pretrained="openai"))
 
 
-def test_a_tag_that_cannot_be_fetched_says_what_was_tried_and_how_to_go_on(monkeypatch: pytest.MonkeyPatch) -> None:
-    import open_clip.factory
+class Hub:
+    """The Hub's client, in place of `huggingface_hub.hf_hub_download`: knows the files of a folder, remembers the calls."""
 
-    def fail(*_: Any, **__: Any) -> None:
-        raise OSError("no route to host")
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, folder: Path, names: Collection[str]):
+        self.folder, self.names, self.calls = folder, names, []
+        monkeypatch.setattr("huggingface_hub.hf_hub_download", self)
 
-    monkeypatch.setattr(open_clip.factory, "download_pretrained", fail)
-    with pytest.raises(BackboneError, match="'openai' of 'ViT-B-16'.*no route to host.*backbone.pretrained"):
-        load_backbone(BackboneConfig(name="ViT-B-16", pretrained="openai"))
+    def __call__(self, repo_id: str, filename: str, **options: Any) -> str:
+        self.calls.append((repo_id, filename, options))
+        if filename not in self.names:
+            raise OSError("no route to host")
+        return str(self.folder / filename)
 
 
-def test_a_hub_model_that_cannot_be_fetched_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
-    import open_clip.factory
-
-    def fail(*_: Any, **__: Any) -> None:
-        raise FileNotFoundError("no route to host")
-
-    monkeypatch.setattr(open_clip.factory, "download_pretrained_from_hf", fail)
-    with pytest.raises(BackboneError, match="'hf-hub:someone/model'.*no route to host.*local-dir"):
-        load_backbone(BackboneConfig(name="hf-hub:someone/model"))
+@pytest.mark.parametrize(
+    ("config", "told"),
+    [
+        ({"name": "ViT-B-16", "pretrained": "openai"}, "openai of ViT-B-16.*no route to host.*backbone.pretrained"),
+        ({"name": "hf-hub:someone/model"}, "'hf-hub:someone/model'.*no route to host.*local-dir"),
+    ],
+)
+def test_weights_that_cannot_be_fetched_are_named_with_the_way_on(
+    config: dict[str, Any], told: str, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Hub(monkeypatch, folder, ())
+    with pytest.raises(BackboneError, match=told):
+        load_backbone(BackboneConfig(**config))
 
 
 def test_a_hub_model_whose_weights_alone_are_missing_is_no_random_backbone(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import open_clip.factory
-
-    def only_config(model_id: str, filename: str | None = None, **_: Any) -> str:
-        if filename == CONFIG:
-            return str(folder / CONFIG)
-        raise FileNotFoundError("no weights there")
-
-    monkeypatch.setattr(open_clip.factory, "download_pretrained_from_hf", only_config)
-    with pytest.raises(BackboneError, match="could not be loaded"):
+    Hub(monkeypatch, folder, (CONFIG,))
+    with pytest.raises(BackboneError, match="expected to fetch the weights"):
         load_backbone(BackboneConfig(name="hf-hub:someone/model"))
+
+
+OPTIONS = {"token": "secret", "cache_dir": "somewhere", "local_files_only": True}
+
+
+def test_every_file_of_a_hub_model_is_fetched_as_the_caller_says(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    hub = Hub(monkeypatch, folder, (CONFIG, WEIGHTS))
+    backbone = load_backbone(BackboneConfig(name="hf-hub:someone/model"), **OPTIONS)
+    assert backbone.fingerprint == load(folder).fingerprint
+    assert torch.equal(backbone.encode_text(["a cat"]), load(folder).encode_text(["a cat"]))
+    assert hub.calls == [("someone/model", name, OPTIONS) for name in (CONFIG, WEIGHTS)]
+
+
+@pytest.mark.parametrize("published", ["org/repo/", "org/repo/weights.bin", "org/repo/weights.pt"])
+def test_the_weights_of_a_tag_are_fetched_as_the_caller_says_safetensors_first(
+    published: str, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tag = {"hf_hub": published, "mean": (0.5, 0.4, 0.3), "std": (0.3, 0.25, 0.2)}
+    register(monkeypatch, "ViT-Tiny", MODEL_CONFIGS["vit"], tag=tag)
+    name = {"": WEIGHTS, "weights.bin": "weights.safetensors"}.get(published.removeprefix("org/repo/"))
+    if name is None:  # a file that torch.save wrote, as its suffix says
+        torch.save(load_file(folder / WEIGHTS), folder / (name := "weights.pt"))
+    elif name != WEIGHTS:
+        (folder / WEIGHTS).rename(folder / name)
+    hub = Hub(monkeypatch, folder, (name,))
+    backbone = load_backbone(BackboneConfig(name="ViT-Tiny", pretrained="tag"), **OPTIONS)
+    assert hub.calls == [("org/repo", name, OPTIONS)]
+    assert torch.equal(backbone.encode_text(["a cat"]), backbone.encode_text(["a cat"]))
+
+
+def test_a_tag_with_an_address_is_read_from_the_cache_alone_where_the_network_must_not_be_asked(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    url = f"https://example.test/models/{WEIGHTS}"
+    tag = {"url": url, "mean": (0.5, 0.4, 0.3), "std": (0.3, 0.25, 0.2)}
+    register(monkeypatch, "ViT-Tiny", MODEL_CONFIGS["vit"], tag=tag)
+    config = BackboneConfig(name="ViT-Tiny", pretrained="tag")
+    with pytest.raises(BackboneError, match=WEIGHTS):
+        load_backbone(config, cache_dir=tmp_path / "empty", local_files_only=True)
+    assert load_backbone(config, cache_dir=folder, local_files_only=True).fingerprint == load(folder).fingerprint
+
+
+def test_a_text_network_that_another_package_looks_up_is_refused_where_the_network_must_not_be_asked(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    content = json.loads((folder / CONFIG).read_text())
+    content["model_cfg"]["text_cfg"]["hf_model_name"] = "someone/text"
+    (folder / CONFIG).write_text(json.dumps(content))
+    Hub(monkeypatch, folder, (CONFIG, WEIGHTS))
+    monkeypatch.delenv("HF_HUB_OFFLINE")
+    with pytest.raises(BackboneError, match="HF_HUB_OFFLINE.*someone/text"):
+        load_backbone(BackboneConfig(name="hf-hub:someone/model"), local_files_only=True)
+
+
+def test_a_copy_of_a_backbone_does_not_hold_the_token(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    Hub(monkeypatch, folder, (CONFIG, WEIGHTS))
+    backbone = load_backbone(BackboneConfig(name="hf-hub:someone/model"), **OPTIONS)
+    stored = pickle.dumps(backbone)
+    assert b"secret" not in stored
+    again = pickle.loads(stored)
+    assert torch.equal(again.encode_text(["a cat"]), backbone.encode_text(["a cat"]))
+    assert torch.equal(again(IMAGES).maps[0], backbone(IMAGES).maps[0])
 
 
 def test_a_model_whose_text_tokenizer_needs_another_package_names_it(
