@@ -6,9 +6,7 @@ image -> backbone -> FeaturePyramid -> quantizer -> TokenPyramid -> trunk -> fus
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import itertools
-import json
 import math
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
@@ -20,14 +18,14 @@ from torch import Tensor, nn
 
 from pyramid_tokenizer import hub
 from pyramid_tokenizer.backbones import Backbone, load_backbone, name_backbone
+from pyramid_tokenizer.backbones.base import compute_fingerprint
 from pyramid_tokenizer.backbones.features import FeaturePyramid
 from pyramid_tokenizer.bucketing import encode_by_size
 from pyramid_tokenizer.config.models import Composition, LevelConfig, TokenizerConfig
-from pyramid_tokenizer.config.plain import to_dict
 from pyramid_tokenizer.decoder import PixelDecoder, TopDownTrunk
 from pyramid_tokenizer.errors import CheckpointError, NotFittedError, TokenMismatchError, TokenRangeError
 from pyramid_tokenizer.hub.build import build_config, build_pixel_decoder, build_trunk, open_model
-from pyramid_tokenizer.images import ImageLike, pad_to_multiple, to_batch
+from pyramid_tokenizer.images import IMAGE_RECIPE_VERSION, ImageLike, pad_to_multiple, to_batch
 from pyramid_tokenizer.quantizer.build import build_quantizer
 from pyramid_tokenizer.quantizer.fit.batches import image_batches
 from pyramid_tokenizer.quantizer.fit.levels import LevelReport, fit_quantizer
@@ -81,6 +79,7 @@ class PyramidTokenizer(nn.Module):
         self.trunk = trunk
         self.pixel_decoder = pixel_decoder
         self.text = TextEncoder(backbone)
+        self._fingerprint, self._fitted = "", False  # taken when first asked for, or by loading and fitting
         self.eval().requires_grad_(False)
 
     @classmethod
@@ -181,13 +180,21 @@ class PyramidTokenizer(nn.Module):
 
     @property
     def fingerprint(self) -> str:
-        """SHA-256 (hex) of all that determines ids: backbone, adapters, codebooks and their config; not the decoder."""
-        digest = hashlib.sha256(self.backbone.fingerprint.encode())
-        digest.update(json.dumps(to_dict(self.config.quantizer), sort_keys=True).encode())
-        if self.quantizer.reads_dense:
-            digest.update(repr(self.backbone.dense_readings[:1]).encode())
-        self.quantizer.update_digest(digest)
-        return digest.hexdigest()
+        """Names the tokenizer that tokens belong to: 64 hexadecimal digits, see `update_fingerprint`."""
+        return self._fingerprint or self.update_fingerprint()
+
+    def update_fingerprint(self) -> str:
+        """Takes the fingerprint anew; whoever changes codebooks, adapters or read-outs in place calls this afterwards.
+
+        It is the SHA-256 of what determines ids and of nothing else (docs/design.md has the list), from weights as they are
+        stored. Loading, `fit` and training take it; a cast does not change it, as tokens hold the precision beside it.
+        """
+        facts, tensors = self.quantizer.identity()
+        facts["backbone"] = self.backbone.fingerprint
+        facts["dense_reading"] = list(self.backbone.dense_readings[:1]) if self.quantizer.reads_dense else []
+        facts["image_recipe"] = IMAGE_RECIPE_VERSION
+        self._fingerprint, self._fitted = compute_fingerprint(tensors, **facts), self.quantizer.is_fitted
+        return self._fingerprint
 
     @property
     def vocabulary(self) -> Vocabulary:
@@ -252,8 +259,15 @@ class PyramidTokenizer(nn.Module):
         return self.backbone(padded, with_dense=with_dense or self.quantizer.reads_dense)
 
     def ids(self, tokens: TokenPyramid) -> list[Tensor]:
-        """The tokens' ids on the tokenizer's device, (B, h_l, w_l) int64 per level, checked to be its own."""
+        """The tokens' ids, (B, h_l, w_l) int64 per level, on the tokenizer's device. Their values are not checked again."""
         self._check_own(tokens.fingerprint)
+        if not self._fitted:
+            raise NotFittedError("expected fitted codebooks, got empty ones: call fit(images) or load a trained model")
+        sizes = self.quantizer.codebook_sizes[: len(tokens)]
+        if tokens.codebook_sizes != sizes:
+            raise TokenRangeError(
+                f"expected codebook_sizes {sizes}, got {tokens.codebook_sizes}: give the tokens of one encode"
+            )
         expected = grids_of(tokens.image_size, self.quantizer.strides)[: len(tokens)]
         if tokens.grids != expected:
             raise TokenRangeError(
@@ -379,6 +393,7 @@ class PyramidTokenizer(nn.Module):
         reports = fit_quantizer(
             self.quantizer, samples, vectors_per_code=vectors_per_code, seed=seed, keep_adapters=keep_adapters
         )
+        self.update_fingerprint()
         if self.pixel_decoder.is_trained and not keep_adapters:
             self.trunk.reset_parameters()
             self.pixel_decoder.reset_parameters()
@@ -398,6 +413,7 @@ class PyramidTokenizer(nn.Module):
         for part in OWN_PARTS:
             own = {n.removeprefix(f"{part}."): t for n, t in tensors.items() if n.startswith(f"{part}.")}
             getattr(self, part).load_state_dict(own)
+        self.update_fingerprint()
 
     def save_pretrained(
         self,
@@ -413,7 +429,8 @@ class PyramidTokenizer(nn.Module):
         """
         if not self.quantizer.is_fitted:
             raise NotFittedError("expected fitted codebooks to save, got empty ones: call fit first")
-        config = dataclasses.replace(self.config, fingerprint=self.fingerprint)
+        # anew, because files that do not fit their fingerprint cannot be loaded
+        config = dataclasses.replace(self.config, fingerprint=self.update_fingerprint())
         parts = {"backbone": self.backbone, "tensors": self.own_tensors(), "head": head}
         return hub.save_model(directory, config, **parts, half=half, evaluation=evaluation)
 

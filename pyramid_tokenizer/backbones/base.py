@@ -169,10 +169,13 @@ def load_backbone(
 def compute_fingerprint(state: Mapping[str, Tensor], **facts: Any) -> str:
     """SHA-256 (hex) of named tensors and facts, the same on every device and for every storage dtype that holds them.
 
+    A backbone's fingerprint is this of its weights, and a tokenizer's is this of its codebooks with the backbone's among the
+    facts. Both are taken from weights as they are stored, before a cast that would round them.
+
     Args:
-        state: Parameters and buffers by name; counters of batches (`num_batches_tracked`) do not determine features
-            and are passed over. Each contributes its name, its shape and its values as little-endian float32.
-        facts: JSON-ready values that determine the features too: normalisation, blocks read.
+        state: Parameters and buffers by name; counters of batches (`num_batches_tracked`) determine nothing and are passed
+            over. Each contributes its name, its shape and its values as little-endian float32.
+        facts: JSON-ready values that count too, e.g. normalisation and blocks read.
 
     Example:
         >>> halves = torch.tensor([0.5, 0.25])

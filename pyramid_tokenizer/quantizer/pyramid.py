@@ -8,8 +8,8 @@ Everything here stays in float32 whatever the tokenizer is cast to: ids must not
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -155,16 +155,16 @@ class PyramidQuantizer(nn.Module):
         """Codebook vectors of the ids of every level or of a prefix.
 
         Args:
-            ids: (B, h_l, w_l) int64 in [0, K_l) per level, coarse to fine.
+            ids: (B, h_l, w_l) int64 per level, coarse to fine. They must be in [0, K_l), as those of a `TokenPyramid` are:
+                looking at their values would make the CPU wait for a GPU.
 
         Returns:
             (B, d_l, h_l, w_l) float32 per level given.
 
         Raises:
-            NotFittedError: The codebooks are empty.
-            TokenRangeError: More levels than codebooks, grids that do not belong together, or an id outside its codebook.
+            TokenRangeError: More levels than codebooks, or grids that do not belong together.
         """
-        self._check_pyramid(ids)
+        self._check_grids(ids)
         return tuple(self.level(i).look_up(level_ids) for i, level_ids in enumerate(ids))
 
     def linear_reconstructions(self, codes: Sequence[Tensor]) -> list[Tensor]:
@@ -219,10 +219,9 @@ class PyramidQuantizer(nn.Module):
             ids: As `codes` takes them.
 
         Raises:
-            NotFittedError: The codebooks are empty.
             TokenRangeError: As `codes`.
         """
-        self._check_pyramid(ids)
+        self._check_grids(ids)
         with float32_on(ids[0].device):
             return F.normalize(self.to_embedding(self.mean_text_embedding(ids)), dim=1)
 
@@ -235,48 +234,50 @@ class PyramidQuantizer(nn.Module):
         means = [_mean_row(rows, own) for rows, own in zip(self.weighted_text_embeddings(), ids, strict=False)]
         return torch.stack(means).sum(0)
 
-    def update_digest(self, digest: hashlib._Hash) -> None:
-        """Feeds `digest` the tensors that determine ids and no others.
+    def identity(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
+        """The facts and the tensors that determine the ids of given features, and no others; the tokenizer hashes them.
 
         Text read-outs never determine ids. A pixel read-out does where finer levels read the linear reconstruction.
+
+        Returns:
+            JSON-ready values by name, and tensors by name.
         """
-        for index in range(len(self.levels)):
+        facts: dict[str, Any] = {"composition": self.composition.name, "levels": []}
+        tensors: dict[str, Tensor] = {}
+        for index, read in enumerate(self.reads):
             level = self.level(index)
-            tensors = [level.mean, level.std, level.adapter.weight, level.adapter.bias, level.codebook]
+            kind = {"learned": level.kind.learned, "unit_norm": level.kind.unit_norm}
+            facts["levels"].append(
+                {"stride": read.stride, "maps": list(read.maps), "reads_dense": read.reads_dense, **kind}
+            )
+            used = {"mean": level.mean, "std": level.std, "codebook": level.codebook}
+            used |= {"adapter.weight": level.adapter.weight, "adapter.bias": level.adapter.bias}
             if self.composition.reads_pixels and index + 1 < len(self.levels):
-                tensors += [level.pixel_readout.weight, level.pixel_readout.bias]
-            for tensor in tensors:
-                digest.update(repr(tuple(tensor.shape)).encode())
-                digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+                used |= {
+                    "pixel_readout.weight": level.pixel_readout.weight,
+                    "pixel_readout.bias": level.pixel_readout.bias,
+                }
+            tensors |= {f"levels.{index}.{name}": tensor for name, tensor in used.items()}
+        return facts, tensors
 
     def _require_fitted(self) -> None:
         if not self.is_fitted:
             raise NotFittedError("expected fitted codebooks, got empty ones: call fit(images) or load a trained model")
 
-    def _check_pyramid(self, ids: Sequence[Tensor]) -> None:
-        self._require_fitted()
+    def _check_grids(self, ids: Sequence[Tensor]) -> None:
         if not 1 <= len(ids) <= len(self.levels):
             raise TokenRangeError(
                 f"expected ids of 1 to {len(self.levels)} levels, got {len(ids)}: give a prefix of the levels"
             )
+        batch, height, width = ids[0].shape
         for index, level_ids in enumerate(ids):
-            self._check_ids(index, level_ids, ids[0])
-
-    def _check_ids(self, index: int, ids: Tensor, coarsest: Tensor) -> None:
-        ratio = self.strides[0] // self.strides[index]
-        batch, height, width = coarsest.shape
-        expected = (batch, height * ratio, width * ratio)
-        if tuple(ids.shape) != expected:
-            raise TokenRangeError(
-                f"expected ids of level {index} of shape {expected}, got {tuple(ids.shape)}: give ids of one encode"
-            )
-        low, high = (int(extreme) for extreme in ids.aminmax()) if ids.numel() else (0, 0)
-        size = self.codebook_sizes[index]
-        if low < 0 or high >= size:
-            raise TokenRangeError(
-                f"expected ids of level {index} in [0, {size}), got {low if low < 0 else high}: "
-                "these are tokens of another tokenizer"
-            )
+            ratio = self.strides[0] // self.strides[index]
+            expected = (batch, height * ratio, width * ratio)
+            if tuple(level_ids.shape) != expected:
+                raise TokenRangeError(
+                    f"expected ids of level {index} of shape {expected}, got {tuple(level_ids.shape)}: "
+                    "give ids of one encode"
+                )
 
 
 def _mean_row(rows: Tensor, ids: Tensor) -> Tensor:

@@ -199,7 +199,7 @@ class _Run:
                 self._fit(keep_adapters=False)
             elif self.config.codebooks == "refit":
                 self._fit(keep_adapters=True)
-        distributed.broadcast(self.tok.own_tensors().values())
+        self._share_codebooks()
 
     def refine_codebooks(self) -> None:
         """Stage 1, then k-means where its gradients have led: moving averages lag behind and leave codes unused."""
@@ -208,7 +208,12 @@ class _Run:
         self._train(CodebookStage(self.tok, self.config), seed=self.config.seed + 1)
         if distributed.is_main():
             self._fit(keep_adapters=True)
+        self._share_codebooks()
+
+    def _share_codebooks(self) -> None:
+        """Gives every process what the main process fitted."""
         distributed.broadcast(self.tok.own_tensors().values())
+        self.tok.update_fingerprint()
 
     def train_decoder(self) -> None:
         """Stage 2."""
@@ -246,6 +251,7 @@ class _Run:
         finally:
             self.tok.requires_grad_(False)
             self.tok.eval()
+            self.tok.update_fingerprint()  # also after an interruption, in the middle of stage 1
 
     def _crops(
         self, *, seed: int, accumulate: int = 1, rank: int = 0, world_size: int = 1, batch_size: int | None = None

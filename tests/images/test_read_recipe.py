@@ -21,9 +21,7 @@ def test_the_pixels_of_the_recipe_are_those_stored_under_its_version() -> None:
     for name, expected in stored.items():
         assert expected.dtype == pixels[name].dtype == np.float32
         # machines add up the resizing filter in different orders
-        np.testing.assert_allclose(
-            pixels[name], expected, rtol=0, atol=1e-5 if name in resized else 0, err_msg=name
-        )
+        np.testing.assert_allclose(pixels[name], expected, rtol=0, atol=1e-5 if name in resized else 0, err_msg=name)
 
 
 def test_only_the_present_version_of_the_recipe_is_stored() -> None:

@@ -7,16 +7,12 @@ import hashlib
 import math
 import pickle
 import runpy
-from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.data import DataLoader, default_collate
 
 from pyramid_tokenizer.errors import (
@@ -28,6 +24,7 @@ from pyramid_tokenizer.errors import (
 )
 from pyramid_tokenizer.tokens import format as token_format
 from pyramid_tokenizer.tokens.pyramid import TokenPyramid
+from tests.operations import operations
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 FIELDS = {
@@ -60,23 +57,6 @@ def pyramids(draw: st.DrawFn) -> TokenPyramid:
     fingerprint = draw(st.binary(min_size=32, max_size=32)).hex()
     origin = {"fingerprint": fingerprint, "precision": draw(st.sampled_from(PRECISIONS))}
     return TokenPyramid(ids=ids, codebook_sizes=sizes, image_size=(height, width), **origin)
-
-
-class _Operations(TorchDispatchMode):
-    def __init__(self) -> None:
-        super().__init__()
-        self.counts: Counter[str] = Counter()
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        self.counts[func.overloadpacket.__name__] += 1
-        return func(*args, **(kwargs or {}))
-
-
-@contextmanager
-def operations() -> Iterator[Counter[str]]:
-    """Counts what torch computes; `_local_scalar_dense` is a number that Python waits for."""
-    with _Operations() as mode:
-        yield mode.counts
 
 
 def same(a: TokenPyramid, b: TokenPyramid) -> bool:

@@ -2,6 +2,7 @@
 
 import copy
 import dataclasses
+import signal
 
 import pytest
 import torch
@@ -49,8 +50,20 @@ def test_refit_moves_codebooks_in_the_adapters_own_coordinates(trained, photos, 
 def test_continue_moves_adapters_too_and_ends_with_a_refit(trained, photos, settings):
     tok, lines = tune(trained, photos, settings, codebooks="continue", config=settings(codebook_steps=3))
     assert changed(trained, tok) == ({"quantizer", "trunk", "pixel_decoder"}, {"weight", "bias"})
+    assert trained.fingerprint != tok.fingerprint == tok.update_fingerprint()
     stages = [line["stage"] for line in lines]
     assert stages == ["codebooks"] * 3 + ["refit"] * 3 + ["decoder"] * 2
+
+
+def test_codebooks_that_an_interruption_leaves_half_trained_have_a_fingerprint_of_their_own(trained, photos, settings):
+    def interrupt(figures):
+        if figures["step"] == 2:
+            signal.raise_signal(signal.SIGINT)
+
+    tok, config = copy.deepcopy(trained), settings(codebook_steps=4)
+    with pytest.raises(KeyboardInterrupt):
+        finetune(tok, photos, codebooks="continue", config=config, steps=1, log=interrupt)
+    assert trained.fingerprint != tok.fingerprint == tok.update_fingerprint()
 
 
 def test_a_level_of_scalars_learns_its_adapter_and_keeps_its_grid(unfitted, photos, settings, smooth):
