@@ -1,7 +1,7 @@
-"""What any image tokenizer is compared with at its rate: thumbnails, k-means on raw patches, and image codecs.
+"""Baselines for an image tokenizer at the same rate: thumbnails, k-means on raw patches, and image codecs.
 
-Images are (N, 3, H, W) uint8 RGB everywhere. Every baseline gives `Coded` images: as they come back, and the bits they
-cost. A codebook of patches costs none, as a tokenizer's weights cost none.
+Images are (N, 3, H, W) uint8 RGB everywhere. Every baseline returns `Coded` images: the decoded images and their bits. The
+bits of a codebook of patches are not counted, as the weights of a tokenizer are not counted.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ CODECS = {
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Coded:
-    """Images as they come back, and what they cost."""
+    """Decoded images and their rate."""
 
     images: Tensor
     """(N, 3, H, W) uint8."""
@@ -57,7 +57,7 @@ def load_images(folder: Path, *, side: int = 256, limit: int | None = None) -> T
 def _image_files(folder: Path) -> list[Path]:
     files = sorted(path for path in folder.glob("*") if path.suffix.lower() in (".jpg", ".jpeg", ".png"))
     if not files:
-        raise FileNotFoundError(f"expected images in {folder}, got none: give the data folder with --data")
+        raise FileNotFoundError(f"expected images in {folder}, got none: give a folder of .jpg or .png files")
     return files
 
 
@@ -113,7 +113,7 @@ def _patches_of(image: Tensor, count: int, size: int, generator: torch.Generator
 
 
 def patch_codebook(patches: Tensor, num_codes: int, *, iterations: int = 10, seed: int = 0) -> Tensor:
-    """(num_codes, 3 * size^2) centres of k-means on raw patches: no network, no learning else."""
+    """(num_codes, 3 * size^2) centres of k-means on raw patches."""
     return kmeans(patches, num_codes, iterations=iterations, generator=torch.Generator().manual_seed(seed))
 
 
@@ -162,7 +162,7 @@ def nearest_rate(
     Args:
         images: (N, 3, H, W) uint8.
         codec: One of `CODECS`.
-        target: Bits per pixel. A codec may not reach so low: then its lowest quality is returned.
+        target: Bits per pixel. If a codec cannot reach it, its lowest quality is returned.
         report: Called with each tried quality and its rate.
 
     Returns:

@@ -1,9 +1,13 @@
-"""How well tokens keep images, beside thumbnails, raw patches and image codecs at equal bits, in one table.
+"""Measures how well tokens keep images, beside thumbnails, raw patches and image codecs at the same rate.
 
-    python benchmarks/reconstruction.py --data ../shared/data [--model tiny] [--split heldout]
+    python benchmarks/reconstruction.py --images photos [--train other-photos] [--model tiny]
+    python benchmarks/reconstruction.py --data DATA [--split heldout]
 
-Also says how evenly the codebooks are used and how many ids change with the batch size or in another process. Progress goes
-to stderr, the tables to stdout, `--markdown` and `--json`. Needs the extra `eval`.
+`--images` is any folder of images. `--train` is a folder of other images, on which the baselines that need training are fitted:
+k-means on raw patches, and codebooks without a trained decoder; without it these rows are left out. `--data` is the research
+data of examples/research/README.md: the images that no training saw, and those to train on. The script also prints how evenly
+the codebooks are used and how many ids change with the batch size or in another process. Progress goes to stderr, the tables to
+stdout, `--markdown` and `--json`. It needs the extra `eval`.
 """
 
 from __future__ import annotations
@@ -62,11 +66,12 @@ class Row:
 
 
 def say(text: str, start: float = time.perf_counter()) -> None:
+    """Writes a line of progress to stderr."""
     print(f"[{time.perf_counter() - start:5.0f} s] {text}", file=sys.stderr, flush=True)
 
 
 def score(what: str, images: Tensor, coded: Tensor, bits_per_pixel: float | None) -> Row:
-    """Both (N, 3, H, W) uint8."""
+    """Measures images against what they were coded to, both (N, 3, H, W) uint8."""
     parts = list(zip((images / 255).split(DECODE_BATCH), (coded / 255).split(DECODE_BATCH), strict=True))
     mean_psnr = torch.cat([psnr(a, b) for a, b in parts]).mean().item()
     mean_ssim = torch.cat([ssim(a, b) for a, b in parts]).mean().item()
@@ -74,11 +79,13 @@ def score(what: str, images: Tensor, coded: Tensor, bits_per_pixel: float | None
     return Row(what=what, bits_per_pixel=bits_per_pixel, psnr=mean_psnr, ssim=mean_ssim)
 
 
-def baseline_rows(images: Tensor, train: Path) -> Iterator[Row]:
+def baseline_rows(images: Tensor, train: Path | None) -> Iterator[Row]:
+    """Thumbnails, codecs and, with images to train on, k-means on raw patches."""
     for side in THUMBNAIL_SIDES:
         coded = baselines.thumbnails(images, side)
         yield score(f"bicubic thumbnail {side}x{side}, 24 bit", images, coded.images, coded.bits_per_pixel)
-    for num_codes in PATCH_CODES:
+    for num_codes in PATCH_CODES if train is not None else ():
+        assert train is not None
         yield patches_row(images, train, num_codes)
     for codec in baselines.CODECS:
         yield codec_row(images, codec)
@@ -106,7 +113,7 @@ def codec_row(images: Tensor, codec: str) -> Row:
 
 
 def encode(tok: PyramidTokenizer, images: Tensor, batch_size: int) -> TokenPyramid:
-    """Tokens of all images, encoded so many at a time."""
+    """Encodes all images, `batch_size` at a time."""
     return TokenPyramid.cat([tok.encode(batch / 255) for batch in images.split(batch_size)])
 
 
@@ -127,7 +134,7 @@ def tokenizer_rows(tok: PyramidTokenizer, images: Tensor, tokens: TokenPyramid) 
 
 
 def depth_rows(tok: PyramidTokenizer, images: Tensor, train: Path) -> Iterator[Row]:
-    """What several depths are worth: both without a trained decoder, codebooks fitted without gradients on the same crops."""
+    """Compares several depths of the backbone with its last layer: no trained decoder, codebooks fitted on the same crops."""
     for what, config in (
         ("gradient-free fit, no decoder", tok.config),
         ("gradient-free fit, no decoder, backbone's last layer only", twins.last_layer(tok.config)),
@@ -139,7 +146,7 @@ def depth_rows(tok: PyramidTokenizer, images: Tensor, train: Path) -> Iterator[R
 
 
 def encode_to_bytes(model: str, folder: Path, limit: int | None, batch_size: int, threads: int) -> bytes:
-    """What another process makes of the same image files; runs there."""
+    """Encodes the image files in another process, where this function runs."""
     torch.set_num_threads(threads)
     images = baselines.load_images(folder, side=SIDE_PX, limit=limit)
     return encode(PyramidTokenizer.from_pretrained(model), images, batch_size).to_bytes()
@@ -156,14 +163,14 @@ def encode_after_saving(tok: PyramidTokenizer, images: Tensor, batch_size: int) 
 
 
 def differing(left: TokenPyramid, right: TokenPyramid) -> int:
-    """How many ids differ."""
+    """Counts the ids that differ."""
     return sum(int((a != b).sum()) for a, b in zip(left.ids, right.ids, strict=True))
 
 
 def id_agreement(
     tok: PyramidTokenizer, images: Tensor, tokens: TokenPyramid, args: argparse.Namespace
 ) -> list[dict[str, Any]]:
-    """Ids that differ from those of batches of `DECODE_BATCH` in this process."""
+    """Counts the ids that differ from those of batches of `DECODE_BATCH` in this process."""
     threads = torch.get_num_threads()
     cases: dict[str, Callable[[], TokenPyramid]] = {}
     for size in BATCH_SIZES:
@@ -182,16 +189,30 @@ def id_agreement(
 
 
 def folder_of(args: argparse.Namespace) -> Path:
-    return args.data / "recon" / args.split
+    """The folder of the images that are measured."""
+    return args.images if args.images is not None else args.data / "recon" / args.split
+
+
+def train_of(args: argparse.Namespace) -> Path | None:
+    """The folder of the images to train baselines on; None for no such folder."""
+    return args.data / "recon" / "train" if args.data is not None else args.train
+
+
+def data_of(args: argparse.Namespace) -> str:
+    """The data in words, without the path of a folder of the user's."""
+    return args.images.name if args.images is not None else f"recon/{args.split}"
 
 
 def evaluate(args: argparse.Namespace) -> dict[str, Any]:
     """All figures, as `--json` writes them and as a model card reads them."""
     images = baselines.load_images(folder_of(args), side=SIDE_PX, limit=args.limit)
-    say(f"{len(images)} images of recon/{args.split}")
+    train = train_of(args)
+    say(f"{len(images)} images of {folder_of(args)}")
+    if train is None:
+        say("no --train: k-means on raw patches and codebooks without a decoder are left out")
     result: dict[str, Any] = {
         "model": Path(args.model).name if Path(args.model).is_dir() else args.model,
-        "data": f"recon/{args.split}, {len(images)} images",
+        "data": f"{data_of(args)}, {len(images)} images",
         "protocol": PROTOCOL,
         "machine": f"{os.cpu_count()} cores ({platform.machine()}), torch {torch.__version__}, {torch.get_num_threads()} threads",
         "date": datetime.date.today().isoformat(),
@@ -203,12 +224,12 @@ def evaluate(args: argparse.Namespace) -> dict[str, Any]:
         say(f"model {args.model}: encoding")
         tokens = encode(tok, images, DECODE_BATCH)
         rows += tokenizer_rows(tok, images, tokens)
-        if not args.skip_baselines:
-            rows += depth_rows(tok, images, args.data / "recon" / "train")
+        if not args.skip_baselines and train is not None:
+            rows += depth_rows(tok, images, train)
         result["levels"] = level_rows(tok, tokens)
         result["ids"] = id_agreement(tok, images, tokens, args)
     if not args.skip_baselines:
-        rows += baseline_rows(images, args.data / "recon" / "train")
+        rows += baseline_rows(images, train)
     result["rows"] = [asdict(row) for row in rows]
     return result
 
@@ -269,14 +290,17 @@ def table(head: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
 
 def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
-    parser.add_argument(
-        "--data", type=Path, required=True, help="the data folder; holds recon/heldout, recon/val and recon/train"
+    source = parser.add_mutually_exclusive_group(required=True)
+    source.add_argument("--images", type=Path, metavar="DIR", help="a folder of images")
+    source.add_argument(
+        "--data", type=Path, metavar="DIR", help="the research data, with recon/heldout and recon/train"
     )
+    parser.add_argument("--train", type=Path, metavar="DIR", help="with --images: other images to train baselines on")
     parser.add_argument(
         "--model", default="tiny", help="bundled name, directory or Hub repository (default: %(default)s)"
     )
     parser.add_argument(
-        "--split", choices=("heldout", "val"), default="heldout", help="val to tune on (default: %(default)s)"
+        "--split", choices=("heldout", "val"), default="heldout", help="of --data (default: %(default)s)"
     )
     parser.add_argument("--limit", type=int, help="only the first so many images")
     parser.add_argument("--baselines-only", action="store_true", help="no tokenizer")
@@ -285,11 +309,14 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--json", type=Path, metavar="FILE", help="write all figures there: the evaluation.json of a model card"
     )
-    return parser.parse_args(argv)
+    args = parser.parse_args(argv)
+    if args.data is not None and args.train is not None:
+        parser.error("expected --train with --images, got it with --data, which has images to train on: leave it out")
+    return args
 
 
-def main() -> int:
-    args = parse()
+def main(argv: Sequence[str] | None = None) -> int:
+    args = parse(argv)
     try:
         result = evaluate(args)
     except (PyramidTokenizerError, FileNotFoundError) as error:

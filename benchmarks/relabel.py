@@ -1,12 +1,11 @@
-"""What it costs to segment stored images again with other words: from their tokens, beside from their pixels.
+"""Measures how long it takes to segment stored images again with other words: from their tokens and from their pixels.
 
-    python benchmarks/relabel.py --data ../shared/data [--model tiny] [--images 1000] [--words 150]
+    python benchmarks/relabel.py --images photos [--model tiny] [--count 1000] [--words 150]
 
-Stored are the 256-px images of recon/heldout and recon/val and their tokens, both in memory, repeated up to `--images`. The
-core is measured by itself: indexing tables of scores, level by level before anything is enlarged, beside multiplying every
-cell's embedding with every word on the finest grid; and with the enlargement of the coarse levels, too. Cases run in turn, so
-that ratios within a round hold on a busy machine too. Read the ratios: the milliseconds are this machine's. Progress goes to
-stderr.
+The images of the folder (centre crops of 256 px) and their tokens are held in memory and repeated until there are `--count`. The
+core of the look-up is also measured by itself: indexing tables of scores, level by level, against multiplying the embedding of
+every cell of the finest grid with every word. The cases run in turn, so ratios within a round are valid on a busy machine too;
+the milliseconds are those of this machine. Progress goes to stderr.
 """
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import cycle, islice
+from itertools import cycle, islice, product
 from pathlib import Path
 
 import torch
@@ -25,8 +24,6 @@ import torch.nn.functional as F
 from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # this checkout, from any current directory
-
-from examples.train_tiny.texts import all_names
 
 from benchmarks import baselines
 from benchmarks.reconstruction import encode, say, table
@@ -40,13 +37,19 @@ SIDE_PX = 256
 SPACES = (512, 1024)
 """Dimensions of CLIP's ViT-B and ViT-H spaces."""
 PART_FLOATS = 2**19
-"""Scores of a part of the batch: 2 MB stay in a core's cache, a whole batch's go to memory and back for each level."""
+"""Scores of a part of the batch: 2 MB fit into the cache of a core, the scores of a whole batch do not."""
 PIXEL_SHARE = 10
-"""Masks at pixel resolution, for information, are made of a tenth of the images."""
+"""Masks at pixel resolution are made of every tenth batch only."""
+THINGS = (
+    *("sky", "grass", "tree", "road", "building", "water", "car", "person", "dog", "cat", "bird", "horse", "flower"),
+    *("table", "chair", "cup", "wall", "window"),
+)
+KINDS = ("", "red", "blue", "green", "yellow", "white", "black", "small", "large", "old")
+"""Their combinations are the words; the time does not depend on which words they are."""
 
 INDEXING = "indexing, whole batch"
 BEFORE_UPSAMPLING = "indexing, each level on its own grid"
-"""The core of a look-up; what follows, enlarging coarse levels and adding up, does not depend on how scores were made."""
+"""The core of a look-up. Enlarging coarse levels and adding up follow, and cost the same however scores are made."""
 FROM_TOKENS = "tokens, one label per cell"
 FROM_PIXELS = "pixels: encode, then the same"
 TOKENS_TO_PIXELS = "tokens, one label per pixel"
@@ -54,7 +57,7 @@ TOKENS_TO_PIXELS = "tokens, one label per pixel"
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Line:
-    """A case, its milliseconds per image, and its time as a multiple of another case's."""
+    """A case: its milliseconds per image, and the ratio of its time to that of another case."""
 
     what: str
     milliseconds: Spread
@@ -63,7 +66,7 @@ class Line:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Stored:
-    """Images as they lie in a store, in batches."""
+    """Stored images and their tokens, in batches."""
 
     images: tuple[Tensor, ...]
     """(B, 3, H, W) uint8 each."""
@@ -71,21 +74,21 @@ class Stored:
     """Of the same images."""
 
 
-def class_names(data: Path, count: int) -> list[str]:
-    """The first class names of the data pack that differ whatever their case."""
-    names = list({name.casefold(): name for name in all_names(data)}.values())
+def class_names(count: int) -> list[str]:
+    """The first `count` class names, made of `KINDS` and `THINGS`."""
+    names = [f"{kind} {thing}".strip() for kind, thing in product(KINDS, THINGS)]
     if count > len(names):
-        raise ValueError(f"expected --words of at most {len(names)}, got {count}: the data pack has no more names")
+        raise ValueError(f"expected --words of at most {len(names)}, got {count}: there are no more names")
     return names[:count]
 
 
-def store(seg: Segmenter, folders: Sequence[Path], images: int) -> Stored:
-    """The images of the folders and their tokens, repeated up to `images` and in batches of up to `BATCH`."""
-    found = torch.cat([baselines.load_images(folder, side=SIDE_PX, limit=images) for folder in folders])
+def store(seg: Segmenter, folder: Path, count: int) -> Stored:
+    """The images of the folder and their tokens, repeated until there are `count`, in batches of up to `BATCH`."""
+    found = baselines.load_images(folder, side=SIDE_PX, limit=count)
     say(f"{len(found)} images: encoding")
     single = encode(seg.tok, found, BATCH).unbind()
-    order = list(islice(cycle(range(len(found))), images))
-    batches = [order[i : i + BATCH] for i in range(0, images, BATCH)]
+    order = list(islice(cycle(range(len(found))), count))
+    batches = [order[i : i + BATCH] for i in range(0, count, BATCH)]
     return Stored(
         images=tuple(found[batch] for batch in batches),
         tokens=tuple(TokenPyramid.cat([single[i] for i in batch]) for batch in batches),
@@ -93,7 +96,7 @@ def store(seg: Segmenter, folders: Sequence[Path], images: int) -> Stored:
 
 
 def segmenting(seg: Segmenter, stored: Stored, names: Sequence[str]) -> tuple[list[Line], int]:
-    """All images, from tokens and from pixels, batch by batch in turn.
+    """Times the segmentation of all images from tokens and from pixels, batch by batch in turn.
 
     Returns:
         Lines with the spread over batches, ratios within a batch, and the number of images.
@@ -125,7 +128,7 @@ def in_ms(seconds: Sequence[float]) -> Spread:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Space:
-    """Addresses of codes and embeddings of words in one space."""
+    """The text embeddings of codes and of words in one space."""
 
     title: str
     text_embeddings: tuple[Tensor, ...]
@@ -140,21 +143,21 @@ class Space:
 
 
 def spaces(seg: Segmenter, names: Sequence[str]) -> Iterator[Space]:
-    """The model's own, and larger ones with random directions: what indexing costs does not depend on them."""
+    """The space of the model, and larger spaces with random vectors; the cost of indexing does not depend on the space."""
     own = seg.tok.quantizer.weighted_text_embeddings()
     words = seg.text.encode_names(names).embeddings
     yield Space(title=f"D = {words.shape[1]}, the model's", text_embeddings=own, words=words)
     rng = torch.Generator().manual_seed(0)
     for dim in SPACES:
         random = [F.normalize(torch.randn(len(rows), dim, generator=rng), dim=1) for rows in (*own, words)]
-        yield Space(title=f"D = {dim}, random addresses", text_embeddings=tuple(random[:-1]), words=random[-1])
+        yield Space(title=f"D = {dim}, random vectors", text_embeddings=tuple(random[:-1]), words=random[-1])
 
 
 def core_cases(space: Space, ids: Sequence[Tensor]) -> dict[str, Case]:
-    """Scores (cells, N) on the finest grid, by indexing and by products; all give the same.
+    """The ways to compute the scores (cells, N) on the finest grid, by indexing and by products; all give the same.
 
     Args:
-        space: Addresses and words.
+        space: The text embeddings of codes and words.
         ids: (B, h_l, w_l) int64 per level.
     """
     tables, words = space.tables, space.words.T.contiguous()  # (D, N)
@@ -172,7 +175,7 @@ def core_cases(space: Space, ids: Sequence[Tensor]) -> dict[str, Case]:
 
 
 def use(parts: Iterable[Tensor]) -> None:
-    """Takes the parts one by one and keeps none, as labels do that are made of each part at once."""
+    """Consumes the parts one by one and keeps none of them."""
     deque(parts, maxlen=0)
 
 
@@ -188,10 +191,10 @@ def parts_of(ids: Sequence[Tensor], step: int) -> Iterator[list[Tensor]]:
 
 
 def check_equal(cases: dict[str, Callable[[], object]]) -> None:
-    """Indexing must give what the product gives.
+    """Checks that indexing gives what the product gives.
 
     Raises:
-        RuntimeError: It does not.
+        RuntimeError: The scores differ.
     """
     indexed, product = cases[INDEXING](), cases["product, whole batch"]()
     assert isinstance(indexed, Tensor)
@@ -202,7 +205,7 @@ def check_equal(cases: dict[str, Callable[[], object]]) -> None:
 
 
 def core(space: Space, ids: Sequence[Tensor], rounds: int) -> list[Line]:
-    """Each case's milliseconds per image, and its time as a multiple of the indexing's alone in the same round."""
+    """Milliseconds per image of each case, and the ratio of its time to that of indexing alone in the same round."""
     cases = core_cases(space, ids)
     check_equal(cases)
     seconds = take_turns(cases, rounds)
@@ -231,11 +234,11 @@ def to_markdown(title: str, lines: Sequence[Line], *, times: str) -> str:
 
 def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, required=True, help="the data folder; holds recon/, seg/ and weights/")
+    parser.add_argument("--images", type=Path, required=True, metavar="DIR", help="a folder of images")
     parser.add_argument(
         "--model", default="tiny", help="bundled name, directory or Hub repository (default: %(default)s)"
     )
-    parser.add_argument("--images", type=int, default=1000, help="stored images (default: %(default)s)")
+    parser.add_argument("--count", type=int, default=1000, help="stored images (default: %(default)s)")
     parser.add_argument("--words", type=int, default=150, help="class names (default: %(default)s)")
     parser.add_argument("--rounds", type=int, default=21, help="of the core (default: %(default)s)")
     parser.add_argument("--threads", type=int, help="torch threads")
@@ -250,8 +253,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     here = machine()
     try:
         seg = Segmenter.from_pretrained(args.model)
-        names = class_names(args.data, args.words)
-        stored = store(seg, [args.data / "recon" / part for part in ("heldout", "val")], args.images)
+        names = class_names(args.words)
+        stored = store(seg, args.images, args.count)
     except (PyramidTokenizerError, FileNotFoundError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

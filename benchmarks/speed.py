@@ -1,10 +1,10 @@
-"""Photos per second on this machine: encode, decode, and the backbone alone for reference, with all threads and with one.
+"""Measures images per second on this machine: encode, decode, and the backbone alone, with all threads and with one.
 
     python benchmarks/speed.py [--model tiny] [--px 256] [--batch 8] [--rounds 9]
 
-float32. The cases run in turn, round by round, so that a busy moment hits all of them; shown are the median, the slowest and the
-fastest round. Run it alone: beside another busy process several threads are slower than one. Images are scikit-image's photos
-where that package is installed, else smooth random ones.
+The precision is float32. The cases run in turn, round by round, so a busy moment of the machine affects all of them; the table
+has the median, the slowest and the fastest round. Run it alone: beside another busy process, several threads are slower than
+one. The images are the photos of scikit-image if that package is installed, and smooth random images otherwise.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ Case = Callable[[], object]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Spread:
-    """A figure of several rounds."""
+    """The median and the extremes of a figure over several rounds."""
 
     median: float
     low: float
@@ -44,19 +44,19 @@ class Spread:
 
     @classmethod
     def of(cls, values: Sequence[float]) -> Spread:
-        """Of one value or more."""
+        """Summarises one value or more."""
         return cls(median=statistics.median(values), low=min(values), high=max(values))
 
 
 def take_turns(
     cases: dict[str, Case], rounds: int, *, clock: Callable[[], float] = time.perf_counter
 ) -> dict[str, list[float]]:
-    """Seconds of every case in every round; one case after the other, so that a busy moment hits all of them.
+    """Measures the seconds of every case in every round; the cases take turns, so a busy moment affects all of them.
 
     Args:
-        cases: What is timed, by name; each is called once more before the first round.
-        rounds: At least 1.
-        clock: In seconds.
+        cases: The functions that are timed, by name; each is called once more before the first round.
+        rounds: The number of rounds, at least 1.
+        clock: A function that returns the time in seconds.
     """
     for case in cases.values():
         case()
@@ -70,7 +70,7 @@ def take_turns(
 
 
 def images(count: int, px: int) -> tuple[Tensor, str]:
-    """(count, 3, px, px) in [0, 1], and what they are."""
+    """Images (count, 3, px, px) in [0, 1], and what they are in words."""
     try:
         from skimage import data
     except ImportError:
@@ -90,7 +90,7 @@ def _centre(batch: Tensor, px: int) -> Tensor:
 def measure(
     tok: PyramidTokenizer, batch: Tensor, *, threads: Sequence[int], rounds: int
 ) -> list[tuple[str, int, Spread]]:
-    """Photos per second, by what is done and by the number of threads."""
+    """Measures images per second for each case and number of threads."""
     before = torch.get_num_threads()
     tokens = tok.encode(batch)
     cases: dict[str, Case] = {
@@ -112,11 +112,11 @@ def measure(
 
 def to_markdown(found: Sequence[tuple[str, int, Spread]]) -> str:
     lines = [(name, count, *(f"{x:.1f}" for x in (rate.median, rate.low, rate.high))) for name, count, rate in found]
-    return table(("photos per second", "threads", "median", "slowest round", "fastest round"), lines)
+    return table(("images per second", "threads", "median", "slowest round", "fastest round"), lines)
 
 
 def machine() -> str:
-    """Cores, the load before we began, and versions: what a figure cannot be read without."""
+    """Describes the machine: its cores, its load before the measurement, and the version of torch."""
     load = f", load {os.getloadavg()[0]:.1f}" if hasattr(os, "getloadavg") else ""
     return f"{os.cpu_count()} cores ({platform.machine()}){load}, torch {torch.__version__}, {torch.get_num_threads()} threads"
 

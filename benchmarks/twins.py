@@ -1,4 +1,4 @@
-"""Twins of a tokenizer: other levels on the same backbone, fitted without gradients on the same crops, no trained decoder."""
+"""Tokenizers with other levels on the same backbone, fitted without gradients on the same crops, without a trained decoder."""
 
 from __future__ import annotations
 

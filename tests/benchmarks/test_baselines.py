@@ -44,7 +44,7 @@ def test_a_grey_image_becomes_rgb(tmp_path):
 
 
 def test_a_folder_without_images_is_an_error(tmp_path):
-    with pytest.raises(FileNotFoundError, match="give the data folder with --data"):
+    with pytest.raises(FileNotFoundError, match="got none"):
         baselines.load_images(tmp_path)
 
 

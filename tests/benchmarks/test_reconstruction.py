@@ -110,3 +110,27 @@ def test_the_script_measures_a_model_from_any_directory(tmp_path):
     assert [level["tokens"] for level in result["levels"]] == [3 * 64, 3 * 1024]
     assert {case["ids"] for case in result["ids"]} == {3 * 1088}
     assert [case["differing"] for case in result["ids"] if case["what"].startswith("model saved")] == [0]
+
+
+def test_a_folder_of_images_is_enough_and_rows_that_need_training_images_are_left_out(tmp_path, smooth, monkeypatch):
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    for i, image in enumerate(smooth(2)):
+        Image.fromarray(image.mul(255).byte().permute(1, 2, 0).numpy()).save(folder / f"{i}.png")
+    tok = PyramidTokenizer.from_config(CONFIG)
+    tok.fit([smooth(4)])
+    monkeypatch.setattr(reconstruction, "SIDE_PX", 64)
+    monkeypatch.setattr(reconstruction, "id_agreement", lambda *_: [])  # starts processes; the slow test has it
+    monkeypatch.setattr(reconstruction.baselines, "CODECS", {})
+    model = tok.save_pretrained(tmp_path / "model")
+    options = ["--images", str(folder), "--model", str(model), "--json", str(tmp_path / "out.json")]
+    assert reconstruction.main(options) == 0
+    result = json.loads((tmp_path / "out.json").read_text())
+    assert result["data"] == "photos, 2 images"
+    assert [row["what"] for row in result["rows"]] == [
+        "pyramid, level 0",
+        "pyramid, levels 0-1",
+        "pyramid, features not quantised",
+        "bicubic thumbnail 16x16, 24 bit",
+        "bicubic thumbnail 26x26, 24 bit",
+    ]
