@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -13,28 +15,42 @@ from pyramid_tokenizer.errors import ConfigError, ImageError, ImageValueError
 from pyramid_tokenizer.images.read import ImageLike, read_image
 from pyramid_tokenizer.tokens.pyramid import TokenPyramid
 
+logger = logging.getLogger(__name__)
+
+OnError = Literal["raise", "skip"]
+
 WAITING_BATCHES = 8
 """At most this many batches' worth of images wait for others of their size: a folder of photos has many sizes."""
 
 
 def encode_by_size(
-    encode: Callable[[Tensor], TokenPyramid], images: Iterable[ImageLike], *, size: int | None, batch_size: int
-) -> list[TokenPyramid]:
+    encode: Callable[[Tensor], TokenPyramid],
+    images: Iterable[ImageLike],
+    *,
+    size: int | None,
+    batch_size: int,
+    on_error: OnError = "raise",
+) -> list[TokenPyramid | None]:
     """One pyramid per image, in order; images of one size are encoded together.
 
     Args:
         encode: (B, 3, H, W) -> tokens of B images.
         images: Any iterable of single images; read once, one by one.
         size: Resize short sides to this many pixels first; None keeps the native size.
-        batch_size: Largest B.
+        batch_size: Largest B. Up to eight times as many images wait in memory for others of their size.
+        on_error: What an image does that cannot be read: "raise" its error, or "skip" the image. Then its place in the result
+            holds None, so that results and images still belong together, and its position and the reason are logged as a
+            warning. Errors of anything but a single image are always raised.
 
     Raises:
         ImageError: An image that cannot be read; the message tells its position. Also for one image in place of many.
-        ConfigError: `batch_size` is below 1.
+        ConfigError: `batch_size` is below 1, or `on_error` is another word.
     """
     if batch_size < 1:
         raise ConfigError(f"expected batch_size >= 1, got {batch_size}: it is how many images are encoded together")
-    results: dict[int, TokenPyramid] = {}
+    if on_error not in ("raise", "skip"):
+        raise ConfigError(f'expected on_error "raise" or "skip", got {on_error!r}: name one of the two')
+    results: dict[int, TokenPyramid | None] = {}
     waiting: dict[torch.Size, list[tuple[int, Tensor]]] = defaultdict(list)
 
     def flush(shape: torch.Size) -> None:
@@ -42,7 +58,10 @@ def encode_by_size(
         tokens = encode(torch.stack([pixels for _, pixels in group]))
         results.update(zip([position for position, _ in group], tokens.unbind(), strict=True))
 
-    for position, pixels in _read_each(images, size):
+    for position, pixels in _read_each(images, size, on_error):
+        if pixels is None:
+            results[position] = None
+            continue
         waiting[pixels.shape].append((position, pixels))
         if len(waiting[pixels.shape]) == batch_size:
             flush(pixels.shape)
@@ -53,8 +72,8 @@ def encode_by_size(
     return [results[position] for position in range(len(results))]
 
 
-def _read_each(images: Iterable[ImageLike], size: int | None) -> Iterator[tuple[int, Tensor]]:
-    """Position and pixels (3, H, W) of each image."""
+def _read_each(images: Iterable[ImageLike], size: int | None, on_error: OnError) -> Iterator[tuple[int, Tensor | None]]:
+    """Position and pixels (3, H, W) of each image; None for one that is skipped."""
     # a path has letters and an array has rows: both can be iterated, and neither is a list of images
     if isinstance(images, (str, os.PathLike)) or not isinstance(images, Iterable) or getattr(images, "ndim", 4) != 4:
         raise ImageValueError(f"expected several images, got one {type(images).__name__}: use encode, or [image]")
@@ -62,4 +81,7 @@ def _read_each(images: Iterable[ImageLike], size: int | None) -> Iterator[tuple[
         try:
             yield position, read_image(image, size=size)
         except ImageError as error:
-            raise type(error)(f"image {position}: {error}") from error
+            if on_error == "raise":
+                raise type(error)(f"image {position}: {error}") from error
+            logger.warning("image %d is skipped: %s", position, error)
+            yield position, None

@@ -11,7 +11,7 @@ import math
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, cast, overload
 
 import torch
 from torch import Tensor, nn
@@ -20,7 +20,7 @@ from pyramid_tokenizer import hub
 from pyramid_tokenizer.backbones import Backbone, load_backbone, name_backbone
 from pyramid_tokenizer.backbones.base import compute_fingerprint
 from pyramid_tokenizer.backbones.features import FeaturePyramid
-from pyramid_tokenizer.bucketing import encode_by_size
+from pyramid_tokenizer.bucketing import OnError, encode_by_size
 from pyramid_tokenizer.config.models import Composition, LevelConfig, TokenizerConfig
 from pyramid_tokenizer.decoder import PixelDecoder, TopDownTrunk
 from pyramid_tokenizer.errors import CheckpointError, NotFittedError, TokenMismatchError, TokenRangeError
@@ -109,6 +109,7 @@ class PyramidTokenizer(nn.Module):
         blocks: Sequence[int] = (),
         levels: Sequence[LevelConfig] = (),
         composition: Composition = "residual",
+        **download: Any,
     ) -> PyramidTokenizer:
         """A new tokenizer on a frozen backbone, in the layout that suits it, with empty codebooks: `fit` comes next.
 
@@ -118,11 +119,13 @@ class PyramidTokenizer(nn.Module):
             blocks: Which of the backbone's blocks are read; the family's preset if not given.
             levels: In place of the preset's (`quantizer.recipe.preset_levels`).
             composition: How levels see each other.
+            download: `token`, `cache_dir` and `local_files_only`, as for `load_backbone`.
 
         Raises:
             BackboneError, CheckpointError, ConfigError: As for `load_backbone`; ConfigError also for levels that do not fit.
         """
-        network = load_backbone(name_backbone(name, pretrained=pretrained and str(pretrained), blocks=blocks))
+        wanted = name_backbone(name, pretrained=pretrained and str(pretrained), blocks=blocks)
+        network = load_backbone(wanted, **download)
         return cls.from_config(build_config(network, levels=levels, composition=composition), backbone=network)
 
     @classmethod
@@ -130,6 +133,8 @@ class PyramidTokenizer(nn.Module):
         cls,
         name: str | Path,
         *,
+        token: str | bool | None = None,
+        subfolder: str = "",
         revision: str | None = None,
         cache_dir: str | Path | None = None,
         local_files_only: bool = False,
@@ -140,9 +145,11 @@ class PyramidTokenizer(nn.Module):
 
         Args:
             name: A bundled model ("tiny"), a directory that `save_pretrained` wrote, or a Hub repository "user/repo".
+            token: Access token for private and gated Hub repositories; None uses that of `hf auth login`.
+            subfolder: Folder of the model inside the directory or the repository; "" for the top.
             revision: Branch, tag or commit of a Hub repository.
-            cache_dir: Where Hub files are kept.
-            local_files_only: Never ask the network.
+            cache_dir: Folder that keeps downloaded files, the backbone's included.
+            local_files_only: Take files from the cache alone, and never ask the network.
             device: Where the modules go.
             dtype: Precision of backbone and decoder; codebooks stay float32. With bfloat16 features, 0 to 5 % of a level's
                 ids differ (two photos on the bundled model): encode a dataset in one precision, float32 unless you must.
@@ -151,7 +158,8 @@ class PyramidTokenizer(nn.Module):
             ModelNotFoundError, ConfigError: There is no such model, or its config.json cannot be used.
             CheckpointError, BackboneError: A weight is missing, extra, misshapen or altered, or cannot be fetched.
         """
-        found = open_model(name, revision=revision, cache_dir=cache_dir, local_files_only=local_files_only)
+        download: dict[str, Any] = {"token": token, "cache_dir": cache_dir, "local_files_only": local_files_only}
+        found = open_model(name, subfolder=subfolder, revision=revision, **download)
         tok = cls.from_config(found.config, backbone=found.backbone)
         tok.load_own(hub.read_weights(found.weights_file, tok.own_tensors()))
         if found.config.fingerprint and tok.fingerprint != found.config.fingerprint:
@@ -224,11 +232,29 @@ class PyramidTokenizer(nn.Module):
             precision=self.precision,
         )
 
+    @overload
     def encode_many(
         self, images: Iterable[ImageLike], *, size: int | None = None, batch_size: int = 8
-    ) -> list[TokenPyramid]:
-        """Tokens of images of any sizes, one pyramid each, in order: see `bucketing.encode_by_size`."""
-        return encode_by_size(self.encode, images, size=size, batch_size=batch_size)
+    ) -> list[TokenPyramid]: ...
+
+    @overload
+    def encode_many(
+        self, images: Iterable[ImageLike], *, size: int | None = None, batch_size: int = 8, on_error: OnError
+    ) -> list[TokenPyramid | None]: ...
+
+    def encode_many(
+        self,
+        images: Iterable[ImageLike],
+        *,
+        size: int | None = None,
+        batch_size: int = 8,
+        on_error: OnError = "raise",
+    ) -> Sequence[TokenPyramid | None]:
+        """Tokens of images of any sizes, one pyramid each, in order; see `bucketing.encode_by_size` for the arguments.
+
+        With `on_error="skip"`, None stands at the place of an image that cannot be read, and a warning is logged.
+        """
+        return encode_by_size(self.encode, images, size=size, batch_size=batch_size, on_error=on_error)
 
     @torch.no_grad()
     def decode(self, tokens: TokenPyramid) -> Tensor:

@@ -87,3 +87,28 @@ def test_a_bad_image_is_named_by_its_position(tmp_path):
 def test_a_batch_size_below_one_is_an_error(batch_size):
     with pytest.raises(ConfigError, match=f"expected batch_size >= 1, got {batch_size}"):
         encode_by_size(Encoder(), [flat(0)], size=None, batch_size=batch_size)
+
+
+def test_an_image_that_cannot_be_read_is_skipped_with_its_position_and_reason_logged(tmp_path, caplog):
+    images = [flat(0), tmp_path / "missing.png", flat(2, 6), torch.full((3, 4, 4), float("nan")), flat(4)]
+    with caplog.at_level("WARNING", logger="pyramid_tokenizer"):
+        tokens = encode_by_size(Encoder(), iter(images), size=None, batch_size=2, on_error="skip")
+    assert [t and int(t.ids[0]) for t in tokens] == [0, None, 2, None, 4]
+    told = [record.getMessage() for record in caplog.records]
+    assert len(told) == 2
+    assert "image 1 " in told[0]
+    assert "missing.png" in told[0]
+    assert "image 3 " in told[1]
+
+
+def test_only_single_images_are_skipped():
+    with pytest.raises(ImageValueError):
+        encode_by_size(Encoder(), flat(0), size=None, batch_size=2, on_error="skip")
+
+    def fail(batch):
+        raise ImageValueError("of the encoder")
+
+    with pytest.raises(ImageValueError, match="of the encoder"):
+        encode_by_size(fail, [flat(0)], size=None, batch_size=2, on_error="skip")
+    with pytest.raises(ConfigError, match="'ignore'"):
+        encode_by_size(Encoder(), [flat(0)], size=None, batch_size=2, on_error="ignore")

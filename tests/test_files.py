@@ -15,13 +15,13 @@ from pyramid_tokenizer import hub
 from pyramid_tokenizer.backbones import load_backbone
 from pyramid_tokenizer.cli.evaluation_report import write_json
 from pyramid_tokenizer.config.models import BackboneConfig, DecoderConfig, LevelConfig, QuantizerConfig, TokenizerConfig
+from pyramid_tokenizer.config.training import TrainConfig
 from pyramid_tokenizer.errors import CheckpointError, DataError, ImageFileError, TokenFileError
 from pyramid_tokenizer.files import replacing, temporary_name, write_bytes, write_text
 from pyramid_tokenizer.images.files import save_image
 from pyramid_tokenizer.images.tables import ParquetImages
 from pyramid_tokenizer.text.cache import EmbeddingCache
 from pyramid_tokenizer.tokens.format import write_file
-from pyramid_tokenizer.config.training import TrainConfig
 from pyramid_tokenizer.training.resume import check_settings
 from pyramid_tokenizer.training.state import save_state
 

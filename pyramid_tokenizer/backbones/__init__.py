@@ -8,8 +8,8 @@ from pyramid_tokenizer.backbones.toy import ToyBackbone
 
 __all__ = [
     "Backbone",
-    "OpenClipBackbone",
     "BackboneDescription",
+    "OpenClipBackbone",
     "ToyBackbone",
     "describe_backbone",
     "load_backbone",

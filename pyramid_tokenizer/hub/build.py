@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from pyramid_tokenizer.backbones import Backbone, load_backbone
 from pyramid_tokenizer.config.models import Composition, LevelConfig, TokenizerConfig
@@ -18,7 +19,7 @@ from pyramid_tokenizer.quantizer.recipe import preset_config
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ModelFiles:
-    """A saved model: its config, its frozen backbone, and the directory where its trained tensors lie."""
+    """A saved model: its config, its frozen backbone, and the directory with its trained tensors."""
 
     config: TokenizerConfig
     directory: Path
@@ -33,14 +34,17 @@ class ModelFiles:
 def open_model(
     name: str | Path,
     *,
+    token: str | bool | None = None,
+    subfolder: str = "",
     revision: str | None = None,
     cache_dir: str | Path | None = None,
     local_files_only: bool = False,
 ) -> ModelFiles:
     """Finds a model and loads its backbone; arguments and errors as for `PyramidTokenizer.from_pretrained`."""
-    directory = resolve_model(name, revision=revision, cache_dir=cache_dir, local_files_only=local_files_only)
+    download: dict[str, Any] = {"token": token, "cache_dir": cache_dir, "local_files_only": local_files_only}
+    directory = resolve_model(name, subfolder=subfolder, revision=revision, **download)
     config = read_config(directory)
-    backbone = load_backbone(config.backbone, directory=backbone_folder(directory, config.backbone))
+    backbone = load_backbone(config.backbone, directory=backbone_folder(directory, config.backbone), **download)
     return ModelFiles(config=config, directory=directory, backbone=backbone)
 
 

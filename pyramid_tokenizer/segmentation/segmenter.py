@@ -105,9 +105,10 @@ class Segmenter(nn.Module):
         Raises:
             ModelNotFoundError, ConfigError, CheckpointError, BackboneError: As `PyramidTokenizer.from_pretrained`.
         """
-        places = {key: options[key] for key in ("revision", "cache_dir", "local_files_only") if key in options}
-        directory = hub.resolve_model(name, **places)
-        tok = PyramidTokenizer.from_pretrained(directory, **{k: v for k, v in options.items() if k not in places})
+        model = {key: options[key] for key in ("subfolder", "revision") if key in options}
+        download = {key: options[key] for key in ("token", "cache_dir", "local_files_only") if key in options}
+        directory = hub.resolve_model(name, **model, **download)
+        tok = PyramidTokenizer.from_pretrained(directory, **{k: v for k, v in options.items() if k not in model})
         tok.text = TextEncoder(tok.backbone, cache_dir=text_cache)
         head = None
         if tok.config.segmentation is not None:

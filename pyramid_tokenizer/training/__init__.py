@@ -1,7 +1,7 @@
 """Training: `train` and `finetune` run the gradient-free fit, stage 1 (adapters and codebooks), stage 2 (trunk and pixel decoder)."""
 
-from pyramid_tokenizer.errors import MissingExtraError
 from pyramid_tokenizer.config.training import TrainConfig
+from pyramid_tokenizer.errors import MissingExtraError
 
 try:
     from pyramid_tokenizer.training.segmentation import train_segmentation

@@ -16,9 +16,9 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.data import DataLoader, Dataset
 
+from pyramid_tokenizer.config.training import TrainConfig
 from pyramid_tokenizer.errors import CheckpointError, PyramidTokenizerError
 from pyramid_tokenizer.training import distributed
-from pyramid_tokenizer.config.training import TrainConfig
 from pyramid_tokenizer.training.interrupt import StopRequest, leave_signals_to_the_parent
 from pyramid_tokenizer.training.process import reseed
 from pyramid_tokenizer.training.reports import Log

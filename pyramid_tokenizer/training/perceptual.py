@@ -8,8 +8,8 @@ from typing import Any
 import torch.nn.functional as F
 from torch import Tensor
 
-from pyramid_tokenizer.errors import MissingExtraError, PyramidTokenizerError
 from pyramid_tokenizer.config.training import Perceptual
+from pyramid_tokenizer.errors import MissingExtraError, PyramidTokenizerError
 
 Distance = Callable[[Tensor, Tensor], Tensor]
 """Decoded images and originals, both (B, 3, H, W), originals in [0, 1] -> scalar."""

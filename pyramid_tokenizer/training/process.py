@@ -12,8 +12,8 @@ from accelerate import Accelerator
 from accelerate.state import AcceleratorState, is_initialized
 from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwargs
 
-from pyramid_tokenizer.errors import ConfigError
 from pyramid_tokenizer.config.training import TrainConfig
+from pyramid_tokenizer.errors import ConfigError
 
 LONGEST_FIT = timedelta(hours=6)
 """The other processes wait this long for the main one to fit the codebooks."""

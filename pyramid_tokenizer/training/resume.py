@@ -9,11 +9,11 @@ from pathlib import Path
 
 from pyramid_tokenizer import hub
 from pyramid_tokenizer.config.plain import to_dict
+from pyramid_tokenizer.config.training import TrainConfig
 from pyramid_tokenizer.errors import CheckpointError
 from pyramid_tokenizer.files import write_text
 from pyramid_tokenizer.tokenizer import PyramidTokenizer
 from pyramid_tokenizer.training import distributed
-from pyramid_tokenizer.config.training import TrainConfig
 
 STATE_SUFFIX = ".pt"
 MACHINE_SETTINGS = ("workers", "log_every", "save_every", "sheet_every", "tensorboard")

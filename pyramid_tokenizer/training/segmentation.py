@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from pyramid_tokenizer.backbones.features import enlarge
 from pyramid_tokenizer.config.models import SegmentationConfig
 from pyramid_tokenizer.config.plain import to_dict
+from pyramid_tokenizer.config.training import TrainConfig
 from pyramid_tokenizer.errors import CheckpointError, NotFittedError
 from pyramid_tokenizer.images.labelled import SegmentationSet, distinct_names
 from pyramid_tokenizer.images.labelled.crops import LabelledBatch, LabelledCrops
@@ -22,7 +23,6 @@ from pyramid_tokenizer.quantizer.nearest import gather_rows
 from pyramid_tokenizer.segmentation.head import build_head
 from pyramid_tokenizer.segmentation.segmenter import Segmenter
 from pyramid_tokenizer.tokenizer import PyramidTokenizer
-from pyramid_tokenizer.config.training import TrainConfig
 from pyramid_tokenizer.training.loop import run_stage
 from pyramid_tokenizer.training.losses import pixel_loss
 from pyramid_tokenizer.training.process import accelerated, own_randomness, reseed

@@ -7,8 +7,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pyramid_tokenizer.backbones.features import FeaturePyramid, semantic_target
-from pyramid_tokenizer.tokenizer import PyramidTokenizer
 from pyramid_tokenizer.config.training import TrainConfig
+from pyramid_tokenizer.tokenizer import PyramidTokenizer
 from pyramid_tokenizer.training.ema_codebook import EmaCodebook
 from pyramid_tokenizer.training.losses import (
     alignment_loss,

@@ -13,11 +13,11 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor
 
+from pyramid_tokenizer.config.training import Codebooks, TrainConfig
 from pyramid_tokenizer.errors import ConfigError, NotFittedError
 from pyramid_tokenizer.images import ImageSource, RandomCrops, open_images
 from pyramid_tokenizer.tokenizer import PyramidTokenizer
 from pyramid_tokenizer.training import distributed
-from pyramid_tokenizer.config.training import Codebooks, TrainConfig
 from pyramid_tokenizer.training.loop import run_stage
 from pyramid_tokenizer.training.process import accelerated
 from pyramid_tokenizer.training.reports import Log, tensorboard_log, write_sheet

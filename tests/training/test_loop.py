@@ -11,9 +11,9 @@ from accelerate import Accelerator
 from torch import nn
 from torch.utils.data import Dataset
 
+from pyramid_tokenizer.config.training import TrainConfig
 from pyramid_tokenizer.errors import CheckpointError, PyramidTokenizerError
 from pyramid_tokenizer.tokenizer import PyramidTokenizer
-from pyramid_tokenizer.config.training import TrainConfig
 from pyramid_tokenizer.training.loop import run_stage
 from pyramid_tokenizer.training.stages import CodebookStage, DecoderStage
 from pyramid_tokenizer.training.state import load_state, save_state
