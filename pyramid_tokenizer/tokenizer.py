@@ -80,6 +80,7 @@ class PyramidTokenizer(nn.Module):
         self.pixel_decoder = pixel_decoder
         self.text = TextEncoder(backbone)
         self._fingerprint, self._fitted = "", False  # taken when first asked for, or by loading and fitting
+        self.kept_head: hub.KeptHead | None = None
         self.eval().requires_grad_(False)
 
     @classmethod
@@ -167,6 +168,8 @@ class PyramidTokenizer(nn.Module):
                 f"expected codebooks with fingerprint {found.config.fingerprint[:12]}, got {tok.fingerprint[:12]}: "
                 f"{found.weights_file} was altered; download or save the model again"
             )
+        head = hub.read_head(found.directory, found.config.segmentation)
+        tok.kept_head = hub.keep_head(head, tok.own_tensors())
         return tok.to(device=device, dtype=dtype)
 
     @property
@@ -451,13 +454,16 @@ class PyramidTokenizer(nn.Module):
     ) -> Path:
         """Writes config.json, model.safetensors, README.md and, where the backbone has no public address, backbone/.
 
-        Arguments and errors as for `hub.save_model`; `head` comes from `Segmenter.save_pretrained`.
+        Arguments and errors as for `hub.save_model`; `head` comes from `Segmenter.save_pretrained`. Without it, a segmentation
+        head that the model was loaded with is written too, unless codebooks or trunk have changed, which is a warning.
         """
         if not self.quantizer.is_fitted:
             raise NotFittedError("expected fitted codebooks to save, got empty ones: call fit first")
         # anew, because files that do not fit their fingerprint cannot be loaded
         config = dataclasses.replace(self.config, fingerprint=self.update_fingerprint())
-        parts = {"backbone": self.backbone, "tensors": self.own_tensors(), "head": head}
+        tensors = self.own_tensors()
+        head = hub.fitting_head(self.kept_head, tensors) if head is None else head
+        parts = {"backbone": self.backbone, "tensors": tensors, "head": head}
         return hub.save_model(directory, config, **parts, half=half, evaluation=evaluation)
 
     def push_to_hub(self, repo_id: str, **options: Any) -> str:

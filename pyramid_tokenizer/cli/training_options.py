@@ -144,6 +144,7 @@ def warnings_as_lines() -> Iterator[None]:
         typer.echo(f"warning: {message}", err=True)
 
     with warnings.catch_warnings():
+        warnings.filterwarnings("default", category=UserWarning)
         warnings.showwarning = show
         yield
 

@@ -15,14 +15,21 @@ Nothing is pickled and no code is loaded. A file is written beside its final nam
 from pyramid_tokenizer.hub.card import model_card
 from pyramid_tokenizer.hub.directory import (
     CONFIG_FILE,
-    HEAD_FILE,
     WEIGHTS_FILE,
-    StoredHead,
     backbone_folder,
     read_config,
     save_directory,
     save_model,
     write_config,
+)
+from pyramid_tokenizer.hub.head import (
+    HEAD_FILE,
+    KeptHead,
+    StoredHead,
+    fitting_head,
+    keep_head,
+    read_head,
+    warn_of_lost_head,
 )
 from pyramid_tokenizer.hub.resolve import MODEL_FILES, bundled_models, resolve_model
 from pyramid_tokenizer.hub.upload import push, push_saved
@@ -33,17 +40,22 @@ __all__ = [
     "HEAD_FILE",
     "MODEL_FILES",
     "WEIGHTS_FILE",
+    "KeptHead",
     "StoredHead",
     "backbone_folder",
     "bundled_models",
+    "fitting_head",
+    "keep_head",
     "model_card",
     "push",
     "push_saved",
     "read_config",
+    "read_head",
     "read_weights",
     "resolve_model",
     "save_directory",
     "save_model",
+    "warn_of_lost_head",
     "write_config",
     "write_weights",
 ]

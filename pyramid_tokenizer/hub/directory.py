@@ -16,11 +16,12 @@ from torch import Tensor
 
 from pyramid_tokenizer import hub
 from pyramid_tokenizer.backbones import Backbone
-from pyramid_tokenizer.config.models import BackboneConfig, SegmentationConfig, TokenizerConfig
+from pyramid_tokenizer.config.models import BackboneConfig, TokenizerConfig
 from pyramid_tokenizer.config.plain import from_dict, to_dict
 from pyramid_tokenizer.errors import CheckpointError, ConfigError, ModelNotFoundError
 from pyramid_tokenizer.files import temporary_name, write_text
 from pyramid_tokenizer.hub.card import model_card
+from pyramid_tokenizer.hub.head import HEAD_FILE, StoredHead
 
 CONFIG_FILE = "config.json"
 
@@ -104,20 +105,7 @@ def _move_into(part: Path, target: Path) -> None:
 WEIGHTS_FILE = "model.safetensors"
 
 
-HEAD_FILE = "segmentation_head.safetensors"
-
-
 BACKBONE_FOLDER = "backbone"
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
-class StoredHead:
-    """A segmentation head as files hold it."""
-
-    config: SegmentationConfig
-    """What it was built from."""
-    tensors: Mapping[str, Tensor]
-    """Names and tensors of segmentation_head.safetensors."""
 
 
 def save_model(

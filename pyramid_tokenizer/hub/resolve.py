@@ -9,7 +9,8 @@ from pathlib import Path, PurePosixPath
 from typing import Any, NoReturn
 
 from pyramid_tokenizer.errors import ConfigError, ModelNotFoundError, did_you_mean
-from pyramid_tokenizer.hub.directory import CONFIG_FILE, HEAD_FILE, WEIGHTS_FILE
+from pyramid_tokenizer.hub.directory import CONFIG_FILE, WEIGHTS_FILE
+from pyramid_tokenizer.hub.head import HEAD_FILE
 
 MODEL_FILES = (
     CONFIG_FILE,
@@ -146,7 +147,7 @@ def _why_not_downloaded(repo_id: str, revision: str | None, local_files_only: bo
 
     start = f"expected the Hub repository {repo_id!r} (there is no such directory)"
     if isinstance(error, errors.GatedRepoError):
-        return f"{start}, got one with restricted access: ask for access on its page, and log in with `hf auth login` or pass token="
+        return f"{start}, got one with restricted access: ask for it on its page, then use `hf auth login` or token="
     if isinstance(error, errors.RepositoryNotFoundError):
         return f"{start}, got none of that name: check the spelling; a private one needs `hf auth login` or token="
     if isinstance(error, errors.RevisionNotFoundError):

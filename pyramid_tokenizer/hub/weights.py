@@ -32,12 +32,7 @@ def read_weights(path: Path, expected: Mapping[str, Tensor]) -> dict[str, Tensor
         CheckpointError: The file is missing or cannot be read; a name is missing or was not expected; a shape or a kind of
             dtype is wrong; a value is NaN, infinite, or does not fit the expected dtype.
     """
-    try:
-        stored = load_file(path)
-    except (SafetensorError, OSError) as error:
-        raise CheckpointError(
-            f"expected a readable safetensors file, got {path}: {error}: restore it or save the model again"
-        ) from error
+    stored = load_weights(path)
     problems = {
         "missing": [name for name in expected if name not in stored],
         "unexpected": [name for name in stored if name not in expected],
@@ -55,6 +50,20 @@ def read_weights(path: Path, expected: Mapping[str, Tensor]) -> dict[str, Tensor
             "the file and its config.json do not belong together or one was altered"
         )
     return {name: loaded[name] for name in expected}
+
+
+def load_weights(path: Path) -> dict[str, Tensor]:
+    """All tensors of a safetensors file, on the CPU, whatever they are.
+
+    Raises:
+        CheckpointError: The file is missing or cannot be read.
+    """
+    try:
+        return load_file(path)
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(
+            f"expected a readable safetensors file, got {path}: {error}: restore it or save the model again"
+        ) from error
 
 
 def _mismatch(stored: Tensor, expected: Tensor) -> str | None:

@@ -214,11 +214,14 @@ class Segmenter(nn.Module):
         Raises:
             NotFittedError, CheckpointError, OSError: As `PyramidTokenizer.save_pretrained`.
         """
+        return self.tok.save_pretrained(directory, half=half, evaluation=evaluation, head=self.stored_head())
+
+    def stored_head(self) -> hub.StoredHead | None:
+        """The head as files hold it; None without a head."""
         if self.head is None:
-            return self.tok.save_pretrained(directory, half=half, evaluation=evaluation)
+            return None
         shape = {"width": self.head.width, "depth": self.head.depth, "shared_decoder": self.head.trunk is None}
-        head = hub.StoredHead(config=SegmentationConfig(**shape), tensors=self.head.state_dict())
-        return self.tok.save_pretrained(directory, half=half, evaluation=evaluation, head=head)
+        return hub.StoredHead(config=SegmentationConfig(**shape), tensors=self.head.state_dict())
 
     def push_to_hub(self, repo_id: str, **options: Any) -> str:
         """Uploads tokenizer and head to a Hub repository, made where missing; its commit's address.

@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from pyramid_tokenizer import hub
 from pyramid_tokenizer.backbones.features import enlarge
 from pyramid_tokenizer.config.models import SegmentationConfig
 from pyramid_tokenizer.config.plain import to_dict
@@ -264,6 +265,7 @@ def train_segmentation(  # noqa: PLR0913
             run_stage(stage, crops, config, accelerator=accelerator, state_path=state, log=log)
         finally:
             seg.requires_grad_(False).eval()
+        tok.kept_head = hub.keep_head(seg.stored_head(), tok.own_tensors())  # in place of one it was loaded with
         accelerator.wait_for_everyone()
         if out is not None and accelerator.is_main_process:
             seg.save_pretrained(out, half=half)

@@ -13,6 +13,7 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor
 
+from pyramid_tokenizer import hub
 from pyramid_tokenizer.config.training import Codebooks, TrainConfig
 from pyramid_tokenizer.errors import ConfigError, NotFittedError
 from pyramid_tokenizer.images import ImageSource, RandomCrops, open_images
@@ -78,15 +79,19 @@ def train(
         PyramidTokenizerError: The loss is not finite.
 
     Example:
+        >>> from pyramid_tokenizer.config import LevelConfig
         >>> from pyramid_tokenizer.training import TrainConfig, train
-        >>> tok = PyramidTokenizer.from_pretrained("tiny")
+        >>> level = LevelConfig(stride=8, maps=(2, 3), codebook_size=16, dim=4)
+        >>> tok = PyramidTokenizer.from_backbone("toy", levels=[level])
         >>> photos = [torch.rand(3, 64, 64) for _ in range(4)]
-        >>> few = TrainConfig(codebooks="frozen", decoder_steps=2, batch_size=2, crop_px=32, log_every=2)
+        >>> few = TrainConfig(decoder_steps=2, batch_size=2, crop_px=32, log_every=2)
         >>> tok = train(tok, photos, config=few)
+        fit 1/1 ...
         decoder 2/2 images_per_second ... loss ... psnr ...
     """
     _check(tok, config, out)
     source = open_images(images)
+    _leave_lost_head(tok, config)
     with accelerated(config) as accelerator, training_folder(out) as folder:
         tok.to(accelerator.device)
         run = _Run(tok, source, config, accelerator, folder, out if out is None else Path(out), log)
@@ -132,8 +137,12 @@ def finetune(
         ConfigError: `codebooks` is "fit", or as `train` has it.
 
     Example:
+        >>> from pyramid_tokenizer.config import LevelConfig
         >>> from pyramid_tokenizer.training import TrainConfig, finetune
-        >>> tok, photos = PyramidTokenizer.from_pretrained("tiny"), [torch.rand(3, 64, 64) for _ in range(4)]
+        >>> level = LevelConfig(stride=8, maps=(2, 3), codebook_size=16, dim=4)
+        >>> tok = PyramidTokenizer.from_backbone("toy", levels=[level])
+        >>> photos = [torch.rand(3, 64, 64) for _ in range(4)]
+        >>> _ = tok.fit(photos)
         >>> before = tok.fingerprint
         >>> few = TrainConfig(batch_size=2, crop_px=32)
         >>> tok = finetune(tok, photos, steps=1, codebooks="frozen", config=few)
@@ -155,6 +164,19 @@ def _check(tok: PyramidTokenizer, config: TrainConfig, out: str | Path | None) -
         raise ConfigError("expected out= for sheets or TensorBoard, got None: say where the model goes")
     if config.codebooks != "fit" and not tok.quantizer.is_fitted:
         raise NotFittedError(f'expected fitted codebooks to {config.codebooks}, got empty ones: use codebooks="fit"')
+
+
+def _leave_lost_head(tok: PyramidTokenizer, config: TrainConfig) -> None:
+    """Warns where training will change what the model's segmentation head reads, and takes the head off."""
+    if tok.kept_head is None:
+        return
+    new_codebooks = config.codebooks in ("refit", "continue") or config.codebook_steps > 0
+    new_trunk = config.decoder_steps > 0 and tok.kept_head.head.config.shared_decoder
+    if not (new_codebooks or new_trunk):
+        return
+    changed = "the codebooks" if new_codebooks else "the trunk that it shares with the decoder"
+    hub.warn_of_lost_head(f"this training changes {changed}", stacklevel=4)
+    tok.kept_head = None
 
 
 def check_trainable(tok: PyramidTokenizer, config: TrainConfig) -> None:

@@ -38,6 +38,21 @@ def test_what_it_could_not_use_is_counted_and_named(run, model, photos, here):
     assert "strip.png" in (here / "mine" / "skipped.tsv").read_text()
 
 
+@pytest.mark.parametrize(
+    ("codebooks", "steps", "lost"), [("frozen", 0, False), ("frozen", 2, True), ("refit", 0, True)]
+)
+def test_a_head_that_no_longer_fits_is_told_in_one_line_with_the_command_that_trains_another(
+    run, head_model, photos, here, codebooks, steps, lost
+):
+    options = ("--out", "mine", "--codebooks", codebooks, *SHORT, "--steps", steps)
+    done = run("finetune", head_model, "--images", photos, *options)
+    assert done.exit_code == 0, done.stderr
+    assert (here / "mine" / "segmentation_head.safetensors").exists() != lost
+    lines = done.stderr.splitlines()
+    assert len(lines) == lost
+    assert all(line.startswith("warning: ") and "finetune MODEL --segmentation FOLDER" in line for line in lines)
+
+
 def test_sheets_are_written_by_default(run, model, photos, here):
     done = run("finetune", model, "--images", photos, "--out", "mine", "--codebooks", "frozen", *SHORT[:-2])
     assert done.exit_code == 0, done.stderr

@@ -471,9 +471,9 @@ class TestFiles:
         for n in (1, 2, 3):
             assert torch.equal(tok.decode(tokens[:n]), toy_tokenizer.decode(tokens[:n]))
 
-    def test_a_tokenizer_saved_over_it_takes_the_head_away(self, headed, images, tmp_path):
+    def test_a_tokenizer_without_a_head_that_is_saved_over_it_takes_the_head_away(self, headed, images, tmp_path):
         folder = headed.save_pretrained(tmp_path / "model")
-        PyramidTokenizer.from_pretrained(folder).save_pretrained(folder)
+        headed.tok.save_pretrained(folder)  # it was never loaded with one: tests/hub/test_head.py has those that were
         assert "segmentation_head.safetensors" not in os.listdir(folder)
         assert hub.read_config(folder).segmentation is None
         loaded = Segmenter.from_pretrained(folder)
@@ -495,7 +495,6 @@ class TestFiles:
         (folder / "segmentation_head.safetensors").unlink()
         with pytest.raises(CheckpointError, match="segmentation_head.safetensors"):
             Segmenter.from_pretrained(folder)
-        assert PyramidTokenizer.from_pretrained(folder).fingerprint == headed.tok.fingerprint
 
     def test_the_saved_config_describes_the_head_whatever_the_tokenizers_config_says(self, toy_tokenizer, tmp_path):
         head = build_head(toy_tokenizer.trunk, embedding_dim=16, width=12, depth=3, shared_decoder=False)

@@ -297,6 +297,8 @@ class TestFiles:
             assert torch.equal(found.scores, wanted.scores) != (half and mode == "decoder")
             torch.testing.assert_close(found.scores, wanted.scores, rtol=0, atol=0.005)
         assert PyramidTokenizer.from_pretrained(tmp_path).fingerprint == tok.fingerprint
+        seg.tok.save_pretrained(tmp_path / "again")  # the tokenizer has the new head, not one that it was loaded with
+        assert_same(head_of(seg), head_of(Segmenter.from_pretrained(tmp_path / "again")))
 
     @pytest.mark.parametrize(
         ("decoupled", "options"),
