@@ -5,7 +5,7 @@ import math
 import operator
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pyramid_tokenizer.config.models import (
@@ -101,6 +101,7 @@ def plain(**changes):
     return data
 
 
+@settings(max_examples=12)
 @given(tokenizers())
 def test_a_config_survives_json(config):
     assert from_dict(TokenizerConfig, to_dict(config)) == config

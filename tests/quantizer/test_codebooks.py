@@ -44,9 +44,9 @@ def test_a_value_is_bounded_the_same_bit_for_bit_wherever_it_stands(count):
     assert torch.equal(bound(values.T), together.T)
 
 
-@pytest.mark.parametrize("count", [2, 3, 4, 5, 8, 16])
+@pytest.mark.parametrize("count", [2, 5, 16])
 def test_a_normal_coordinate_of_unit_deviation_uses_every_entry_about_equally(count):
-    values = torch.randn(200_000, 1, generator=torch.Generator().manual_seed(0))
+    values = torch.randn(50_000, 1, generator=torch.Generator().manual_seed(0))
     shares = torch.bincount(nearest(bound(values), grid((count,))), minlength=count) / len(values)
     entropy = -float((shares * shares.log()).sum())
     assert entropy > 0.96 * float(torch.tensor(count).log())

@@ -73,8 +73,7 @@ def test_bytes_equal_a_slow_reference_and_unpack_inverts_them(case):
     assert all(np.array_equal(a, b) for a, b in zip(got, ids, strict=True))
 
 
-@pytest.mark.parametrize("count", [65535, 65536, 65537, 131072 + 3])
-@pytest.mark.parametrize("k", [2, 5, 4097])
+@pytest.mark.parametrize(("count", "k"), [(65535, 5), (65536, 2), (65537, 4097), (131072 + 3, 5)])
 def test_levels_longer_than_one_chunk_pack_like_the_slow_reference(count, k):
     header = TokenHeader(codebook_sizes=(k,), grids=((1, count),), batch_size=1, image_size=(1, count), **ORIGIN)
     ids = [(np.arange(count) * 7919 % k).reshape(1, 1, count)]
@@ -101,7 +100,7 @@ def test_the_bytes_of_a_small_pyramid_are_these():
 def test_every_flipped_byte_is_found():
     data = pack(*small())
     for position in range(len(data)):
-        for flip in range(1, 256):
+        for flip in (1, 2, 4, 8, 16, 32, 64, 128, 255):
             altered = bytearray(data)
             altered[position] ^= flip
             with pytest.raises(TokenFileError):

@@ -193,13 +193,13 @@ def test_a_batch_must_decode_to_one_size(second, position, expected, got):
 def test_sequences_of_equal_length_but_other_grids_are_refused():
     """1x4 and 2x2 cells differ by one row marker; padding crops cannot hide that, so lengths or places differ."""
     voc = Vocabulary(codebook_sizes=(4,), strides=(4,), fingerprint=FINGERPRINT)
-    sizes = [(h, w) for h, w in itertools.product(range(1, 13), repeat=2)]
+    sizes = [(h, w) for h, w in itertools.product(range(1, 10), repeat=2)]
     by_length: dict[int, list[Tensor]] = {}
     for size in sizes:
         sequence = voc.flatten(random_tokens(voc, size, 1, 0))
         by_length.setdefault(sequence.shape[1], []).append(sequence)
     pairs = [pair for same in by_length.values() for pair in itertools.combinations(same, 2)]
-    assert len(pairs) > 100
+    assert len(pairs) > 50
     for pair in pairs:
         with pytest.raises(TokenSequenceError, match="one image size"):
             voc.unflatten(torch.cat(pair))

@@ -33,15 +33,21 @@ def five(labelled):
     return labelled(FIVE, 6)
 
 
-@pytest.fixture
-def tok(unfitted, five):
+@pytest.fixture(scope="module")
+def fitted(make_unfitted, five):
     """Fitted on the set's images, with a decoder that does something."""
-    unfitted.fit([torch.stack([read_image(sample.image) for sample in five])])
+    tok = make_unfitted()
+    tok.fit([torch.stack([read_image(sample.image) for sample in five])])
     generator = torch.Generator().manual_seed(1)
-    for part in (unfitted.trunk, unfitted.pixel_decoder):
+    for part in (tok.trunk, tok.pixel_decoder):
         for parameter in part.parameters():
             parameter.add_(torch.randn(parameter.shape, generator=generator) * 0.05)
-    return unfitted
+    return tok
+
+
+@pytest.fixture
+def tok(fitted):
+    return copy.deepcopy(fitted)
 
 
 @pytest.fixture
@@ -227,19 +233,19 @@ class TestWhatLearns:
         assert seg.tok.fingerprint == tok.fingerprint
         assert all("pixels" in line for line in lines)
 
-    def test_classes_left_out_are_not_learned(self, tok, five, config, monkeypatch):
+    def test_classes_left_out_are_not_learned_and_shared_words_by_one_class(
+        self, tok, five, labelled, config, monkeypatch
+    ):
         asked = []
         encode = type(new_segmenter(copy.deepcopy(tok), SMALL).text).encode_names
         monkeypatch.setattr(
             "pyramid_tokenizer.text.TextEncoder.encode_names",
             lambda self, names, **options: asked.append(names) or encode(self, names, **options),
         )
-        run(tok, [five], config(), left_out=["green", "black"])
-        assert [list(names) for names in asked] == [["red", "blue", "yellow"]]
-
-    def test_words_that_classes_share_are_left_to_one(self, tok, labelled, config):
         shared = labelled(["screen|monitor", "blind|screen", "door"], 2)
-        run(tok, [shared], config(head_steps=1))
+        run(tok, [five, shared], config(head_steps=1), left_out=["green", "black"])
+        names = [["red", "blue", "yellow"], ["screen|monitor", "blind", "door"]]
+        assert [list(each) for each in asked] == names
 
 
 def accuracy(seg, samples, mode):
@@ -265,8 +271,8 @@ def test_a_few_dozen_steps_teach_a_head_what_colours_mean(tok, five, config, lab
 @pytest.mark.parametrize("options", [{}, {"segmentation": OWN_TRUNK}, {"continuous": True}])
 def test_every_kind_of_run_logs_a_finite_loss_and_an_accuracy(tok, five, config, options):
     lines = []
-    run(tok, [five], config(), lines.append, **options)
-    assert [(line["stage"], line["step"]) for line in lines] == [("segmentation", step) for step in range(1, 7)]
+    run(tok, [five], config(head_steps=2), lines.append, **options)
+    assert [(line["stage"], line["step"]) for line in lines] == [("segmentation", 1), ("segmentation", 2)]
     assert all(0 < line["loss"] < 20 and 0 <= line["accuracy"] <= 1 for line in lines)
 
 
@@ -286,10 +292,13 @@ def test_bfloat16_training_compares_classes_in_float32(tok, five, config):
 
 
 class TestFiles:
+    def test_without_a_shape_the_head_has_the_usual_one(self, tok, five, config):
+        seg = run(tok, [five], config(head_steps=1), segmentation=None)
+        assert seg.tok.config.segmentation == SegmentationConfig()
+
     @pytest.mark.parametrize("half", [False, True])
     def test_a_run_saves_what_it_returns(self, tok, five, config, tmp_path, half):
-        seg = run(tok, [five], config(), out=tmp_path, half=half, segmentation=None)
-        assert seg.tok.config.segmentation == SegmentationConfig()
+        seg = run(tok, [five], config(), out=tmp_path, half=half)
         loaded, image = Segmenter.from_pretrained(tmp_path), read_image(five[0].image)
         assert loaded.head is not None
         for mode in ("decoder", "lookup"):
@@ -330,28 +339,21 @@ class TestFiles:
         run(tok, [five], config())
         assert list(tmp_path.iterdir()) == []
 
-    @pytest.mark.parametrize(
-        ("change", "options", "message"),
-        [
+    def test_another_task_does_not_resume(self, tok, five, config, tmp_path, labelled):
+        with pytest.raises(Interruption):
+            run(tok, [five], config(), stop_at("segmentation", 3), out=tmp_path)
+        for change, options, fact in (
             ({"head_lr": 1e-4}, {}, "head_lr"),
             ({"decoupled": False}, {}, "decoupled"),
             ({}, {"segmentation": OWN_TRUNK}, "shared_decoder"),
-            ({}, {"left_out": ["red"]}, "expected the classes and inputs that the run was started with"),
-            ({}, {"continuous": True}, "expected the classes and inputs that the run was started with"),
-        ],
-    )
-    def test_another_task_does_not_resume(self, tok, five, config, tmp_path, change, options, message):
-        with pytest.raises(Interruption):
-            run(tok, [five], config(), stop_at("segmentation", 3), out=tmp_path)
-        with pytest.raises(CheckpointError, match=message):
-            run(tok, [five], config(**change), out=tmp_path, **options)
-
-    def test_other_images_do_not_resume(self, tok, five, config, tmp_path, labelled):
-        with pytest.raises(Interruption):
-            run(tok, [five], config(), stop_at("segmentation", 3), out=tmp_path)
-        with pytest.raises(CheckpointError, match="'images': 6}, got {'images': 5}"):
+            ({}, {"left_out": ["red"]}, "classes"),
+            ({}, {"continuous": True}, "inputs"),
+        ):
+            with pytest.raises(CheckpointError, match=fact):
+                run(tok, [five], config(**change), out=tmp_path, **options)
+        with pytest.raises(CheckpointError, match="6.*5"):
             run(tok, [labelled(FIVE, 5)], config(), out=tmp_path)
-        with pytest.raises(CheckpointError, match="expected the classes"):
+        with pytest.raises(CheckpointError, match="classes"):
             run(tok, [labelled([*FIVE[:4], "white"], 6)], config(), out=tmp_path)
 
 

@@ -67,8 +67,9 @@ def kept_names(quantizer):
     return [n for n in quantizer.state_dict() if n.rsplit(".", 1)[-1] in ("mean", "std") or ".adapter." in n]
 
 
-@pytest.mark.parametrize("composition", ["residual", "bottom_up", "none"])
-@pytest.mark.parametrize("distance", ["euclidean", "cosine"])
+@pytest.mark.parametrize(
+    ("composition", "distance"), [("residual", "euclidean"), ("bottom_up", "cosine"), ("none", "euclidean")]
+)
 def test_a_refit_on_the_same_images_changes_little(composition, distance, smooth):
     quantizer, images = build(composition, distance=distance), smooth(24)
     first, before = fit(quantizer, images), state(quantizer)
@@ -90,7 +91,7 @@ def other_domain(smooth, count=24, seed=3):
     return (smooth(count, seed=seed).sub(0.5).mul(1.6) * torch.tensor([0.2, 1.5, 0.7])[:, None, None] + 0.6).clamp(0, 1)
 
 
-@pytest.mark.parametrize("composition", ["residual", "bottom_up", "none"])
+@pytest.mark.parametrize("composition", ["residual", "bottom_up"])
 def test_a_refit_on_other_images_serves_them_better_through_the_same_adapters(composition, smooth):
     quantizer = build(composition)
     fit(quantizer, smooth(24))
