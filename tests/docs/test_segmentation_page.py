@@ -1,6 +1,6 @@
 """docs/segmentation.md: its protocols are those of the package, its Python lines run, and so do its commands.
 
-`python tests/test_segmentation_page.py` prints the table of protocols.
+`python tests/docs/test_segmentation_page.py` prints the table of protocols.
 """
 
 from __future__ import annotations
@@ -39,14 +39,14 @@ def _row(protocol: SegmentationProtocol) -> str:
     background = BACKGROUND[protocol.background].format(protocol.background_class)
     if protocol.num_classes is None:
         background = "none, or class 0 where that is called background"
-    pictures = f"`{layout.image_folder.format(split=split)}/*{layout.image_suffixes[0]}`"
+    images = f"`{layout.image_folder.format(split=split)}/*{layout.image_suffixes[0]}`"
     labels = " or ".join(f"`{files.folder.format(split=split)}/*{files.suffix}`" for files in layout.label_files)
     listed = "" if layout.split_file is None else f"`{layout.split_file.format(split=split)}`"
     if layout.default_split is None:
         listed = f"all, or {listed}"
     names = protocol.num_classes or "as listed"
     where = "" if protocol.names else f", in `{'` or `'.join(layout.class_files)}`"
-    return f"| `{protocol.name}` | {names}{where} | {background} | {pictures}, {labels} | {listed or f'`{split}`'} |"
+    return f"| `{protocol.name}` | {names}{where} | {background} | {images}, {labels} | {listed or f'`{split}`'} |"
 
 
 def make_set(images: Path, labels: Path) -> None:
@@ -82,7 +82,9 @@ def blocks(language: str) -> list[str]:
 
 
 def test_the_protocols_are_those_of_the_package():
-    assert protocol_table() in PAGE.read_text(encoding="utf-8"), "python tests/test_segmentation_page.py prints them"
+    assert protocol_table() in PAGE.read_text(encoding="utf-8"), (
+        "python tests/docs/test_segmentation_page.py prints them"
+    )
 
 
 def test_the_pages_python_lines_give_what_it_shows(folder):
