@@ -1,0 +1,104 @@
+"""The table of the recipe, on a small labelled folder and codebooks of few entries."""
+
+import csv
+import dataclasses
+import json
+
+import pytest
+
+from benchmarks import recipe
+from pyramid_tokenizer import PyramidTokenizer
+from pyramid_tokenizer.images.pixels import to_pil
+
+COUNT = 120
+LABELS = ("red_thing", "green thing", "")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory, smooth):
+    """Images in a folder, two of three with a label, and the CSV."""
+    folder = tmp_path_factory.mktemp("labelled")
+    rows = []
+    for i, image in enumerate(to_pil(smooth(COUNT, 36, 40, seed=4))):
+        image.save(folder / f"{i:03}.png")
+        rows.append((f"{i:03}.png", LABELS[i % 3]))
+    with open(folder / "labels.csv", "w", newline="") as file:
+        csv.writer(file).writerows([("file", "label"), *rows])
+    return folder
+
+
+@pytest.fixture
+def few_entries(monkeypatch):
+    def small(change):
+        return lambda config: recipe._with_levels(change(config), codebook_size=8, dim=4)
+
+    monkeypatch.setattr(recipe, "VARIANTS", {name: small(change) for name, change in recipe.VARIANTS.items()})
+
+
+def test_images_that_are_measured_are_not_fitted_on(folder):
+    labelled = recipe.read_labels(folder, folder / "labels.csv", limit=200)
+    assert labelled.names == ["green thing", "red thing"]
+    assert not set(labelled.fit) & set(labelled.test)
+    assert len(labelled.fit) + len(labelled.test) == COUNT
+    assert 3 <= len(labelled.test) <= 20
+    for file, target in zip(labelled.test, labelled.targets, strict=True):
+        assert labelled.names[target] == LABELS[int(file.stem) % 3].replace("_", " ")
+
+
+def test_images_beyond_the_limit_are_left_out_of_both(folder):
+    every, one = (recipe.read_labels(folder, folder / "labels.csv", limit=limit) for limit in (200, 1))
+    assert one.fit == every.fit
+    assert one.test == every.test[:1]
+
+
+def test_labels_of_which_none_can_be_kept_out_are_refused(folder, tmp_path):
+    (tmp_path / "none.csv").write_text("file,label\n000.png,\n")
+    with pytest.raises(SystemExit, match="got 1 rows"):
+        recipe.read_labels(folder, tmp_path / "none.csv", limit=9)
+
+
+def test_the_table_and_the_file_tell_the_same(folder, few_entries, tmp_path, capsys):
+    where = ["--backbone", "toy", "--images", str(folder), "--labels", str(folder / "labels.csv")]
+    small = ["--variants", "recipe,bottom-up", "--crops", "20", "--px", "32", "--shown", "2"]
+    recipe.main([*where, *small, "--json", str(tmp_path / "x.json")])
+    head, _, *lines = capsys.readouterr().out.splitlines()
+    told = json.loads((tmp_path / "x.json").read_text())
+    assert (told["crops"], told["px"], told["names"]) == (20, 32, 2)
+    assert [row["variant"] for row in told["rows"]] == ["recipe", "bottom-up"]
+    assert "zero-shot, tokens" in head
+    for line, row in zip(lines, told["rows"], strict=True):
+        assert row["kept"] == pytest.approx(row["zero_shot_tokens"] / row["zero_shot_backbone"])
+        assert row["psnr"] == sorted(row["psnr"])
+        assert 0 <= row["as_dense"] <= 1
+        cells = [cell.strip() for cell in line.strip("|").split("|")]
+        assert cells[3] == f"{100 * row['zero_shot_tokens']:.1f} %"
+        assert cells[5] == " ".join(f"{value:.2f}" for value in row["psnr"])
+
+
+def test_figures_are_of_the_tokens_and_of_the_backbone(folder, few_entries):
+    base = PyramidTokenizer.from_backbone("toy")
+    labelled = recipe.read_labels(folder, folder / "labels.csv", limit=6)
+    images = recipe.read_images(labelled, num_crops=20, px=32, num_shown=3)
+    assert [len(batch) for batch in images.crops] == [16, 4]
+    assert (images.test.shape, images.shown.shape) == ((len(labelled.test), 3, 32, 32), (3, 3, 32, 32))
+    quantizer = recipe.VARIANTS["recipe"](base.config.quantizer)
+    tok = PyramidTokenizer.from_config(dataclasses.replace(base.config, quantizer=quantizer), backbone=base.backbone)
+    tok.fit(images.crops)
+    found = recipe.measure(tok, images)
+    words = tok.text.encode(images.names)
+    own = (tok.features(images.test, with_dense=True).embedding @ words.T).argmax(1)
+    read = (tok.embedding(tok.encode(images.test)) @ words.T).argmax(1)
+    assert found["zero_shot_backbone"] == pytest.approx(float((own == images.targets).double().mean()))
+    assert found["zero_shot_tokens"] == pytest.approx(float((read == images.targets).double().mean()))
+
+
+@pytest.mark.parametrize("name", recipe.VARIANTS)
+def test_every_variant_but_the_first_changes_the_recipe(name):
+    config = PyramidTokenizer.from_backbone("toy").config.quantizer
+    assert (recipe.VARIANTS[name](config) == config) == (name == "recipe")
+
+
+def test_an_unknown_variant_is_refused(capsys):
+    with pytest.raises(SystemExit):
+        recipe.parse(["--backbone", "toy", "--images", ".", "--labels", "x", "--variants", "recipe,other"])
+    assert "got 'other'" in capsys.readouterr().err
