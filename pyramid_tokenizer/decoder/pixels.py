@@ -1,4 +1,4 @@
-"""Fused maps -> image: the pixel branch's end. Starts from the linear reconstruction that the codes paint and adds what it lacks."""
+"""Fused maps to an image: the pixel decoder adds a correction to the linear reconstruction of the codes."""
 
 from __future__ import annotations
 
@@ -13,10 +13,11 @@ from pyramid_tokenizer.errors import ConfigError
 
 
 class PixelDecoder(nn.Module):
-    """Linear reconstruction + correction. The correction's last layer starts at zero, so training starts exactly at the linear reconstruction.
+    """The linear reconstruction plus a correction, whose last layer starts at zero.
 
-    Each stage doubles the resolution of the fused map, sees the linear reconstruction at that resolution (space to depth), and refines;
-    the last step goes to pixels by a pixel shuffle.
+    An untrained decoder therefore gives exactly the linear reconstruction. Each stage doubles the resolution of the fused map,
+    reads the linear reconstruction at that resolution (space to depth), and refines; the last step goes to pixels by a pixel
+    shuffle.
 
     Args:
         in_channels: Channels of the finest fused map.
@@ -63,11 +64,11 @@ class PixelDecoder(nn.Module):
         zero_(self.to_pixels)
 
     def forward(self, fused: Tensor, linear_reconstruction: Tensor) -> Tensor:
-        """The image, not yet clamped to [0, 1].
+        """The decoded image, not yet clamped to [0, 1].
 
         Args:
             fused: (B, in_channels, h, w), the trunk's finest map.
-            linear reconstruction: (B, 3, s h, s w), from the quantizer.
+            linear_reconstruction: (B, 3, s h, s w), from the quantizer.
 
         Returns:
             (B, 3, s h, s w).

@@ -26,10 +26,15 @@ LEAST_DEVIATION = 1e-4
 class CodebookKind(Protocol):
     """What every kind of codebook answers."""
 
-    learned: bool
-    """Whether training may move the entries."""
-    unit_norm: bool
-    """Whether entries are unit vectors."""
+    @property
+    def learned(self) -> bool:
+        """Whether training may move the entries."""
+        ...
+
+    @property
+    def unit_norm(self) -> bool:
+        """Whether entries are unit vectors."""
+        ...
 
     def constrain(self, rows: Tensor) -> Tensor:
         """Brings projections (N, d) to where entries can lie: (N, d)."""

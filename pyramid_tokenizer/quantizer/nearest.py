@@ -1,4 +1,4 @@
-"""The nearest codebook entry of a vector, and rows of tables by ids. Pure, and independent of the batch."""
+"""The nearest codebook entry of a vector, and rows of tables by ids; results do not depend on the rest of the batch."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from pyramid_tokenizer.backbones.features import enlarge
 
 ROWS_PER_CHUNK = 256
 """Rows per matrix product. Every product has this many (the last is padded), so that a vector's id does not depend on how
-many others came with it: float sums differ between matrix shapes. Also bounds memory at 256 x K floats, which
-mostly stay in the processor's cache."""
+many others come with it: float sums differ between matrix shapes. It also bounds memory at 256 x K floats, which mostly
+stay in the processor's cache."""
 
 
 COLUMNS_PER_BLOCK = 64
-"""Products are as many columns wide, or a multiple. Measured with MKL on AVX-512: at widths of 2 to 10 the sum of a row
+"""Every product is a multiple of this many columns wide. Measured with MKL on AVX-512: at widths of 2 to 10 the sum of a row
 also depends on the row's place in the product, for most rows; at multiples of 16 it never did."""
 
 
@@ -101,10 +101,11 @@ def _whole_blocks(weight: Tensor, bias: Tensor, *, fill: float) -> tuple[Tensor,
 
 
 def gather_rows(rows: Sequence[Tensor], ids: Sequence[Tensor]) -> Tensor:
-    """Sum over levels of the rows that ids name, on the grid of the finest level given.
+    """The sum over levels of the rows that ids name, on the grid of the finest level given.
 
-    With `rows` the weighted addresses (K_l, D) this is the look-up embedding; with their products with N words, (K_l, N),
-    the words' scores. Both are the same linear map, so indexing scores equals scoring indexed embeddings.
+    With the weighted text embeddings (K_l, D) as `rows`, this is the text embedding of every cell; with their products with
+    the embeddings of N words, (K_l, N), it is the words' scores. Both are linear, so the scores of summed embeddings equal
+    the sums of scores.
 
     Args:
         rows: (K_l, C) float per level, coarse to fine; further levels than ids has are left out.

@@ -74,9 +74,10 @@ class BackboneInput:
 def regrid(features: Tensor, own: int, wanted: int) -> Tensor:
     """Brings a map of one stride to the grid of another.
 
-    To a coarser grid: averages down to twice the wanted grid, then lays the four neighbours side by side (nothing is lost
-    for a ratio of two); for an odd ratio it averages all the way. To a finer grid: each of the r x r places in a cell gets
-    the cell's features in channels of its own, so that the adapter's one matrix is the field's "linear, then pixel shuffle".
+    To a coarser grid, it averages down to twice the wanted grid and then lays the four neighbours side by side, so that
+    nothing is lost for a ratio of two; for an odd ratio it averages all the way. To a finer grid of ratio r, each of the
+    r x r places in a cell gets the cell's features in channels of its own: a matrix on the result does what "linear, then
+    pixel shuffle" does.
 
     Args:
         features: (B, C, h, w) float.
@@ -106,7 +107,7 @@ def regrid(features: Tensor, own: int, wanted: int) -> Tensor:
 
 
 def regridded_channels(channels: int, own: int, wanted: int) -> int:
-    """Channels that `regrid` makes of `channels`.
+    """The number of channels that `regrid` makes of `channels`.
 
     Example:
         >>> regridded_channels(8, 16, 32), regridded_channels(8, 8, 24), regridded_channels(8, 16, 4)

@@ -1,4 +1,4 @@
-"""Training of a codebook by moving averages: the home of vector_quantize_pytorch, whose own class does the averaging."""
+"""Training of a codebook by moving averages, which vector_quantize_pytorch computes."""
 
 from __future__ import annotations
 
@@ -16,18 +16,20 @@ MAX_VECTORS_PER_STEP = 4096
 """The library builds an (N, K) one-hot matrix: 4,096 vectors on 16,384 codes are 268 MB."""
 _STATE = ("embed", "embed_avg", "cluster_size")
 REVIVAL_SHARE = 1 / 16
-"""A code is replaced when its average count per step falls below this share of the even count N / K. The library's usual
-absolute threshold of 2 replaces a quarter of the codes at every step once N < 2 K, for ever."""
+"""An entry restarts when its average count per step falls below this share of the even count N / K. The library's usual
+absolute threshold of 2 restarts a quarter of the entries at every step once N < 2 K, without end."""
 
 
 class EmaCodebook:
-    """Follows the vectors a codebook serves; dead codes restart at vectors of the batch until revival is stopped.
+    """Moves each entry to the mean of the vectors that it is the nearest to, averaged over the last steps.
+
+    Entries that hardly any vector takes restart at vectors of the batch, until `stop_revival` is called.
 
     Args:
-        codebook: (K, d), the start, e.g. from k-means.
-        vectors_per_step: N expected per update, at most `MAX_VECTORS_PER_STEP`; scales the revival.
-        cosine: Entries have unit norm.
-        decay: Of the moving averages.
+        codebook: (K, d) float32, the entries to start from, e.g. of k-means.
+        vectors_per_step: N expected per update, at most `MAX_VECTORS_PER_STEP`; sets below which count an entry restarts.
+        cosine: Whether entries have unit norm.
+        decay: Share of the old average that each step keeps, in [0, 1).
 
     Example:
         >>> ema = EmaCodebook(torch.tensor([[0.0], [1.0]]), vectors_per_step=4, decay=0.5)
@@ -69,7 +71,7 @@ class EmaCodebook:
         return self._vq.codebook
 
     def stop_revival(self) -> None:
-        """Dead codes stay where they are from now on; call it before the end so that the last restarts settle."""
+        """Leaves unused entries where they are from now on; called before the end so that the last restarts settle."""
         self._state.has_dead_code_replacement = False
 
     @torch.no_grad()
@@ -93,7 +95,7 @@ class EmaCodebook:
         """Takes over what `state` gave.
 
         Args:
-            state: Of a codebook of the same size.
+            state: The state of a codebook of the same size.
 
         Raises:
             CheckpointError: A tensor is missing or of another shape.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, cast
 
 import numpy as np
 from torch import Tensor
@@ -48,7 +48,7 @@ def image_batches(source: Any, *, num_crops: int, crop_px: int, seed: int) -> Ba
             "new iterator at each call"
         )
     if callable(source):
-        return source
+        return cast("Batches", source)
     if _holds_batches(source):
         return lambda: source
     crops = RandomCrops(open_images(source), batch_size=CROPS_PER_BATCH, crop_px=crop_px, seed=seed)

@@ -1,4 +1,4 @@
-"""k-means, seeded and repeatable: fills the entries of a codebook."""
+"""k-means with a seed: finds the entries of a learned codebook."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ def kmeans(
     generator: torch.Generator | None = None,
     start: Tensor | None = None,
 ) -> Tensor:
-    """Centres of Lloyd's algorithm; empty clusters restart at badly served vectors.
+    """The centres that Lloyd's algorithm finds; empty clusters restart at vectors that are far from their centre.
 
     Args:
         vectors: (N, d) float, N >= num_codes; 20 to 50 per code give stable centres. Of unit norm for `spherical`.
         num_codes: K.
         iterations: Lloyd steps; 0 gives the start.
-        spherical: Centres have unit norm too (cosine distance).
-        generator: On the CPU; makes the result repeatable.
+        spherical: Whether centres have unit norm too (cosine distance).
+        generator: Source of chance, on the CPU; None takes torch's global one.
         start: (K, d) float, the centres to begin with, on the device of `vectors`; None draws them among `vectors`.
 
     Returns:
@@ -64,7 +64,7 @@ def kmeans(
 
 
 def _means(vectors: Tensor, ids: Tensor, counts: Tensor, centres: Tensor, spherical: bool) -> Tensor:
-    """The mean of each cluster; a centre stays where its cluster is empty, or has a mean without a direction."""
+    """The mean of each cluster; where a cluster is empty, or its mean is zero and `spherical`, the centre stays."""
     means = torch.zeros_like(centres).index_add_(0, ids, vectors) / counts.clamp(min=1).unsqueeze(1)
     kept = counts == 0
     if spherical:

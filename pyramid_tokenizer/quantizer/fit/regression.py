@@ -1,4 +1,4 @@
-"""The linear algebra of the gradient-free start: whitening, ridge regression, and its best low-rank form."""
+"""The linear algebra of the gradient-free fit: whitening, ridge regression, and its best low-rank form."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _SLICE = 8192
 
 
 class Affine(NamedTuple):
-    """x -> x @ weight + bias."""
+    """The affine map x -> x @ weight + bias."""
 
     weight: Tensor
     """(C, T) float32."""
@@ -67,7 +67,7 @@ def ridge(x: Tensor, y: Tensor, *, share: float = RIDGE_SHARE) -> Affine:
 
 
 def reduced_rank(x: Tensor, y: Tensor, rank: int, *, share: float = RIDGE_SHARE) -> Affine:
-    """Where x holds what predicts y best: the `rank` directions of the ridge fit with the largest predicted variance.
+    """The `rank` directions of x that predict y best: those of the ridge fit with the largest predicted variance.
 
     Distances between projections equal distances between their predictions of y (the directions are orthonormal in y's
     space), so k-means on the projections minimises the error in y.
@@ -103,12 +103,12 @@ def reduced_rank(x: Tensor, y: Tensor, rank: int, *, share: float = RIDGE_SHARE)
 
 
 def explained(x: Tensor, y: Tensor, fit: Affine) -> float:
-    """Share of y's variance that the fit explains on this sample (R squared, pooled over y's channels).
+    """The share of y's variance that the fit explains on this sample (R squared, pooled over y's channels).
 
     Args:
         x: (N, C) float.
-        y: (N, T) float; of no variance at all, 1 is the share of a perfect fit.
-        fit: From (N, C) to (N, T).
+        y: (N, T) float; if it has no variance at all, the share of a perfect fit is 1.
+        fit: A map from C to T channels.
 
     Example:
         >>> x = torch.tensor([[0.0], [1.0], [2.0]])

@@ -14,11 +14,11 @@ from pyramid_tokenizer.errors import DataError
 from pyramid_tokenizer.quantizer.pyramid import PyramidQuantizer
 
 Samples = Callable[[], Iterable[tuple[FeaturePyramid, Tensor]]]
-"""Gives, each time it is called, the same batches: features (with `dense` or `embedding`) and the images they came from."""
+"""A function that gives the same batches at each call: features (made with `with_dense=True`) and their images."""
 
 
 MAX_SAMPLE_FLOATS = 400_000_000
-"""Cells kept for one level, times the floats of a cell: 1.6 GB (and as much again for a moment, to put them in order)."""
+"""Floats kept for one level, over all its cells: 1.6 GB, and as much again for a moment to put them in order."""
 
 
 ROWS_PER_COPY = 1024
