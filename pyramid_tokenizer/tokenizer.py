@@ -5,46 +5,38 @@ image -> backbone -> FeaturePyramid -> quantizer -> TokenPyramid -> trunk -> fus
 
 from __future__ import annotations
 
-import dataclasses
-import itertools
 import math
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
-from typing import Any, cast, overload
+from collections.abc import Iterable, Sequence
+from typing import Any, overload
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from pyramid_tokenizer import hub
-from pyramid_tokenizer.backbones import Backbone, load_backbone, name_backbone
-from pyramid_tokenizer.backbones.base import compute_fingerprint
+from pyramid_tokenizer.backbones import Backbone
 from pyramid_tokenizer.backbones.features import FeaturePyramid
 from pyramid_tokenizer.bucketing import OnError, encode_by_size
-from pyramid_tokenizer.config.models import Composition, LevelConfig, TokenizerConfig
+from pyramid_tokenizer.config.models import TokenizerConfig
 from pyramid_tokenizer.decoder import PixelDecoder, TopDownTrunk
-from pyramid_tokenizer.errors import CheckpointError, NotFittedError, TokenMismatchError, TokenRangeError
-from pyramid_tokenizer.hub.build import build_config, build_pixel_decoder, build_trunk, open_model
-from pyramid_tokenizer.images import IMAGE_RECIPE_VERSION, ImageLike, pad_to_multiple, to_batch
-from pyramid_tokenizer.quantizer.build import build_quantizer
+from pyramid_tokenizer.errors import NotFittedError, TokenMismatchError, TokenRangeError
+from pyramid_tokenizer.hub.pretrained import PretrainedModel
+from pyramid_tokenizer.images import ImageLike, pad_to_multiple, to_batch
 from pyramid_tokenizer.quantizer.fit.batches import image_batches
 from pyramid_tokenizer.quantizer.fit.levels import LevelReport, fit_quantizer
 from pyramid_tokenizer.quantizer.pyramid import PyramidQuantizer
 from pyramid_tokenizer.text import Classification, Templates, TextEncoder
 from pyramid_tokenizer.tokens import TokenHealth, TokenPyramid, Vocabulary, measure_health
 from pyramid_tokenizer.tokens.geometry import grids_of
-from pyramid_tokenizer.tokens.pyramid import Precision, trusted_pyramid
+from pyramid_tokenizer.tokens.pyramid import trusted_pyramid
 
 FIT_CROP_PX = 160
 """Side of the crops that `fit` draws, before it is rounded up to a multiple of the tokenizer's strides."""
-OWN_PARTS = ("quantizer", "trunk", "pixel_decoder")
-"""The parts whose tensors model.safetensors holds; the frozen backbone has files of its own."""
 
 Images = ImageLike | Sequence[ImageLike]
 """One image, or several of one size: see `images.read.to_batch`."""
 
 
-class PyramidTokenizer(nn.Module):
+class PyramidTokenizer(PretrainedModel):
     """Images -> a pyramid of discrete tokens -> images.
 
     Make one with `from_pretrained`, `from_backbone` or `from_config`; the constructor takes ready modules. `text` is the one
@@ -71,141 +63,9 @@ class PyramidTokenizer(nn.Module):
         trunk: TopDownTrunk,
         pixel_decoder: PixelDecoder,
     ):
-        """Takes the data that the modules were built from, the frozen backbone, and the modules of `hub.build`."""
-        super().__init__()
-        self.config = config
-        self.backbone: Backbone = backbone
-        self.quantizer = quantizer
-        self.trunk = trunk
-        self.pixel_decoder = pixel_decoder
+        """Takes ready modules; `from_config` builds them."""
+        super().__init__(config, backbone=backbone, quantizer=quantizer, trunk=trunk, pixel_decoder=pixel_decoder)
         self.text = TextEncoder(backbone)
-        self._fingerprint, self._fitted = "", False  # taken when first asked for, or by loading and fitting
-        self.kept_head: hub.KeptHead | None = None
-        self.eval().requires_grad_(False)
-
-    @classmethod
-    def from_config(
-        cls, config: TokenizerConfig, *, directory: Path | None = None, backbone: Backbone | None = None
-    ) -> PyramidTokenizer:
-        """A tokenizer with empty codebooks and an untrained decoder.
-
-        Args:
-            config: What to build.
-            directory: The folder of the backbone that the config names, where it has no public name; see `load_backbone`.
-            backbone: In its place, one that is loaded already.
-        """
-        network = load_backbone(config.backbone, directory=directory) if backbone is None else backbone
-        quantizer = build_quantizer(
-            config.quantizer, channels=network.channels, strides=network.strides, embedding_dim=network.embedding_dim
-        )
-        parts = {"trunk": build_trunk(config), "pixel_decoder": build_pixel_decoder(config)}
-        return cls(config, backbone=network, quantizer=quantizer, **parts)
-
-    @classmethod
-    def from_backbone(
-        cls,
-        name: str,
-        *,
-        pretrained: str | Path | None = None,
-        blocks: Sequence[int] = (),
-        levels: Sequence[LevelConfig] = (),
-        composition: Composition = "residual",
-        **download: Any,
-    ) -> PyramidTokenizer:
-        """A new tokenizer on a frozen backbone, in the layout that suits it, with empty codebooks: `fit` comes next.
-
-        Args:
-            name: An open_clip model name, "hf-hub:org/repo", a folder in open_clip's local-directory layout, or "toy".
-            pretrained: A weight tag or a checkpoint file, beside an open_clip model name.
-            blocks: Which of the backbone's blocks are read; the family's preset if not given.
-            levels: In place of the preset's (`quantizer.recipe.preset_levels`).
-            composition: How levels see each other.
-            download: `token`, `cache_dir` and `local_files_only`, as for `load_backbone`.
-
-        Raises:
-            BackboneError, CheckpointError, ConfigError: As for `load_backbone`; ConfigError also for levels that do not fit.
-        """
-        wanted = name_backbone(name, pretrained=pretrained and str(pretrained), blocks=blocks)
-        network = load_backbone(wanted, **download)
-        return cls.from_config(build_config(network, levels=levels, composition=composition), backbone=network)
-
-    @classmethod
-    def from_pretrained(
-        cls,
-        name: str | Path,
-        *,
-        token: str | bool | None = None,
-        subfolder: str = "",
-        revision: str | None = None,
-        cache_dir: str | Path | None = None,
-        local_files_only: bool = False,
-        device: str | torch.device = "cpu",
-        dtype: torch.dtype = torch.float32,
-    ) -> PyramidTokenizer:
-        """The tokenizer of that name, ready to use.
-
-        Args:
-            name: A bundled model ("tiny"), a directory that `save_pretrained` wrote, or a Hub repository "user/repo".
-            token: Access token for private and gated Hub repositories; None uses that of `hf auth login`.
-            subfolder: Folder of the model inside the directory or the repository; "" for the top.
-            revision: Branch, tag or commit of a Hub repository.
-            cache_dir: Folder that keeps downloaded files, the backbone's included.
-            local_files_only: Take files from the cache alone, and never ask the network.
-            device: Where the modules go.
-            dtype: Precision of backbone and decoder; codebooks stay float32. With bfloat16 features, 0 to 5 % of a level's
-                ids differ (two photos on the bundled model): encode a dataset in one precision, float32 unless you must.
-
-        Raises:
-            ModelNotFoundError, ConfigError: There is no such model, or its config.json cannot be used.
-            CheckpointError, BackboneError: A weight is missing, extra, misshapen or altered, or cannot be fetched.
-        """
-        download: dict[str, Any] = {"token": token, "cache_dir": cache_dir, "local_files_only": local_files_only}
-        found = open_model(name, subfolder=subfolder, revision=revision, **download)
-        tok = cls.from_config(found.config, backbone=found.backbone)
-        tok.load_own(hub.read_weights(found.weights_file, tok.own_tensors()))
-        if found.config.fingerprint and tok.fingerprint != found.config.fingerprint:
-            raise CheckpointError(
-                f"expected codebooks with fingerprint {found.config.fingerprint[:12]}, got {tok.fingerprint[:12]}: "
-                f"{found.weights_file} was altered; download or save the model again"
-            )
-        head = hub.read_head(found.directory, found.config.segmentation)
-        tok.kept_head = hub.keep_head(head, tok.own_tensors())
-        return tok.to(device=device, dtype=dtype)
-
-    @property
-    def device(self) -> torch.device:
-        """Where the modules are."""
-        return self.quantizer.level(0).codebook.device
-
-    @property
-    def dtype(self) -> torch.dtype:
-        """Precision of backbone and decoder."""
-        return self.pixel_decoder.to_pixels.weight.dtype
-
-    @property
-    def precision(self) -> Precision:
-        """Name of the dtype that the backbone computes in; `encode` writes it into its tokens."""
-        tensors = itertools.chain(self.backbone.parameters(), self.backbone.buffers())
-        dtype = next(tensor.dtype for tensor in tensors if tensor.is_floating_point())
-        return cast(Precision, str(dtype).removeprefix("torch."))
-
-    @property
-    def fingerprint(self) -> str:
-        """Names the tokenizer that tokens belong to: 64 hexadecimal digits, see `update_fingerprint`."""
-        return self._fingerprint or self.update_fingerprint()
-
-    def update_fingerprint(self) -> str:
-        """Takes the fingerprint anew; whoever changes codebooks, adapters or read-outs in place calls this afterwards.
-
-        It is the SHA-256 of what determines ids and of nothing else (docs/design.md has the list), from weights as they are
-        stored. Loading, `fit` and training take it; a cast does not change it, as tokens hold the precision beside it.
-        """
-        facts, tensors = self.quantizer.identity()
-        facts["backbone"] = self.backbone.fingerprint
-        facts["dense_reading"] = list(self.backbone.dense_readings[:1]) if self.quantizer.reads_dense else []
-        facts["image_recipe"] = IMAGE_RECIPE_VERSION
-        self._fingerprint, self._fitted = compute_fingerprint(tensors, **facts), self.quantizer.is_fitted
-        return self._fingerprint
 
     @property
     def vocabulary(self) -> Vocabulary:
@@ -253,10 +113,7 @@ class PyramidTokenizer(nn.Module):
         batch_size: int = 8,
         on_error: OnError = "raise",
     ) -> Sequence[TokenPyramid | None]:
-        """Tokens of images of any sizes, one pyramid each, in order; see `bucketing.encode_by_size` for the arguments.
-
-        With `on_error="skip"`, None stands at the place of an image that cannot be read, and a warning is logged.
-        """
+        """Tokens of images of any sizes, one pyramid each, in order; `bucketing.encode_by_size` explains the arguments."""
         return encode_by_size(self.encode, images, size=size, batch_size=batch_size, on_error=on_error)
 
     @torch.no_grad()
@@ -282,7 +139,7 @@ class PyramidTokenizer(nn.Module):
     def features(self, batch: Tensor, *, with_dense: bool = False) -> FeaturePyramid:
         """The frozen backbone's features of a (B, 3, H, W) batch in [0, 1], padded by edge replication.
 
-        With `with_dense`, or where a level reads the dense features, also the text-aligned outputs.
+        They include embedding and dense features with `with_dense`, or where a level reads these.
         """
         padded = pad_to_multiple(batch.to(self.device), multiple=self.multiple_px)
         return self.backbone(padded, with_dense=with_dense or self.quantizer.reads_dense)
@@ -293,15 +150,11 @@ class PyramidTokenizer(nn.Module):
         if not self._fitted:
             raise NotFittedError("expected fitted codebooks, got empty ones: call fit(images) or load a trained model")
         sizes = self.quantizer.codebook_sizes[: len(tokens)]
-        if tokens.codebook_sizes != sizes:
+        grids = grids_of(tokens.image_size, self.quantizer.strides)[: len(tokens)]
+        if tokens.codebook_sizes != sizes or tokens.grids != grids:
             raise TokenRangeError(
-                f"expected codebook_sizes {sizes}, got {tokens.codebook_sizes}: give the tokens of one encode"
-            )
-        expected = grids_of(tokens.image_size, self.quantizer.strides)[: len(tokens)]
-        if tokens.grids != expected:
-            raise TokenRangeError(
-                f"expected grids {expected} for images of {tokens.image_size} px, got {tokens.grids}: "
-                "give the tokens of one encode, with their own image size"
+                f"expected codebook_sizes {sizes} and grids {grids} for images of {tokens.image_size} px, got "
+                f"{tokens.codebook_sizes} and {tokens.grids}: give the tokens of one encode, with their own image size"
             )
         return [ids.to(self.device) for ids in tokens.ids]
 
@@ -324,8 +177,8 @@ class PyramidTokenizer(nn.Module):
 
         `source` is tokens, or images, which are encoded first, at `size`. Texts are read as they are, without a prompt.
         """
-        words = self.text.encode(texts, templates="plain")
-        return self.embedding(self.tokens_of(source, size=size)) @ words.to(self.device).T
+        words = self.text.encode(texts, templates="plain").to(self.device)
+        return self.embedding(self.tokens_of(source, size=size)) @ words.T
 
     def classify(
         self,
@@ -376,11 +229,10 @@ class PyramidTokenizer(nn.Module):
         seed: int = 0,
         keep_adapters: bool = False,
     ) -> list[LevelReport]:
-        """Fits the codebooks on images, without gradients, in minutes.
+        """Fits the codebooks on images, without gradients, in minutes; one report per level, coarse to fine.
 
-        Afterwards the tokenizer decodes to the linear reconstruction of its codes until a decoder is trained. A decoder that
-        was trained before does not fit the new codes: trunk and pixel decoder are then reset to an untrained start, with a
-        warning, unless `keep_adapters` is set.
+        Afterwards the tokenizer decodes to the linear reconstruction of its codes until a decoder is trained. One that was
+        trained before does not fit the new codes and is reset, with a warning, unless `keep_adapters` is set.
 
         Args:
             source: What `train` takes: a folder, a list of images or files, .tar or .parquet files, anything that
@@ -393,15 +245,9 @@ class PyramidTokenizer(nn.Module):
             keep_adapters: Refit codebooks and read-outs alone, starting from the present ones, for images of another kind:
                 codes keep their meaning, and a trained decoder stays.
 
-        Returns:
-            One report per level, coarse to fine.
-
         Raises:
-            DataError: No images, images that are all alike, fewer cells than codes, or an iterator, which can be read
-                only once.
-            ConfigError: `num_crops` is below 1.
-            NotFittedError: `keep_adapters` before a first fit.
-            ImageError: A batch that is no batch of images.
+            DataError: There are no images or fewer cells than codes, all images are alike, or the source can be read only once.
+            ConfigError, NotFittedError: `num_crops` is below 1; `keep_adapters` before a first fit.
 
         Example:
             >>> from pyramid_tokenizer.config import LevelConfig
@@ -419,68 +265,18 @@ class PyramidTokenizer(nn.Module):
                 padded = pad_to_multiple(to_batch(batch).to(self.device), multiple=self.multiple_px)
                 yield self.features(padded, with_dense=True), padded
 
-        reports = fit_quantizer(
-            self.quantizer, samples, vectors_per_code=vectors_per_code, seed=seed, keep_adapters=keep_adapters
-        )
+        options = {"vectors_per_code": vectors_per_code, "seed": seed, "keep_adapters": keep_adapters}
+        reports = fit_quantizer(self.quantizer, samples, **options)
         self.update_fingerprint()
         if self.pixel_decoder.is_trained and not keep_adapters:
             self.trunk.reset_parameters()
             self.pixel_decoder.reset_parameters()
-            message = (
+            warnings.warn(
                 "the trained decoder was reset because it does not fit the new codes: train it again, or fit with "
-                "keep_adapters=True, which keeps it"
+                "keep_adapters=True, which keeps it",
+                stacklevel=2,
             )
-            warnings.warn(message, stacklevel=2)
         return reports
-
-    def own_tensors(self) -> dict[str, Tensor]:
-        """Names and tensors of model.safetensors: all parts but the frozen backbone."""
-        return {f"{part}.{n}": t for part in OWN_PARTS for n, t in getattr(self, part).state_dict().items()}
-
-    def load_own(self, tensors: Mapping[str, Tensor]) -> None:
-        """Takes over tensors named as `own_tensors` names them; `hub.read_weights` has checked them."""
-        for part in OWN_PARTS:
-            own = {n.removeprefix(f"{part}."): t for n, t in tensors.items() if n.startswith(f"{part}.")}
-            getattr(self, part).load_state_dict(own)
-        self.update_fingerprint()
-
-    def save_pretrained(
-        self,
-        directory: str | Path,
-        *,
-        half: bool = False,
-        evaluation: dict[str, Any] | None = None,
-        head: hub.StoredHead | None = None,
-    ) -> Path:
-        """Writes config.json, model.safetensors, README.md and, where the backbone has no public address, backbone/.
-
-        Arguments and errors as for `hub.save_model`; `head` comes from `Segmenter.save_pretrained`. Without it, a segmentation
-        head that the model was loaded with is written too, unless codebooks or trunk have changed, which is a warning.
-        """
-        if not self.quantizer.is_fitted:
-            raise NotFittedError("expected fitted codebooks to save, got empty ones: call fit first")
-        # anew, because files that do not fit their fingerprint cannot be loaded
-        config = dataclasses.replace(self.config, fingerprint=self.update_fingerprint())
-        tensors = self.own_tensors()
-        head = hub.fitting_head(self.kept_head, tensors) if head is None else head
-        parts = {"backbone": self.backbone, "tensors": tensors, "head": head}
-        return hub.save_model(directory, config, **parts, half=half, evaluation=evaluation)
-
-    def push_to_hub(self, repo_id: str, **options: Any) -> str:
-        """Uploads the model to the Hub repository "user/repo" and returns the commit's address; options as for `hub.push`."""
-        return hub.push_saved(self.save_pretrained, repo_id, **options)
-
-    def __repr__(self) -> str:
-        quantizer, name = self.quantizer, self.config.backbone.name or self.config.backbone.kind
-        rate = sum(math.log2(k) / s**2 for k, s in zip(quantizer.codebook_sizes, quantizer.strides, strict=True))
-        rows = [
-            f"  {index:>5}  {stride:>9}  {size:>6}  {level.dim:>4}"
-            for index, (stride, size, level) in enumerate(
-                zip(quantizer.strides, quantizer.codebook_sizes, self.config.quantizer.levels, strict=True)
-            )
-        ]
-        facts = f"{rate:.3g} bits per pixel, fingerprint {self.fingerprint[:12]}, {self.device}, {self.dtype}"
-        return "\n".join([f"PyramidTokenizer on {name}", "  level  stride px   codes  dims", *rows, f"  {facts}"])
 
     def _check_own(self, fingerprint: str) -> None:
         if fingerprint != self.fingerprint:
