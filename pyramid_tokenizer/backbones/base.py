@@ -56,7 +56,7 @@ class Backbone(Protocol):
 
         Args:
             images: (B, 3, H, W) float in [0, 1], RGB; H and W multiples of `strides[0]`. Normalisation happens inside.
-            aligned: Also fill `embedding` (B, D) and, where `has_dense`, `dense` (B, D, h, w) by the first of
+            with_dense: Also fill `embedding` (B, D) and, where `has_dense`, `dense` (B, D, h, w) by the first of
                 `dense_readings`. Runs the whole backbone: H and W must be multiples of `multiple_px`.
 
         Raises:
@@ -279,7 +279,7 @@ def check_reading(variant: str | None, variants: tuple[str, ...], *, backbone: s
         variant: What a caller asked for.
         variants: `Backbone.dense_readings`.
         backbone: In words, for messages.
-        obstacle: Why there are none, to follow "whose".
+        no_dense_reason: Why there are none, a clause that follows "whose".
 
     Raises:
         CapabilityError: None is defined for the backbone, or not this one.
@@ -290,8 +290,8 @@ def check_reading(variant: str | None, variants: tuple[str, ...], *, backbone: s
     """
     if not variants:
         raise CapabilityError(
-            f"expected a backbone with a dense text-aligned map, got {backbone}, whose {no_dense_reason}: check `has_dense`, or use a "
-            "ConvNeXt, MobileCLIP, ResNet or plain ViT model"
+            f"expected a backbone with dense features, got {backbone}, whose {no_dense_reason}: check `has_dense`, or use "
+            "a ConvNeXt, MobileCLIP, ResNet or plain ViT model"
         )
     if variant is not None and variant not in variants:
         raise CapabilityError(

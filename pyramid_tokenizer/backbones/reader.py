@@ -91,4 +91,5 @@ def with_penultimate(blocks: Sequence[int] | None, count: int) -> tuple[list[int
 
 
 def as_indices(blocks: Sequence[int] | None) -> list[int] | None:
+    """The blocks as the list that open_clip and timm take; None, which means all blocks, stays None."""
     return None if blocks is None else list(blocks)

@@ -132,12 +132,12 @@ def segment(
         for source, output in zip(inputs.sources, outputs, strict=True):
             try:
                 what = inputs.read(source)
-                images = _images(segmenter.tok, what)
+                pixels = _images(segmenter.tok, what)
                 found = segmenter.segment(what, names, background=words, threshold=threshold, mode=mode.value)
             except (ImageError, TokenError) as error:
                 failures.add(source.path, error)
             else:
-                for summary in _write(images, found, output, labels=labels, force=force):
+                for summary in _write(pixels, found, output, labels=labels, force=force):
                     console.print(f"{source.path}: {summary}")
             advance()
 

@@ -36,7 +36,10 @@ class PerceptualKind(StrEnum):
 
 USUAL_PERCEPTUAL = PerceptualKind(USUAL.perceptual)
 """Default of --perceptual."""
-SOURCE_HELP = "A folder of images, a .txt file that lists them, WebDataset .tar shards, Parquet files, or a data set saved by `datasets`."
+SOURCE_HELP = (
+    "A folder of images, a .txt file that lists them, WebDataset .tar shards, Parquet files, or a data set saved by "
+    "`datasets`."
+)
 Source = Annotated[str, typer.Option("--images", metavar="SOURCE", help=SOURCE_HELP)]
 Column = Annotated[
     str | None,

@@ -93,5 +93,5 @@ def _digest(config: SegmentationConfig, tensors: Mapping[str, Tensor]) -> str:
     for name in sorted(tensors):
         if name.startswith(read):
             digest.update(name.encode())
-            digest.update(tensors[name].detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+            digest.update(tensors[name].detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()

@@ -31,7 +31,7 @@ def model(request, smooth, tmp_path):
     generator = torch.Generator().manual_seed(2)
     with torch.no_grad():
         for parameter in head.parameters():
-            parameter += torch.randn(parameter.shape, generator=generator) * 0.2
+            parameter.add_(torch.randn(parameter.shape, generator=generator) * 0.2)
     folder = Segmenter(tok, head).save_pretrained(tmp_path / "model")
     return folder, shared
 

@@ -94,7 +94,7 @@ def test_an_image_is_never_enlarged_beyond_its_own_size_unless_it_is_smaller_tha
         shorts.add(min(crop.size))
         assert crop.top + 32 <= crop.size[0] and crop.left + 32 <= crop.size[1]
         assert crop.size[0] / crop.size[1] == pytest.approx(size[0] / size[1], rel=0.05)
-    assert (min(shorts), max(shorts)) == (32, max(32, min(min(size), 51)))
+    assert (min(shorts), max(shorts)) == (32, max(32, min(*size, 51)))
 
 
 def test_pixels_are_those_of_the_image_where_nothing_is_resized(folder):
