@@ -1,4 +1,4 @@
-"""`measure_health`: are the codebooks used? Counts ids per level, judges each level, and says what to do."""
+"""`measure_health` counts how often each codebook entry is used, judges every level, and says what to do."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ _ADVICE: dict[Verdict, str] = {
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class LevelHealth:
-    """How one codebook is used. Everything follows from the counts.
+    """How the entries of one codebook are used. Every figure follows from the counts.
 
     Example:
         >>> level = LevelHealth(counts=torch.tensor([60, 20, 20, 0]))
@@ -54,7 +54,7 @@ class LevelHealth:
     """
 
     counts: Tensor
-    """(K,) int64 on the CPU: how often each entry came."""
+    """(K,) int64 on the CPU: how often each entry was used."""
 
     @property
     def codebook_size(self) -> int:
@@ -89,7 +89,7 @@ class LevelHealth:
 
     @property
     def unused_codes(self) -> Tensor:
-        """(num_dead,) int64, rising: the entries that never came."""
+        """(num_unused,) int64, rising: the entries that never came."""
         return (self.counts == 0).nonzero()[:, 0]
 
     @property
@@ -124,7 +124,7 @@ class TokenHealth:
     num_images: int
     """Images counted. Tokens of one image resemble each other: measure many different ones."""
     fingerprint: str
-    """Of the tokenizer."""
+    """The fingerprint of the tokenizer that made the tokens."""
 
     @property
     def verdict(self) -> Verdict:
@@ -134,7 +134,7 @@ class TokenHealth:
 
     def __str__(self) -> str:
         images = f"{self.num_images:,} image{'' if self.num_images == 1 else 's'}"
-        head = ("level", "entries", "tokens", "used", "expected", "perplexity", "of K", "dead")
+        head = ("level", "entries", "tokens", "used", "expected", "perplexity", "of K", "unused")
         rows = [
             (
                 str(i),
@@ -158,10 +158,10 @@ class TokenHealth:
 
 
 def measure_health(tokens: TokenPyramid | Iterable[TokenPyramid]) -> TokenHealth:
-    """Counts how the codebooks are used; keeps one counter per entry and nothing else, however long the stream.
+    """Counts how the entries of every codebook are used, in memory for one counter per entry, however many tokens there are.
 
     Args:
-        tokens: One pyramid or any number of them, of any sizes, from one tokenizer and with the same levels.
+        tokens: One pyramid or any number of them, of any sizes and precisions, of one tokenizer and with the same levels.
 
     Raises:
         TokenMismatchError: The pyramids come from different tokenizers or have different levels.
@@ -172,9 +172,9 @@ def measure_health(tokens: TokenPyramid | Iterable[TokenPyramid]) -> TokenHealth
         >>> tokens = TokenPyramid(ids=ids, codebook_sizes=(4, 16), image_size=(32, 32), fingerprint="0" * 64)
         >>> print(measure_health(tokens))
         codebook usage over 1 image, tokenizer 00000000
-        level  entries  tokens    used  expected  perplexity    of K  dead  verdict
-            0        4      16  100.0%     99.0%         4.0  100.0%     0  healthy
-            1       16      64    6.2%     98.4%         1.0    6.2%    15  collapsed
+        level  entries  tokens    used  expected  perplexity    of K  unused  verdict
+            0        4      16  100.0%     99.0%         4.0  100.0%       0  healthy
+            1       16      64    6.2%     98.4%         1.0    6.2%      15  collapsed
         level 1: Start this level's codebook without gradients (whitening, then k-means over accumulated batches), \
 and keep revival on, scaled by tokens per entry, until shortly before training ends.
     """

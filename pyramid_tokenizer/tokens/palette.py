@@ -1,4 +1,4 @@
-"""`class_colour`: a colour for every class index, the first ones chosen to be told apart by colour-blind eyes too."""
+"""`class_colour` gives every class index a colour; people with colour-blindness can tell the first ones apart too."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`Vocabulary`: a token pyramid as one sequence of integers for a language model, and back from the sequence alone."""
+"""`Vocabulary` writes a token pyramid as one sequence of integers for a language model, and reads it back."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ from pyramid_tokenizer.tokens.pyramid import TokenPyramid, trusted_pyramid
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Vocabulary:
-    """The integers of one language for images, and its grammar.
+    """The integers that stand for the tokens of one tokenizer, and the grammar of their sequences.
 
-    A sequence is, image by image, coarse to fine:
+    The sequence of an image is, coarse to fine:
 
         begin, crop, crop,                            rows, then columns of padding to remove at bottom and right
         level 0, (w_0 ids, row) h_0 times,            the row markers tell the grid
         level 1, h_1 · w_1 ids, row by row, …         finer grids are whole multiples: no markers needed
         end                                           after any level: a prefix of levels is a sequence too
 
-    Integers, in this order: begin, end, row, L level markers, s_0 crop tokens, then the K_l ids of each level, coarse
+    The integers are, in this order: begin, end, row, L level markers, s_0 crop tokens, then the K_l ids of each level, coarse
     to fine.
 
     Raises:
@@ -51,7 +51,7 @@ class Vocabulary:
     strides: tuple[int, ...]
     """s_l per level: input pixels per cell, each a multiple of the next."""
     fingerprint: str
-    """Of the tokenizer whose codebooks the ids point into; `unflatten` puts it into its tokens."""
+    """The fingerprint of the tokenizer whose codebooks the ids point into; `unflatten` puts it into its tokens."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "codebook_sizes", tuple(self.codebook_sizes))
@@ -63,7 +63,9 @@ class Vocabulary:
                 f"expected a stride and a codebook size of 2 or more per level, got {got}: give one of each"
             )
         if min(strides) < 1 or any(coarse % fine for coarse, fine in itertools.pairwise(strides)):
-            raise ConfigError(f"expected strides from coarse to fine, each a multiple of the next, got {strides}")
+            raise ConfigError(
+                f"expected strides from coarse to fine, each a multiple of the next, got {strides}: reorder or correct them"
+            )
 
     @property
     def size(self) -> int:
@@ -112,7 +114,7 @@ class Vocabulary:
         """
         if not 0 <= token < self.size:
             raise TokenSequenceError(
-                f"expected an integer in [0, {self.size}), got {token}: it is not in the vocabulary"
+                f"expected an integer in [0, {self.size}), got {token}: use the vocabulary that made it"
             )
         if token < 3:
             return ("<pyramid:begin>", "<pyramid:end>", "<pyramid:row>")[token]
@@ -147,17 +149,17 @@ class Vocabulary:
         if min(image_size) < 1 or not 1 <= levels <= len(self.strides):
             got = f"{image_size} and {levels} levels"
             raise TokenError(
-                f"expected a size (height, width) in pixels and 1 to {len(self.strides)} levels, got {got}"
+                f"expected a size (height, width) in pixels and 1 to {len(self.strides)} levels, got {got}: correct it"
             )
         grids = grids_of(image_size, self.strides[:levels])
         markers = 4 + levels + grids[0][0]  # begin, two crops and end, the levels' and the rows'
         return markers + sum(h * w for h, w in grids)
 
     def flatten(self, tokens: TokenPyramid) -> Tensor:
-        """One sequence per image.
+        """One sequence of integers per image.
 
         Args:
-            tokens: Any prefix of levels.
+            tokens: Tokens of B images, of all levels or of any prefix of them.
 
         Returns:
             (B, N) int64 in [0, size), on the tokens' device; N is `sequence_length(tokens.image_size, len(tokens))`.
@@ -225,9 +227,9 @@ class Vocabulary:
             )
         expected = grids_of(tokens.image_size, self.strides[: len(tokens)])
         if tokens.grids != expected:
-            got = f"{tokens.grids}: check the strides"
             raise TokenMismatchError(
-                f"expected grids {expected} for strides {strides} and {tokens.image_size} px, got {got}"
+                f"expected grids {expected} for strides {strides} and {tokens.image_size} px, got {tokens.grids}: use the "
+                "vocabulary of the tokenizer that made the tokens"
             )
 
     def _checked_sequence(self, sequence: Tensor) -> Tensor:
@@ -237,7 +239,9 @@ class Vocabulary:
             raise TokenSequenceError(f"expected an integer tensor (B, N) or (N,), got {got}: pass what `flatten` gives")
         rows = sequence[None] if sequence.ndim == 1 else sequence
         if rows.ndim != 2 or not len(rows):
-            raise TokenSequenceError(f"expected a sequence of shape (B, N) or (N,), got {tuple(sequence.shape)}")
+            raise TokenSequenceError(
+                f"expected a sequence of shape (B, N) or (N,), got {tuple(sequence.shape)}: pass what `flatten` gives"
+            )
         return rows.to(torch.int64)
 
     def _check_batch(self, sequence: Tensor, grids: Sequence[tuple[int, int]], crop: tuple[int, int]) -> None:
@@ -257,7 +261,7 @@ class Vocabulary:
 
 
 class _Reader:
-    """Reads one sequence from left to right, and stops at the first integer that the grammar does not allow."""
+    """Reads one sequence from left to right and raises at the first integer that the grammar does not allow."""
 
     def __init__(self, vocabulary: Vocabulary, sequence: Tensor) -> None:
         self.vocabulary = vocabulary

@@ -38,13 +38,13 @@ def test_perplexity_of_a_half_and_two_quarters_is_the_root_of_eight():
 
 
 def test_a_codebook_of_which_one_entry_is_used_has_collapsed():
-    dead = level(0, 0, 500, *[0] * 17)
-    assert dead.usage == pytest.approx(1 / 20)
-    assert dead.perplexity == 1.0
-    assert dead.unused_codes.tolist() == [0, 1, *range(3, 20)]
-    assert dead.num_unused == 19
-    assert dead.verdict == "collapsed"
-    assert "revival" in dead.advice
+    unused = level(0, 0, 500, *[0] * 17)
+    assert unused.usage == pytest.approx(1 / 20)
+    assert unused.perplexity == 1.0
+    assert unused.unused_codes.tolist() == [0, 1, *range(3, 20)]
+    assert unused.num_unused == 19
+    assert unused.verdict == "collapsed"
+    assert "revival" in unused.advice
 
 
 def test_a_codebook_whose_entries_all_came_once_can_still_have_collapsed():
@@ -183,13 +183,13 @@ def test_the_worst_level_gives_the_verdict():
         assert measured.verdict == worst.verdict
 
 
-def test_the_table_is_aligned_and_ends_with_a_cure_for_each_sick_level():
+def test_the_table_is_aligned_and_ends_with_advice_for_each_level_that_is_not_healthy():
     levels = (level(*[25] * 4), LevelHealth(counts=torch.cat([torch.tensor([64]), torch.zeros(4095).long()])))
     assert str(TokenHealth(levels=levels, num_images=1234, fingerprint="0f" * 32)).split("\n") == [
         "codebook usage over 1,234 images, tokenizer 0f0f0f0f",
-        "level  entries  tokens    used  expected  perplexity    of K   dead  verdict",
-        "    0        4     100  100.0%    100.0%         4.0  100.0%      0  healthy",
-        "    1    4,096      64    0.0%      1.6%         1.0    0.0%  4,095  too few tokens to tell",
+        "level  entries  tokens    used  expected  perplexity    of K  unused  verdict",
+        "    0        4     100  100.0%    100.0%         4.0  100.0%       0  healthy",
+        "    1    4,096      64    0.0%      1.6%         1.0    0.0%   4,095  too few tokens to tell",
         "level 1: Measure more and different images: at least 40,960 tokens of this level, 40,896 more than now.",
     ]
 

@@ -234,9 +234,9 @@ def test_any_integer_dtype_and_any_memory_layout_is_read(dtype):
         (Vocabulary(codebook_sizes=(4, 8), strides=(4, 2), fingerprint="11" * 32), "fingerprint 11111111, got"),
         (Vocabulary(codebook_sizes=(4, 9), strides=(4, 2), fingerprint=FINGERPRINT), r"codebooks \(4, 9\)"),
         (Vocabulary(codebook_sizes=(4,), strides=(4,), fingerprint=FINGERPRINT), r"codebooks \(4,\)"),
-        (Vocabulary(codebook_sizes=(4, 8), strides=(4, 4), fingerprint=FINGERPRINT), "check the strides"),
-        (Vocabulary(codebook_sizes=(4, 8), strides=(8, 4), fingerprint=FINGERPRINT), "check the strides"),
-        (Vocabulary(codebook_sizes=(4, 8), strides=(2, 1), fingerprint=FINGERPRINT), "check the strides"),
+        (Vocabulary(codebook_sizes=(4, 8), strides=(4, 4), fingerprint=FINGERPRINT), "expected grids"),
+        (Vocabulary(codebook_sizes=(4, 8), strides=(8, 4), fingerprint=FINGERPRINT), "expected grids"),
+        (Vocabulary(codebook_sizes=(4, 8), strides=(2, 1), fingerprint=FINGERPRINT), "expected grids"),
     ],
 )
 def test_tokens_of_another_tokenizer_are_not_flattened(vocabulary, message):
