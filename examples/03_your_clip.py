@@ -3,10 +3,10 @@
     python examples/03_your_clip.py --clip ViT-B-16 --pretrained openai --images photos --out my-tok
     python examples/03_your_clip.py --clip my-clip-folder --images photos --out my-tok
 
-`--clip` is the name of an open_clip model, "hf-hub:org/repo", or a folder in open_clip's local-directory layout. It prints what
-was fitted on each level, and how much of the codebooks the crops use. The folder `my-tok` works with every command, for example
-`pyramid-tokenizer encode photo.jpg --model my-tok`. Images decode to the linear reconstruction until a decoder is trained
-(`pyramid-tokenizer train`).
+`--clip` is the name of an open_clip model, "hf-hub:org/repo", or a folder in open_clip's local-directory layout. The script
+prints what was fitted on each level, and how many entries the first image uses. The folder `my-tok` works with every command, for
+example `pyramid-tokenizer encode photo.jpg --model my-tok`. Images decode to the linear reconstruction until a decoder is
+trained (`pyramid-tokenizer train`).
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from __future__ import annotations
 import argparse
 
 from pyramid_tokenizer import PyramidTokenizer
-from pyramid_tokenizer.images import RandomCrops, open_images
+from pyramid_tokenizer.images import open_images
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -29,11 +29,10 @@ def main(argv: list[str] | None = None) -> None:
     args = parser.parse_args(argv)
 
     tok = PyramidTokenizer.from_backbone(args.clip, pretrained=args.pretrained)
-    crops = RandomCrops(open_images(args.images), batch_size=20, crop_px=args.crop_px)
-    steps = max(1, args.crops // 20)
-    for report in tok.fit(lambda: (crops[i] for i in range(steps)), vectors_per_code=args.vectors_per_code):
+    how = {"num_crops": args.crops, "crop_px": args.crop_px, "vectors_per_code": args.vectors_per_code}
+    for report in tok.fit(args.images, **how):
         print(report)
-    tokens = tok.encode(crops[0])
+    tokens = tok.encode(open_images(args.images).read(0))
     for level, health in enumerate(tok.health(tokens).levels):
         print(f"level {level}: {health.num_tokens} tokens use {health.usage:.1%} of {health.codebook_size} entries")
     print(f"saved {tok.save_pretrained(args.out)}")

@@ -4,7 +4,8 @@
 
 Without --images it takes four sample photos of scikit-image. It prints the progress of the training and the mean PSNR of the
 first images before and after it, and it saves the model in the folder `my-tok`. The same command continues a run that was
-stopped. With `codebooks="refit"` the codebooks also adapt to the photos, and the ids change.
+stopped. With `codebooks="refit"` the codebooks also adapt to the photos, and the ids change. A warning says that the segmentation
+head is left out, because it reads the decoder that is trained here.
 """
 
 from __future__ import annotations

@@ -128,39 +128,44 @@ def segmentation(
         window_stride = max(1, window // 2)
     view: dict[str, Any] = {"short_side_px": size, "window_px": window, "window_stride_px": window_stride}
     predict = label_images(seg, labelled.protocol, **rule, mode=used, **view)
-    console, places = make_console(), spread(len(labelled), limit)
-    result = _measure(predict, labelled, places, console)
+    console, indices = make_console(), spread(len(labelled), limit)
+    result = _measure(predict, labelled, indices, console)
     present = int((result.confusion.counts.sum(1) > 0).sum())
     console.print(f"{labelled.protocol.name}: {labelled.protocol.description}")
     console.print(
-        f"{len(places):,} of {len(labelled):,} images, {present} of {labelled.num_classes} classes in their labels"
+        f"{len(indices):,} of {len(labelled):,} images, {present} of {labelled.num_classes} classes in their labels"
     )
     console.print(_describe(model, used, view, **rule))
     show_table(console, score_table(result))
     if per_class:
         show_table(console, class_table(result))
-    told: dict[str, Any] = {"model": model, "fingerprint": seg.tok.fingerprint, "data": str(data), "protocol": protocol}
-    told |= {"split": split or labelled.protocol.layout.default_split, "limit": limit}
-    told |= {"mode": used, **view, **rule, **result.to_dict()}
+    report: dict[str, Any] = {
+        "model": model,
+        "fingerprint": seg.tok.fingerprint,
+        "data": str(data),
+        "protocol": protocol,
+    }
+    report |= {"split": split or labelled.protocol.layout.default_split, "limit": limit}
+    report |= {"mode": used, **view, **rule, **result.to_dict()}
     if token_semantics:
-        levels = _measure_tokens(seg.tok, labelled, places, size, console)
+        levels = _measure_tokens(seg.tok, labelled, indices, size, console)
         console.print("\nsemantics of the codes, labelled on the even images; mIoU and accuracy on the odd ones")
         show_table(console, token_table(levels))
-        told["token_semantics"] = [level.to_dict() for level in levels]
+        report["token_semantics"] = [level.to_dict() for level in levels]
     if json is not None:
-        write_json(json, told)
+        write_json(json, report)
         console.print(f"\nall figures -> {json}")
 
 
 def _measure(
-    predict: Callable[[Tensor], Tensor], labelled: SegmentationSet, places: Sequence[int], console: Console
+    predict: Callable[[Tensor], Tensor], labelled: SegmentationSet, indices: Sequence[int], console: Console
 ) -> SegmentationScores:
     from pyramid_tokenizer.evaluation import evaluate_segmentation
 
-    with show_progress(console, "segment", len(places)) as advance:
+    with show_progress(console, "segment", len(indices)) as advance:
         return evaluate_segmentation(
             predict,
-            _samples(labelled, places, advance),
+            _samples(labelled, indices, advance),
             num_classes=labelled.num_classes,
             names=labelled.protocol.display_names,
             none_class=labelled.protocol.background_class,
@@ -168,12 +173,12 @@ def _measure(
 
 
 def _measure_tokens(
-    tok: PyramidTokenizer, labelled: SegmentationSet, places: Sequence[int], size: int | None, console: Console
+    tok: PyramidTokenizer, labelled: SegmentationSet, indices: Sequence[int], size: int | None, console: Console
 ) -> tuple[TokenFigures, ...]:
     from pyramid_tokenizer.evaluation import token_figures
 
-    with show_progress(console, "tokens", len(places)) as advance:
-        samples = _samples(labelled, places, advance)
+    with show_progress(console, "tokens", len(indices)) as advance:
+        samples = _samples(labelled, indices, advance)
         return token_figures(tok, samples, num_classes=labelled.num_classes, short_side_px=size)
 
 
@@ -189,9 +194,9 @@ def spread(count: int, limit: int | None) -> list[int]:
     return [i * count // limit for i in range(limit)]
 
 
-def _samples(labelled: SegmentationSet, places: Sequence[int], advance: Callable[[], None]) -> Iterator[Sample]:
-    for place in places:
-        yield labelled[place]
+def _samples(labelled: SegmentationSet, indices: Sequence[int], advance: Callable[[], None]) -> Iterator[Sample]:
+    for index in indices:
+        yield labelled[index]
         advance()
 
 

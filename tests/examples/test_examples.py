@@ -80,6 +80,7 @@ def test_words_are_found_in_a_folder(run, photos, tmp_path) -> None:
     assert all(99 <= share <= 101 for share in shares)  # rounded
 
 
+@pytest.mark.filterwarnings("ignore:the model's segmentation head is left out")
 def test_fine_tuning_keeps_the_ids(run, photos, tmp_path) -> None:
     shown = run("05_finetune.py", "--images", photos, "--steps", 1, "--batch", 2, "--crop-px", 32)
     assert re.search(r"\d+\.\d\d dB before, \d+\.\d\d dB after", shown)
