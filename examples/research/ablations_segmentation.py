@@ -30,7 +30,7 @@ from pyramid_tokenizer.config.models import SegmentationConfig
 from pyramid_tokenizer.evaluation import ConfusionMatrix
 from pyramid_tokenizer.evaluation.confusion import ClassCounts
 from pyramid_tokenizer.images.labelled import SegmentationSet, open_segmentation_set
-from pyramid_tokenizer.images.labelled.sets import IGNORED
+from pyramid_tokenizer.images.labelled.labels import IGNORED
 from pyramid_tokenizer.training import TrainConfig, train_segmentation
 
 SETS = ("camvid", "msrc")

@@ -19,8 +19,8 @@ from pyramid_tokenizer.backbones.features import enlarge
 from pyramid_tokenizer.evaluation import ConfusionMatrix, LevelSemantics, TokenSemantics
 from pyramid_tokenizer.evaluation.confusion import ClassCounts
 from pyramid_tokenizer.images.labelled import SegmentationSet
-from pyramid_tokenizer.images.labelled.class_names import BACKGROUND
-from pyramid_tokenizer.images.labelled.sets import IGNORED
+from pyramid_tokenizer.images.labelled.class_names import BACKGROUND_NAME
+from pyramid_tokenizer.images.labelled.labels import IGNORED
 from pyramid_tokenizer.images.pixels import pad_to_multiple
 from pyramid_tokenizer.images.read import read_image
 from pyramid_tokenizer.segmentation.segmenter import Segmenter
@@ -54,7 +54,7 @@ class Names:
     @classmethod
     def of(cls, names: Sequence[str]) -> Names:
         """Sorts a set's names into the lists."""
-        named = [i for i, name in enumerate(names) if name.casefold() != BACKGROUND]
+        named = [i for i, name in enumerate(names) if name.casefold() != BACKGROUND_NAME]
         learned = [i for i in named if kept_out_name(names[i]) is None]
         kept_out = [i for i in named if i not in learned]
         lists = (torch.tensor(indices, dtype=torch.int64) for indices in (named, learned, kept_out))

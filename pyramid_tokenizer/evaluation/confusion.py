@@ -8,9 +8,7 @@ import torch
 from torch import Tensor
 
 from pyramid_tokenizer.errors import ConfigError, DataError
-
-NONE = -1
-"""The predicted label that means "none of these classes"."""
+from pyramid_tokenizer.images.labelled.labels import IGNORED, NO_CLASS
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -97,7 +95,7 @@ class ConfusionMatrix:
         """(N, N + 1) int64: a row per labelled class and a column per predicted class; the last column is "none"."""
 
     @classmethod
-    def from_counts(cls, counts: Tensor, *, ignore: int = NONE) -> ConfusionMatrix:
+    def from_counts(cls, counts: Tensor, *, ignore: int = IGNORED) -> ConfusionMatrix:
         """Makes a matrix from counts that were made elsewhere.
 
         Args:
@@ -132,7 +130,7 @@ class ConfusionMatrix:
         where = f" in {name!r}" if name else ""
         _check_maps(predicted, wanted, where)
         predicted, wanted = (x.detach().cpu().to(torch.int64).flatten() for x in (predicted, wanted))  # (B · H · W,)
-        none = (predicted == NONE) | (predicted == self.ignore)
+        none = (predicted == NO_CLASS) | (predicted == self.ignore)
         predicted = predicted.masked_fill(none, self.num_classes)
         self._check_labels(predicted[~none], f"predicted{where}", "predict classes of this list, or -1 for none")
         valid = wanted != self.ignore

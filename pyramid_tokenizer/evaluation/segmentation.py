@@ -12,8 +12,9 @@ from torch import Tensor
 
 from pyramid_tokenizer.errors import ConfigError, DataError
 from pyramid_tokenizer.evaluation.bootstrap import bootstrap_intervals
-from pyramid_tokenizer.evaluation.confusion import NONE, SCORES, ClassCounts, ConfusionMatrix, ConfusionScores
-from pyramid_tokenizer.images.labelled.sets import IGNORED, Sample
+from pyramid_tokenizer.evaluation.confusion import SCORES, ClassCounts, ConfusionMatrix, ConfusionScores
+from pyramid_tokenizer.images.labelled.labels import IGNORED, NO_CLASS
+from pyramid_tokenizer.images.labelled.sets import Sample
 from pyramid_tokenizer.images.read import read_image
 
 
@@ -101,7 +102,7 @@ def evaluate_segmentation(
             raise DataError(f"expected an image of the size of its labels, got {got} in {sample.name!r}: {fix}")
         predicted = predict(image)
         if none_class is not None:
-            predicted = torch.where(predicted == NONE, none_class, predicted)
+            predicted = torch.where(predicted == NO_CLASS, none_class, predicted)
         matrix = ConfusionMatrix(num_classes, ignore=IGNORED)
         matrix.add(predicted, sample.labels, name=sample.name)
         per_image.append(matrix.class_counts())

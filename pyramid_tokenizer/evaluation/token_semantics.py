@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from pyramid_tokenizer.errors import ConfigError, DataError, TokenRangeError
-from pyramid_tokenizer.evaluation.confusion import NONE, ConfusionMatrix, ConfusionScores
-from pyramid_tokenizer.images.labelled.sets import IGNORED
+from pyramid_tokenizer.evaluation.confusion import ConfusionMatrix, ConfusionScores
+from pyramid_tokenizer.images.labelled.labels import IGNORED, NO_CLASS
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -49,7 +49,7 @@ class LevelSemantics:
     @property
     def majority(self) -> Tensor:
         """(K,) int64: an entry's most frequent class (of equals the lowest); −1 for an entry without labelled pixels."""
-        return self.counts.argmax(1).masked_fill(self.counts.sum(1) == 0, NONE)
+        return self.counts.argmax(1).masked_fill(self.counts.sum(1) == 0, NO_CLASS)
 
     @property
     def num_seen(self) -> int:

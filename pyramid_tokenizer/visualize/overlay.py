@@ -11,6 +11,7 @@ from PIL import Image, ImageColor
 from torch import Tensor
 
 from pyramid_tokenizer.errors import ImageValueError
+from pyramid_tokenizer.images.labelled.labels import NO_CLASS
 from pyramid_tokenizer.images.pixels import to_pil
 from pyramid_tokenizer.images.read import ImageLike, read_image
 from pyramid_tokenizer.tokens.palette import class_colour
@@ -18,7 +19,6 @@ from pyramid_tokenizer.visualize.legend import LegendEntry, draw_legend
 
 _Colour: TypeAlias = tuple[int, int, int]
 
-_NO_CLASS = -1
 _WHITE: _Colour = (255, 255, 255)
 
 
@@ -83,10 +83,10 @@ def _read_labels(labels: Tensor | NDArray[Any], *, size: tuple[int, int], num_na
             "nearest neighbour), and pass one map without batch axis"
         )
     low, high = int(array.min()), int(array.max())
-    if low < _NO_CLASS or high >= num_names:
+    if low < NO_CLASS or high >= num_names:
         raise ImageValueError(
             f"expected labels from -1 to {num_names - 1} for {num_names} names, got {low} to {high}: add the names, and set "
-            "what is to be ignored to -1"
+            "pixels of no class to -1"
         )
     return array
 
@@ -116,7 +116,7 @@ def _read_colour(colour: str | _Colour) -> _Colour:
 def _to_images(photo: Image.Image, classes: NDArray[Any], colours: Sequence[_Colour], alpha: float) -> Image.Image:
     table = np.array([*colours, (0, 0, 0)], dtype=np.uint8)  # index -1 takes the last entry
     opacity = np.where(_borders(classes), 255, round(255 * alpha)).astype(np.uint8)
-    opacity[classes == _NO_CLASS] = 0
+    opacity[classes == NO_CLASS] = 0
     return Image.composite(Image.fromarray(table[classes]), photo, Image.fromarray(opacity))
 
 

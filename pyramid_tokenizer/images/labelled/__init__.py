@@ -2,10 +2,13 @@
 
 from pyramid_tokenizer.images.labelled.class_names import distinct_names, read_class_names
 from pyramid_tokenizer.images.labelled.crops import LabelledBatch, LabelledCrops
+from pyramid_tokenizer.images.labelled.labels import IGNORED, NO_CLASS
 from pyramid_tokenizer.images.labelled.protocols import PROTOCOLS, SegmentationProtocol, find_protocol
 from pyramid_tokenizer.images.labelled.sets import Sample, SegmentationSet, open_segmentation_set
 
 __all__ = [
+    "IGNORED",
+    "NO_CLASS",
     "PROTOCOLS",
     "LabelledBatch",
     "LabelledCrops",

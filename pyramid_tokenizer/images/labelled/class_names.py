@@ -14,7 +14,8 @@ from typing import Any
 
 from pyramid_tokenizer.errors import DataError
 
-BACKGROUND = "background"
+BACKGROUND_NAME = "background"
+"""What data sets call the class of everything that is of no other class."""
 
 # fmt: off
 VOC_20 = (

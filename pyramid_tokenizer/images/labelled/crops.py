@@ -13,6 +13,7 @@ from torch.utils.data import Dataset
 from pyramid_tokenizer.errors import ConfigError, DataError, did_you_mean
 from pyramid_tokenizer.images.crops import ZOOM, CropOrder, draw_crop
 from pyramid_tokenizer.images.labelled.class_names import split_name
+from pyramid_tokenizer.images.labelled.labels import IGNORED
 from pyramid_tokenizer.images.labelled.sets import SegmentationSet
 from pyramid_tokenizer.images.read import read_image
 
@@ -143,12 +144,12 @@ def _check_known(left_out: Collection[str], sets: Sequence[SegmentationSet]) -> 
 
 
 def _learned(labelled: SegmentationSet, left_out: Collection[str]) -> tuple[tuple[str, ...], Tensor]:
-    """Names that are learned, and a table (N + 1,) from a set's labels, -1 first, to their positions among these names."""
+    """Names that are learned, and a table (N + 1,) from a set's labels, `IGNORED` first, to their positions among these names."""
     background = labelled.protocol.background_class
     kept = [i for i, name in enumerate(labelled.names) if i != background and not _spellings(name) & set(left_out)]
     if not kept:
         raise DataError(f"expected a class to learn in {labelled!r}, got none: leave out fewer")
-    table = torch.full((labelled.num_classes + 1,), -1)
+    table = torch.full((labelled.num_classes + 1,), IGNORED)
     for place, index in enumerate(kept):
         table[index + 1] = place
     if background is not None:

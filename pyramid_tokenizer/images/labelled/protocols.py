@@ -12,7 +12,7 @@ from typing import Literal
 
 from pyramid_tokenizer.errors import ConfigError, did_you_mean
 from pyramid_tokenizer.images.labelled.class_names import (
-    BACKGROUND,
+    BACKGROUND_NAME,
     CITYSCAPES_19,
     PASCAL_CONTEXT_59,
     VOC_20,
@@ -62,7 +62,7 @@ class SegmentationProtocol:
     def display_names(self) -> tuple[str, ...]:
         """One short name a class: its first synonym, or "background"."""
         return tuple(
-            BACKGROUND if index == self.background_class else split_name(name)[0]
+            BACKGROUND_NAME if index == self.background_class else split_name(name)[0]
             for index, name in enumerate(self.names)
         )
 
@@ -190,7 +190,7 @@ _ALL = (
     SegmentationProtocol(
         name="voc-21",
         num_classes=21,
-        names=(BACKGROUND, *VOC_20),
+        names=(BACKGROUND_NAME, *VOC_20),
         ignore_ids=(255,),
         background="class",
         background_class=0,

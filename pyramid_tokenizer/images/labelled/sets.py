@@ -15,15 +15,13 @@ from PIL import Image
 from torch import Tensor
 
 from pyramid_tokenizer.errors import ConfigError, DataError
-from pyramid_tokenizer.images.labelled.class_names import BACKGROUND, read_class_names, split_name
+from pyramid_tokenizer.images.labelled.class_names import BACKGROUND_NAME, read_class_names, split_name
+from pyramid_tokenizer.images.labelled.labels import IGNORED
 from pyramid_tokenizer.images.labelled.layouts import FilePair, LabelFiles, Layout, find_pairs
 from pyramid_tokenizer.images.labelled.protocols import SegmentationProtocol, find_protocol
 from pyramid_tokenizer.images.read import ImageLike
 
-IGNORED = -1
-"""Label of pixels that do not count, whatever a set's own files write: 255, 65535, 459 or 0."""
-
-_NO_CLASS = -2
+_NOT_ALLOWED = -2  # marks values that must not be in a file
 _NUM_VALUES = 65536
 # 8-bit grey or palette indices, 1-bit, and Pillow's several 16- and 32-bit modes.
 _LABEL_MODES = frozenset({"L", "P", "1", "I", "I;16", "I;16L", "I;16B", "I;16N"})
@@ -92,8 +90,8 @@ class SegmentationSet:
         pair = self.files[index]
         values = read_label_values(pair.labels)
         labels = self._table[values]
-        if (labels == _NO_CLASS).any():
-            wrong = sorted({int(value) for value in np.unique(values) if self._table[value] == _NO_CLASS})
+        if (labels == _NOT_ALLOWED).any():
+            wrong = sorted({int(value) for value in np.unique(values) if self._table[value] == _NOT_ALLOWED})
             got = ", ".join(str(value) for value in wrong[:5]) + (", ..." if len(wrong) > 5 else "")
             fix = f"check that the files are those of {self.protocol.name!r}, and its class list"
             raise DataError(
@@ -147,7 +145,7 @@ def open_segmentation_set(
     label_files, pairs = find_pairs(root, protocol.layout, split)
     names = _names(root, protocol, classes)
     protocol = dataclasses.replace(protocol, names=names, num_classes=len(names))
-    if protocol.background == "none" and split_name(names[0])[0].lower() == BACKGROUND:
+    if protocol.background == "none" and split_name(names[0])[0].lower() == BACKGROUND_NAME:
         protocol = dataclasses.replace(protocol, background="class", background_class=0)
     return SegmentationSet(pairs, protocol, label_files=label_files)
 
@@ -188,8 +186,8 @@ def _label_table(label_map: Mapping[int, int], num_classes: int, ignore_ids: Seq
     if both:
         fix = "list it once, e.g. ignore_ids=(65535,) for 16-bit labels of more than 255 classes"
         raise ConfigError(f"expected ignored values outside those of the {num_classes} classes, got {both[0]}: {fix}")
-    table = np.full(_NUM_VALUES, _NO_CLASS, dtype=np.int64)
-    table[:num_classes] = np.arange(num_classes) if not label_map else _NO_CLASS
+    table = np.full(_NUM_VALUES, _NOT_ALLOWED, dtype=np.int64)
+    table[:num_classes] = np.arange(num_classes) if not label_map else _NOT_ALLOWED
     for value, index in label_map.items():
         table[value] = index
     table[list(ignore_ids)] = IGNORED

@@ -7,9 +7,10 @@ import torch
 from PIL import Image
 
 from pyramid_tokenizer.errors import ConfigError, DataError
+from pyramid_tokenizer.images.labelled.labels import IGNORED
 from pyramid_tokenizer.images.labelled.layouts import FilePair
 from pyramid_tokenizer.images.labelled.protocols import PROTOCOLS, find_protocol
-from pyramid_tokenizer.images.labelled.sets import IGNORED, SegmentationSet, open_segmentation_set, read_label_values
+from pyramid_tokenizer.images.labelled.sets import SegmentationSet, open_segmentation_set, read_label_values
 
 SIDE = 16
 
