@@ -457,10 +457,19 @@ def test_a_map_that_the_backbone_does_not_have_is_an_error(wrong):
         )
 
 
-def test_a_stride_that_does_not_fit_its_map_is_an_error():
+@pytest.mark.parametrize("own", [8, 16])
+def test_a_stride_that_does_not_fit_its_map_is_an_error(own):
     level = LevelConfig(stride=12, maps=(0,), codebook_size=8, dim=4)
-    with pytest.raises(ConfigError, match="expected a level stride that divides or is a multiple of 8, got 12"):
-        build_quantizer(QuantizerConfig(levels=(level,)), channels=(5,), strides=(8,), embedding_dim=16)
+    with pytest.raises(ConfigError, match=f"{own}, got 12"):
+        build_quantizer(QuantizerConfig(levels=(level,)), channels=(5,), strides=(own,), embedding_dim=16)
+
+
+@pytest.mark.parametrize("composition", COMPOSITIONS)
+def test_no_gradient_flows_from_a_level_back_to_the_codes_of_others(composition):
+    quantizer, features = fitted(composition), features_of()
+    codes = dict(enumerate(code.clone().requires_grad_() for code in quantizer.codes(quantizer.encode(features))))
+    for index in range(len(quantizer.levels)):
+        assert not quantizer.level_input(index, features, codes).requires_grad
 
 
 def test_one_level_alone_is_a_pyramid_for_every_composition():
