@@ -10,7 +10,7 @@
 VENV ?= .venv
 PYTHON ?=
 ARGS ?=
-DATA ?= ../shared/data
+DATA ?= research-data
 WORKERS ?= auto
 PYTHONS ?= 3.12 3.13
 
@@ -77,7 +77,7 @@ cov: ## lines that the fast tests never run
 	@$(python) -m coverage run -m pytest $(ARGS)
 	@$(python) -m coverage report
 
-bench: ## measure reconstruction on held-out photos (DATA=../shared/data)
+bench: ## measure reconstruction on held-out photos (DATA=FOLDER, see examples/research)
 	@$(install) dev
 	@echo "bench: reconstruction on the held-out photos"
 	@$(python) benchmarks/reconstruction.py --data $(call quote,$(DATA)) $(ARGS)
