@@ -197,6 +197,23 @@ class PyramidQuantizer(nn.Module):
             results.append(self.composition.add(results[-1] if results else None, level_result, self.ratio(index)))
         return results
 
+    def summed_text_embeddings(self, codes: Sequence[Tensor]) -> Tensor:
+        """The text embedding of every cell on the finest grid given: the weighted sum over levels, (B, D, h, w) float32.
+
+        Of codes of ids this equals `gather_rows(weighted_text_embeddings(), ids)`; it also takes projections before
+        quantisation. Coarser grids are enlarged bilinearly.
+
+        Args:
+            codes: (B, d_l, h_l, w_l) float32 of every level or of a prefix, coarse to fine.
+        """
+        total: Tensor | None = None
+        for index, level_codes in enumerate(codes):
+            level = self.level(index)
+            own = level.text_weight * level.text_embeddings_of(level_codes)
+            total = own if total is None else own + enlarge(total, self.ratio(index))
+        assert total is not None
+        return total
+
     def text_embeddings(self) -> tuple[Tensor, ...]:
         """The text embedding of every entry: (K_l, D) float32 per level."""
         return tuple(self.level(i).text_embeddings() for i in range(len(self.levels)))

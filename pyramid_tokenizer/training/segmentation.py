@@ -174,12 +174,12 @@ def class_weights(shares: Tensor, power: float) -> Tensor:
 
 
 def cell_inputs(tok: PyramidTokenizer, images: Tensor, *, continuous: bool = False) -> tuple[list[Tensor], Tensor]:
-    """What the head's two inputs are made of: codes per level, and look-up embeddings on the finest grid.
+    """What the head reads: codes per level, and the text embedding of every cell on the finest grid.
 
     Args:
         tok: A fitted tokenizer.
         images: (B, 3, H, W) in [0, 1], sides in multiples of `tok.multiple_px`.
-        continuous: Projections before quantisation in place of codes, and their linear addresses.
+        continuous: Whether to take projections before quantisation, and their text embeddings, in place of codes.
 
     Returns:
         Codes (B, d_l, h_l, w_l) per level, and (B, D, h, w).
@@ -189,13 +189,7 @@ def cell_inputs(tok: PyramidTokenizer, images: Tensor, *, continuous: bool = Fal
         ids = quantizer.encode(tok.features(images))
         return list(quantizer.codes(ids)), gather_rows(quantizer.weighted_text_embeddings(), ids)
     codes = list(quantizer.encode_continuous(tok.features(images)))
-    total: Tensor | None = None
-    for index, level_codes in enumerate(codes):
-        level = quantizer.level(index)
-        own = level.text_weight * level.text_embeddings_of(level_codes)
-        total = own if total is None else own + enlarge(total, own.shape[-1] // total.shape[-1])
-    assert total is not None
-    return codes, total
+    return codes, quantizer.summed_text_embeddings(codes)
 
 
 def train_segmentation(  # noqa: PLR0913
