@@ -17,7 +17,6 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from pyramid_tokenizer import tokenizer
 from pyramid_tokenizer.backbones import load_backbone
 from pyramid_tokenizer.backbones.base import compute_fingerprint
 from pyramid_tokenizer.config import models
@@ -30,6 +29,7 @@ from pyramid_tokenizer.config.models import (
     TokenizerConfig,
 )
 from pyramid_tokenizer.errors import CheckpointError, ConfigError
+from pyramid_tokenizer.hub import pretrained
 from pyramid_tokenizer.images import read
 from pyramid_tokenizer.segmentation.head import build_head
 from pyramid_tokenizer.segmentation.segmenter import Segmenter
@@ -270,7 +270,7 @@ def test_it_is_taken_once_at_loading_and_at_a_fit_and_a_cast_keeps_it(
     base.save_pretrained(tmp_path)
     taken = []
     monkeypatch.setattr(
-        tokenizer, "compute_fingerprint", lambda *a, **k: taken.append(1) or compute_fingerprint(*a, **k)
+        pretrained, "compute_fingerprint", lambda *a, **k: taken.append(1) or compute_fingerprint(*a, **k)
     )
     seg = Segmenter.from_pretrained(tmp_path, dtype=torch.bfloat16)
     assert seg.tok.precision == "bfloat16"
@@ -300,5 +300,5 @@ def test_altered_weights_are_refused_at_loading(base: Segmenter, tmp_path: Path)
 
 def test_the_version_of_the_image_recipe_moves_it(base: Segmenter, monkeypatch: pytest.MonkeyPatch) -> None:
     tok = copy.deepcopy(base.tok)
-    monkeypatch.setattr(tokenizer, "IMAGE_RECIPE_VERSION", read.IMAGE_RECIPE_VERSION + 1)
+    monkeypatch.setattr(pretrained, "IMAGE_RECIPE_VERSION", read.IMAGE_RECIPE_VERSION + 1)
     assert tok.update_fingerprint() != base.tok.fingerprint
