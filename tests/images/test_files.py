@@ -28,15 +28,15 @@ def test_a_list_names_files_from_its_own_folder_on(tmp_path):
 
 
 def test_a_source_without_images_is_an_error(tmp_path):
-    with pytest.raises(DataError, match="no such folder or list"):
+    with pytest.raises(DataError, match="nowhere"):
         find_images(tmp_path / "nowhere")
     (tmp_path / "photo.png").write_bytes(b"x")
-    with pytest.raises(DataError, match="expected a folder of images or a .txt list"):
+    with pytest.raises(DataError, match="photo.png"):
         find_images(tmp_path / "photo.png")
     (tmp_path / "empty").mkdir()
     (tmp_path / "empty.txt").write_text("\n")
     for empty in ("empty", "empty.txt"):
-        with pytest.raises(DataError, match="got none: check the path"):
+        with pytest.raises(DataError, match=empty):
             find_images(tmp_path / empty)
 
 
@@ -60,7 +60,7 @@ def test_braces_and_stars_are_expanded_as_a_shell_does(tmp_path, monkeypatch):
 def test_a_missing_shard_of_a_range_is_an_error(tmp_path):
     for number in (8, 10):
         (tmp_path / f"{number}.tar").touch()
-    with pytest.raises(DataError, match=r"got 2 that are missing, the first .*9\.tar: check the pattern"):
+    with pytest.raises(DataError, match=r"2 .*9\.tar"):
         expand_pattern(f"{tmp_path}/{{8..11}}.tar")
 
 
@@ -84,5 +84,5 @@ def test_opened_images_do_not_share_their_file_with_forked_workers(folder, encod
 def test_a_missing_file_is_found_when_it_is_read(folder, pixels):
     images = FileImages([folder / "0.png", "no/such.png"])
     assert torch.equal(images.read(0), pixels[0])
-    with pytest.raises(ImageFileError, match="no file at 'no/such.png'"):
+    with pytest.raises(ImageFileError, match="'no/such.png'"):
         images.read(1)

@@ -48,7 +48,7 @@ def test_images_may_be_paths_bytes_or_an_unusual_column(dataset, files, encoded,
     named = dataset.rename_column("image", "scan").add_column("mask", encoded[::-1])
     for images in (open_images(paths), open_images(plain), open_images(named, column="scan")):
         assert torch.equal(images.read(3), pixels[3])
-    with pytest.raises(DataError, match="got label .*, scan .*, mask .*: pass column, one of scan, mask"):
+    with pytest.raises(DataError, match="label .*scan, mask"):
         open_images(named)
 
 
@@ -77,14 +77,10 @@ def test_a_saved_dataset_and_one_with_a_single_split_are_opened_by_their_folder(
 
 def test_of_several_splits_one_must_be_named(dataset, tmp_path):
     both = datasets.DatasetDict(train=dataset, test=dataset.select([0]))
-    with pytest.raises(
-        DataError, match=r'expected one split, got train, test: pass one of them, e.g. dataset\["train"\]'
-    ):
+    with pytest.raises(DataError, match="train, test"):
         open_images(both)
     both.save_to_disk(tmp_path / "both")
-    with pytest.raises(
-        DataError, match="expected one split, got train, test: pass the folder of one split, e.g. .*both/train"
-    ):
+    with pytest.raises(DataError, match="train, test.*both/train"):
         open_images(tmp_path / "both")
     assert len(open_images(tmp_path / "both" / "test")) == 1
 
@@ -96,36 +92,32 @@ def test_a_name_is_what_load_dataset_takes(folder, files, pixels):
     part = open_images(f"hf-dataset:{folder}:train[3:]")
     assert (len(part), part.name(1)) == (2, f"hf-dataset:{folder}:train[3:]:1")
     assert torch.equal(part.read(1), pixels[4])
-    with pytest.raises(DataError, match='got ValueError: Unknown split "tarin".* check the name and the split'):
+    with pytest.raises(DataError, match='"tarin"'):
         open_images(f"hf-dataset:{folder}:tarin")
 
 
 def test_a_name_without_a_split_needs_one_where_there_are_several(dataset, monkeypatch):
     both = datasets.DatasetDict(train=dataset, test=dataset)
     monkeypatch.setattr(datasets, "load_dataset", lambda name, split: both if split is None else both[split])
-    with pytest.raises(
-        DataError, match="expected one split, got train, test: name it, e.g. hf-dataset:user/cats:train"
-    ):
+    with pytest.raises(DataError, match="train, test.*hf-dataset:user/cats:train"):
         open_images("hf-dataset:user/cats")
     assert open_images("hf-dataset:user/cats:test").name(0) == "hf-dataset:user/cats:test:0"
 
 
 def test_what_cannot_be_loaded_is_one_line(tmp_path):
-    with pytest.raises(DataError, match="expected a data set that datasets.load_dataset finds, got .*no/such"):
+    with pytest.raises(DataError, match="no/such"):
         open_images("hf-dataset:no/such")
     (tmp_path / "broken").mkdir()
     (tmp_path / "broken" / "state.json").write_text("{")
-    with pytest.raises(
-        DataError, match="expected a saved Hugging Face data set, got .*broken': save it again"
-    ) as caught:
+    with pytest.raises(DataError, match="broken") as caught:
         open_images(tmp_path / "broken")
     assert "\n" not in str(caught.value)
 
 
 def test_an_empty_or_streamed_dataset_is_an_error(dataset):
-    with pytest.raises(DataError, match="expected rows in dataset, got none"):
+    with pytest.raises(DataError, match="rows"):
         open_images(dataset.select([]))
-    with pytest.raises(DataError, match="got IterableDataset: pass one of these"):
+    with pytest.raises(DataError, match="IterableDataset"):
         open_images(dataset.to_iterable_dataset())
 
 

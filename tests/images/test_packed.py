@@ -25,7 +25,7 @@ def test_a_span_that_the_file_does_not_have_is_an_error(tmp_path):
     file = tmp_path / "bytes"
     file.write_bytes(bytes(range(10)))
     assert read_span(str(file), 3, 4) == bytes([3, 4, 5, 6])
-    with pytest.raises(ImageFileError, match="expected 4 bytes at 8 of .*, got 2: it has changed"):
+    with pytest.raises(ImageFileError, match="4 bytes at 8 .*got 2"):
         read_span(str(file), 8, 4)
     with pytest.raises(ImageFileError, match="No such file"):
         read_span(str(tmp_path / "gone"), 0, 1)

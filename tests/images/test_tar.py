@@ -40,7 +40,7 @@ def test_of_several_images_in_a_sample_the_one_with_the_plain_suffix_is_read_or_
 def test_several_images_of_equal_standing_are_an_error(tmp_path, encoded, write_tar, names):
     shard = write_tar(tmp_path / "a.tar", dict.fromkeys(names, encoded[0]))
     fields = ", ".join(name.partition(".")[2] for name in names)
-    with pytest.raises(DataError, match=rf"expected one image in each sample, got {fields} in sample"):
+    with pytest.raises(DataError, match=fields):
         TarImages([shard])
 
 
@@ -91,22 +91,22 @@ def damaged_header(data):
         (lambda data: data[: data.index(b"b.png") + 100], "damaged at byte"),
         (damaged_header, "damaged at byte"),
         (lambda _: b"", "empty file"),
-        (lambda data: b"\x1f\x8b" + data[2:], "expected an uncompressed, complete tar file"),
+        (lambda data: b"\x1f\x8b" + data[2:], "uncompressed"),
     ],
     ids=["cut in an image", "cut in a header", "damaged header", "empty", "compressed"],
 )
 def test_a_damaged_shard_is_an_error_and_loses_no_image_silently(tmp_path, encoded, write_tar, damage, message):
     shard = write_tar(tmp_path / "a.tar", {"a.png": encoded[0], "b.png": encoded[1]})
     shard.write_bytes(damage(shard.read_bytes()))
-    with pytest.raises(DataError, match=rf"{message}.* in '.*a.tar': unpack or replace it"):
+    with pytest.raises(DataError, match=rf"{message}.*a\.tar"):
         TarImages([shard])
 
 
 def test_shards_without_images_are_an_error(tmp_path, write_tar):
     shard = write_tar(tmp_path / "a.tar", {"a.txt": b"x"})
-    with pytest.raises(DataError, match=r"expected images \(.*.jpg.*\) in 1 tar files, the first .*a.tar, got none"):
+    with pytest.raises(DataError, match=r"\.jpg.*a\.tar"):
         TarImages([shard])
-    with pytest.raises(DataError, match=r"expected members \*\.seg.png in 1 tar files"):
+    with pytest.raises(DataError, match=r"\*\.seg.png"):
         TarImages([shard], column="seg.png")
     with pytest.raises(DataError, match="No such file"):
         TarImages([tmp_path / "b.tar"])
@@ -116,5 +116,5 @@ def test_a_shard_that_went_away_is_an_image_error(tmp_path, encoded, write_tar):
     shard = write_tar(tmp_path / "a.tar", {"a.png": encoded[0]})
     images = TarImages([shard])
     shard.unlink()
-    with pytest.raises(ImageError, match="check that it is still there"):
+    with pytest.raises(ImageError, match=r"a\.tar"):
         images.read(0)

