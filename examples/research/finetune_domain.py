@@ -1,12 +1,12 @@
-"""Fine-tunes the bundled model on one kind of photo, and measures what that brings and what it costs.
+"""Fine-tunes a model on one kind of photo and compares it with the model before and with training from scratch.
 
-    python examples/finetune_on_my_photos.py --data DATA --domain streets --out build/streets
-    python examples/finetune_on_my_photos.py --train my-photos --test my-other-photos --out build/mine
+    python examples/research/finetune_domain.py --data DATA --domain streets --out build/streets
+    python examples/research/finetune_domain.py --train my-photos --test my-other-photos --out build/mine
 
-Three models are measured on held-out photos of the domain and, with --data, on general ones (recon/heldout):
-the one it started from; that one after `finetune`; and one trained from scratch on the same photos, with the same backbone,
-for the same number of steps. Fine-tuning keeps the coordinates of the codes, so that the decoder's 40 minutes of general
-training are not lost. Stop it at any time; the same command resumes.
+Three models are measured on held-out photos of the domain and, with --data, on general ones (recon/heldout): the model that
+it started from, the same model after `finetune`, and a model that is trained from scratch on the same photos, with the same
+backbone and for the same number of steps. Fine-tuning keeps the coordinates of the codes, so the general training of the
+decoder is not lost. The script may be stopped at any time; the same command resumes it.
 """
 
 from __future__ import annotations
@@ -30,13 +30,13 @@ from pyramid_tokenizer.training import TrainConfig, finetune, train
 from pyramid_tokenizer.visualize.sheets import contact_sheet
 
 DOMAINS = {"streets": "camvid", "clothing": "ccp", "objects": "msrc"}
-"""Sets of the data pack with a train and a test split."""
+"""Sets of the research data that have a train and a test split."""
 EVALUATE_PX = 256
-"""Short side of the photos that are measured."""
+"""The short side of the photos that are measured."""
 
 
 def split_of(data: Path, domain: str, split: str) -> list[Path]:
-    """The image files of one split of one of the pack's segmentation sets."""
+    """The image files of one split of a segmentation set of the research data."""
     folder = data / "seg" / DOMAINS[domain]
     names = (folder / "splits" / f"{split}.txt").read_text().split()
     files = {path.stem: path for path in (folder / "images").iterdir()}
@@ -44,7 +44,7 @@ def split_of(data: Path, domain: str, split: str) -> list[Path]:
 
 
 def measure(tok: PyramidTokenizer, files: Sequence[Path]) -> dict[str, float]:
-    """Mean PSNR and SSIM of the reconstructions, and the smallest perplexity of a level's codes on them, as a share of K."""
+    """Measures the mean PSNR and SSIM of the reconstructions, and the least perplexity of a level, as a share of K."""
     scores, similar, tokens = [], [], []
     for file in files:
         photo = to_batch(file, size=EVALUATE_PX)
@@ -57,7 +57,7 @@ def measure(tok: PyramidTokenizer, files: Sequence[Path]) -> dict[str, float]:
 
 
 def timed(work: Callable[[], PyramidTokenizer], note: Path) -> tuple[PyramidTokenizer, float]:
-    """The model and the minutes it took in all, also over interruptions."""
+    """Returns the model and the minutes of its training, those before an interruption included."""
     before = json.loads(note.read_text())["minutes"] if note.exists() else 0.0
     began = time.perf_counter()
     try:
@@ -68,14 +68,14 @@ def timed(work: Callable[[], PyramidTokenizer], note: Path) -> tuple[PyramidToke
 
 
 def compare(models: dict[str, PyramidTokenizer], files: Sequence[Path], path: Path) -> None:
-    """Writes a sheet of a few photos: the original, then what each model makes of it."""
+    """Writes a sheet of a few photos: the original, then its reconstruction by each model."""
     photos = [to_batch(file, size=EVALUATE_PX) for file in files]
     rows = [[to_pil(photo)[0], *(to_pil(tok.reconstruct(photo))[0] for tok in models.values())] for photo in photos]
     contact_sheet(rows, column_titles=["original", *models]).save(path)
 
 
 def table(results: dict[str, dict[str, dict[str, float]]], minutes: dict[str, float]) -> str:
-    """One row a model: PSNR and SSIM on the photos of each kind, and the minutes it was trained."""
+    """Formats a row per model: PSNR and SSIM on the photos of each kind, and the minutes of its training."""
     kinds = list(next(iter(results.values())))
     head = ["model", *(f"{kind}: dB / SSIM" for kind in kinds), f"least perplexity, {kinds[0]}", "minutes"]
     lines = [head, ["---"] * len(head)]
@@ -87,7 +87,7 @@ def table(results: dict[str, dict[str, dict[str, float]]], minutes: dict[str, fl
 
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, help="the data pack; names the domain's photos and the general ones")
+    parser.add_argument("--data", type=Path, help="the research data, with photos of the domain and general ones")
     parser.add_argument("--domain", choices=DOMAINS, default="streets")
     parser.add_argument("--train", type=Path, help="instead of --data: a folder of photos to train on")
     parser.add_argument("--test", type=Path, help="with --train: a folder of other photos of the same kind")

@@ -6,6 +6,7 @@ import csv
 import gzip
 import importlib
 import json
+import re
 import runpy
 import sys
 from pathlib import Path
@@ -102,6 +103,18 @@ def test_a_script_shows_its_help(script: Path, monkeypatch, capsys) -> None:
         runpy.run_path(str(script), run_name="__main__")
     assert ended.value.code == 0
     assert "--" in capsys.readouterr().out
+
+
+def test_the_scripts_that_a_docstring_names_exist() -> None:
+    root = RESEARCH.parents[1]
+    texts = [
+        path.read_text(encoding="utf-8")
+        for folder in ("examples", "benchmarks")
+        for path in (root / folder).rglob("*.py")
+    ]
+    named = {name for text in texts for name in re.findall(r"((?:examples|benchmarks)/[\w/]+\.py)", text)}
+    assert len(named) >= 20
+    assert not [name for name in named if not (root / name).exists()]
 
 
 @pytest.mark.parametrize(

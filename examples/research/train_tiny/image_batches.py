@@ -1,4 +1,4 @@
-"""Batches for the backbone: crops with everything that labels, captions and teachers say about them."""
+"""Batches for the backbone: crops with their labels, dense labels, captions and the outputs of the teachers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the backbone is asked for: names, the teachers' features, dense classes, captions, and pixels."""
+"""The losses of the backbone: names, the features of the teachers, dense classes, captions, and pixels."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ class Names(nn.Module):
 
 
 class Student(nn.Module):
-    """The backbone with its throw-away helpers: a decoder, linear maps to the teachers' features, a temperature."""
+    """The backbone with helpers that are thrown away after the training: a decoder, linear maps to the teachers' features, a temperature."""
 
     def __init__(self, clip: CLIP):
         super().__init__()

@@ -1,4 +1,4 @@
-"""What the image teachers say about every fixed crop of every training image, computed once and kept on disk.
+"""Computes the outputs of the image teachers for every fixed crop of every training image, once, and keeps them on disk.
 
 MobileNetV2 (ImageNet): class logits, its last map's leading components (pooled and in 4 x 4 cells), its stride-16 map in
 8 x 8 cells. DeepLab (PASCAL VOC): class probabilities over the whole image, from which crops are cut later.
@@ -44,10 +44,12 @@ SHAPES = {
 
 
 def load_graph(data: Path, name: str) -> nn.Module:
-    """One of the data pack's exported graphs, by the pack's own loader."""
+    """Loads one of the exported graphs of the research data, by the loader that lies beside them."""
     spec = importlib.util.spec_from_file_location("tfgraph", data / "weights" / "tfgraph.py")
     if spec is None or spec.loader is None:
-        raise FileNotFoundError(f"expected tfgraph.py in {data / 'weights'}: point --data at the data pack")
+        raise FileNotFoundError(
+            f"expected tfgraph.py in {data / 'weights'}: examples/research/README.md says what the folder of --data contains"
+        )
     module: ModuleType = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module.TFGraph(str(data / "weights" / name)).eval()
@@ -171,7 +173,7 @@ def make_image_targets(data: Path, cache: Path) -> Path:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, required=True, help="the data pack: holds recon/, seg/ and weights/")
+    parser.add_argument("--data", type=Path, required=True, help="the research data with recon/, seg/ and weights/")
     parser.add_argument("--cache", type=Path, required=True)
     parser.add_argument("--threads", type=int, default=1)
     args = parser.parse_args()

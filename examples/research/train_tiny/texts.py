@@ -120,7 +120,7 @@ def read_rows(data: Path) -> list[dict[str, str]]:
 
 
 def all_names(data: Path) -> list[str]:
-    """Every class name of the data pack once: CLIP's lists, ImageNet's synonyms, labels of images, classes of seg/*."""
+    """Every class name of the research data once: CLIP's lists, ImageNet's synonyms, labels of images, classes of seg/*."""
     names: dict[str, None] = {}
     for space in ("vitb32", "vitb16"):
         for rows in clip_names(data, space).values():

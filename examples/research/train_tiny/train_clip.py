@@ -116,7 +116,7 @@ def export(model: CLIP, directory: Path) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, required=True, help="the data pack: holds recon/train.csv")
+    parser.add_argument("--data", type=Path, required=True, help="the research data with recon/train.csv")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--steps", type=int, default=6000)
     parser.add_argument("--batch", type=int, default=32)

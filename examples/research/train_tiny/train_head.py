@@ -33,7 +33,7 @@ def kept_out_names(sets: list[SegmentationSet]) -> set[str]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, required=True, help="the data pack: holds seg/")
+    parser.add_argument("--data", type=Path, required=True, help="the research data with seg/")
     parser.add_argument("--model", required=True, help="the trained tokenizer")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--steps", type=int, default=4500)

@@ -114,7 +114,7 @@ def classification_top1(student: Student, names: Names, vocabulary: Vocabulary, 
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
-        "--data", type=Path, required=True, help="the data pack: holds recon/, seg/, captions/, weights/"
+        "--data", type=Path, required=True, help="the research data with recon/, seg/, captions/, weights/"
     )
     parser.add_argument("--cache", type=Path, required=True, help="where teachers' outputs are kept")
     parser.add_argument("--out", type=Path, required=True)

@@ -129,7 +129,7 @@ def report(model: CLIP, cache: Path) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, required=True, help="the data pack: holds weights/ and captions/")
+    parser.add_argument("--data", type=Path, required=True, help="the research data with weights/ and captions/")
     parser.add_argument("--cache", type=Path, required=True, help="where teachers' outputs are kept")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--steps", type=int, default=2500)

@@ -73,7 +73,7 @@ def fitted(args: argparse.Namespace) -> PyramidTokenizer:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, required=True, help="the data pack: holds recon/train.csv and seg/")
+    parser.add_argument("--data", type=Path, required=True, help="the research data with recon/train.csv and seg/")
     parser.add_argument("--clip", type=Path, required=True, help="directory that join_networks.py wrote")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--fit-crops", type=int, default=4800)
