@@ -38,9 +38,9 @@ def encode_by_size(
         images: Any iterable of single images; read once, one by one.
         size: Resize short sides to this many pixels first; None keeps the native size.
         batch_size: Largest B. Up to eight times as many images wait in memory for others of their size.
-        on_error: What an image does that cannot be read: "raise" its error, or "skip" the image. Then its place in the result
-            holds None, so that results and images still belong together, and its position and the reason are logged as a
-            warning. Errors of anything but a single image are always raised.
+        on_error: What happens to an image that cannot be read. "raise" raises its error. "skip" goes on: the result has None at
+            the image's position, so that results and images still correspond, and position and reason are logged as a warning.
+            Errors that do not concern a single image are always raised.
 
     Raises:
         ImageError: An image that cannot be read; the message tells its position. Also for one image in place of many.

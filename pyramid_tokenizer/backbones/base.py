@@ -42,10 +42,10 @@ class Backbone(Protocol):
     fingerprint: str
     """SHA-256 (hex) of what determines the maps, taken once when the backbone was made: see `compute_fingerprint`."""
     dense_readings: tuple[str, ...]
-    """Names of the text-aligned maps per location that are defined for this backbone, the default (`config.dense_reading`, or the
+    """Names of the dense readings that are defined for this backbone, the default (`config.dense_reading`, or the
     family's) first; () where there is none."""
     has_dense: bool
-    """Whether there is one: `bool(dense_readings)`."""
+    """Whether the backbone has dense features: `bool(dense_readings)`."""
 
     def __call__(self, images: Tensor, *, with_dense: bool = False) -> FeaturePyramid:
         """The same as `forward`."""
@@ -78,15 +78,15 @@ class Backbone(Protocol):
         """
         ...
 
-    def dense(self, images: Tensor, *, variant: str | None = None) -> Tensor:
-        """(B, D, h, w) float32: CLIP's text-aligned embedding per location, not normalised.
+    def dense(self, images: Tensor, *, reading: str | None = None) -> Tensor:
+        """The dense features: (B, D, h, w) float32, one vector of the joint space per location, not normalised.
 
         Args:
             images: As for `forward`; H and W multiples of `multiple_px`.
-            variant: One of `dense_readings`; None takes the first.
+            reading: The name of a dense reading, one of `dense_readings`; None takes the first.
 
         Raises:
-            CapabilityError: Not `has_dense`, or not that variant.
+            CapabilityError: The backbone has no dense features, or not that reading of them.
             ImageValueError: As for `forward`.
         """
         ...
@@ -252,12 +252,12 @@ def resolve_blocks(blocks: Sequence[int], *, preset: Sequence[int], count: int) 
     return absolute
 
 
-def order_readings(chosen: str, variants: tuple[str, ...]) -> tuple[str, ...]:
-    """A backbone's dense maps by name, the chosen one first: `Backbone.dense_readings`.
+def order_readings(chosen: str, readings: tuple[str, ...]) -> tuple[str, ...]:
+    """The names of a backbone's dense readings, the chosen one first: `Backbone.dense_readings`.
 
     Args:
         chosen: `BackboneConfig.dense_reading`; "" keeps the family's order.
-        variants: Those that are defined for the backbone.
+        readings: Names of those that are defined for the backbone.
 
     Raises:
         ConfigError: `chosen` is not among them.
@@ -266,36 +266,36 @@ def order_readings(chosen: str, variants: tuple[str, ...]) -> tuple[str, ...]:
         >>> order_readings("kk", ("vv", "kk", "v"))
         ('kk', 'vv', 'v')
     """
-    if chosen and chosen not in variants:
-        known = f"one of {', '.join(variants)}" if variants else "empty, for a backbone without a dense map"
+    if chosen and chosen not in readings:
+        known = f"one of {', '.join(readings)}" if readings else "empty, for a backbone without dense features"
         raise ConfigError(f'expected backbone.dense_reading {known}, got {chosen!r}: "" takes the backbone\'s default')
-    return variants if not chosen else (chosen, *(variant for variant in variants if variant != chosen))
+    return readings if not chosen else (chosen, *(reading for reading in readings if reading != chosen))
 
 
-def check_reading(variant: str | None, variants: tuple[str, ...], *, backbone: str, no_dense_reason: str = "") -> str:
-    """The dense map to compute: `variant`, or the first of `variants` for None.
+def check_reading(reading: str | None, readings: tuple[str, ...], *, backbone: str, no_dense_reason: str = "") -> str:
+    """The name of the dense reading to compute: `reading`, or the first of `readings` for None.
 
     Args:
-        variant: What a caller asked for.
-        variants: `Backbone.dense_readings`.
-        backbone: In words, for messages.
+        reading: What a caller asked for.
+        readings: `Backbone.dense_readings`.
+        backbone: A description of the backbone for messages.
         no_dense_reason: Why there are none, a clause that follows "whose".
 
     Raises:
-        CapabilityError: None is defined for the backbone, or not this one.
+        CapabilityError: No dense reading is defined for the backbone, or not this one.
 
     Example:
         >>> check_reading(None, ("vv", "kk"), backbone="ViT-B-16")
         'vv'
     """
-    if not variants:
+    if not readings:
         raise CapabilityError(
             f"expected a backbone with dense features, got {backbone}, whose {no_dense_reason}: check `has_dense`, or use "
             "a ConvNeXt, MobileCLIP, ResNet or plain ViT model"
         )
-    if variant is not None and variant not in variants:
+    if reading is not None and reading not in readings:
         raise CapabilityError(
-            f"expected one of the dense maps that {backbone} defines, {', '.join(variants)}, got {variant!r}: name one of "
-            "them, or leave variant out for the first"
+            f"expected one of the dense readings of {backbone}, {', '.join(readings)}, got {reading!r}: name one of "
+            "them, or leave reading out for the first"
         )
-    return variant or variants[0]
+    return reading or readings[0]

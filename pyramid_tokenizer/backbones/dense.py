@@ -1,20 +1,21 @@
-"""Dense text-aligned maps of ViTs: the last block read so that every patch keeps its own place in the text space.
+"""Dense features of ViTs: one vector of CLIP's joint space for every patch, computed from the last block.
 
-A ViT is trained through one pooled token; its patches drift away from the text space in the residual stream and the last
-FFN. Training-free segmentation found what helps: of the last block keep the attention branch alone (no residual, no FFN)
-and let tokens attend to their likes. Then the backbone's own final norm and projection read each patch.
+A ViT is trained through one pooled token, and the features of single patches are not aligned with text: the residual stream
+and the last FFN move them away. Work on training-free segmentation found a remedy: of the last block keep only the attention
+branch (no residual, no FFN), and let each token attend to similar tokens. The backbone's own final norm and projection are
+then applied to each patch. A *dense reading* is one choice of attention weights:
 
-    tokens before the last block -> norm -> q, k, v per head -> a variant below -> output projection -> final norm -> projection
+    tokens before the last block -> norm -> q, k, v per head -> a reading below -> output projection -> final norm -> projection
 
-| variant | weights over all tokens, class token included |
+| dense reading | attention weights over all tokens, class token included |
 | --- | --- |
 | "kk_gaussian" | softmax(k kT / sqrt(d) + a Gaussian of the distance between patches) |
 | "vv", "kk", "qq" | softmax(v vT / sqrt(d)), of keys, of queries |
-| "v" | none: each patch's own value |
+| "v" | none: each patch keeps its own value |
 
 Source: "v" is MaskCLIP's attention (Zhou et al., arXiv 2112.01071, section 3.2), "vv" CLIP Surgery's (Li et al., 2304.05653), the
 sum of "qq" and "kk" SCLIP's (Wang et al., 2312.01597), "kk_gaussian" NACLIP's (Hajimiri et al., 2404.08181, section 3); that
-residual and FFN do harm is ClearCLIP's finding (Lan et al., 2407.12442), which reads "qq". All variants here leave both out.
+residual and FFN do harm is ClearCLIP's finding (Lan et al., 2407.12442), which uses "qq". All readings here leave both out.
 """
 
 from __future__ import annotations
@@ -28,21 +29,23 @@ import torch.nn.functional as F
 from torch import Tensor
 
 DENSE_READINGS: tuple[str, ...] = ("kk_gaussian", "vv", "kk", "qq", "v")
-"""Those that a plain ViT defines; the first one is the default."""
+"""The dense readings of a plain ViT; the first one is the default."""
 
 GAUSSIAN_SIGMA = 5.0
-"""In patches: NACLIP's published setting, for crops of 14 patches a side."""
+"""Standard deviation in patches: NACLIP's published setting, for crops of 14 patches per side."""
 
-_NO_PLACE = "makes the embedding out of all patches together, so that no single patch has a place in the text space"
+_NO_PATCH_EMBEDDING = (
+    "makes the embedding out of all patches together, so that no single patch has an embedding of its own"
+)
 
 Layer = Callable[[Tensor], Tensor]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LastBlock:
-    """A ViT's last block without its FFN, and its head: open_clip's and timm's under one set of names.
+    """A ViT's last block without its FFN, and its head, under one set of names for open_clip and timm.
 
-    Made anew for each call: a stored one would keep pointing at the old weights after a copy of the backbone.
+    It is made anew for each call: one that is stored would still refer to the old weights after a copy of the backbone.
     """
 
     norm: Layer
@@ -50,58 +53,58 @@ class LastBlock:
     qkv: Layer
     """(B, N, C) -> (B, N, 3 A): queries, keys and values of all heads, side by side."""
     num_heads: int
-    """Each takes A / num_heads channels."""
+    """Number of heads; each has A / num_heads channels."""
     norm_q: Layer
-    """On (B, heads, N, A / heads); the identity but for backbones that norm queries and keys."""
+    """(B, heads, N, A / heads) -> the same: the norm of queries; the identity in most backbones."""
     norm_k: Layer
-    """The same for keys."""
+    """The norm of keys."""
     out: Layer
     """(B, N, A) -> (B, N, C): output projection, and LayerScale where the block has one."""
     head: Layer
-    """(B, N, C) -> (B, N, D): what the backbone does to its pooled token, done to every one."""
+    """(B, N, C) -> (B, N, D): what the backbone does to its pooled token, here done to every token."""
 
 
-def dense_map(block: LastBlock, cells: Tensor, prefix: Tensor, *, variant: str) -> Tensor:
-    """(B, D, h, w): the place of every patch in the text space, not normalised.
+def dense_features(block: LastBlock, cells: Tensor, prefix: Tensor, *, reading: str) -> Tensor:
+    """(B, D, h, w): the dense features, one vector of the joint space per patch, not normalised.
 
     Args:
-        block: Of the backbone.
+        block: The backbone's last block.
         cells: (B, C, h, w), the patch tokens before the last block.
         prefix: (B, p, C), class and register tokens before the last block; p may be 0.
-        variant: One of `DENSE_READINGS`.
+        reading: One of `DENSE_READINGS`.
 
     Source: see the module.
     """
     height, width = cells.shape[-2:]
     tokens = torch.cat([prefix, cells.flatten(2).transpose(1, 2)], dim=1)  # (B, p + h * w, C)
     q, k, v = block.qkv(block.norm(tokens)).unflatten(2, (3, block.num_heads, -1)).permute(2, 0, 3, 1, 4)
-    read = attend(block.norm_q(q), block.norm_k(k), v, grid=(height, width), variant=variant)
+    read = attend(block.norm_q(q), block.norm_k(k), v, grid=(height, width), reading=reading)
     read = block.out(read.transpose(1, 2).flatten(2))  # (B, h * w, C)
     return block.head(read).transpose(1, 2).unflatten(2, (height, width))  # (B, D, h, w)
 
 
-def attend(q: Tensor, k: Tensor, v: Tensor, *, grid: Sequence[int], variant: str) -> Tensor:
-    """(B, heads, h * w, d): what each patch reads of the values, by a variant of self-self attention.
+def attend(q: Tensor, k: Tensor, v: Tensor, *, grid: Sequence[int], reading: str) -> Tensor:
+    """(B, heads, h * w, d): the values that each patch attends to, by one kind of self-self attention.
 
     Args:
         q: (B, heads, p + h * w, d), queries of the p prefix tokens and of the patches, row by row.
-        k: The same of keys.
-        v: The same of values.
-        grid: (h, w).
-        variant: One of `DENSE_READINGS`.
+        k: Keys of the same shape.
+        v: Values of the same shape.
+        grid: (h, w), rows and columns of patches.
+        reading: One of `DENSE_READINGS`.
 
     Example:
         >>> v = torch.arange(6.0).reshape(1, 1, 3, 2)  # a class token and two patches
-        >>> attend(v, v, v, grid=(1, 2), variant="v")
+        >>> attend(v, v, v, grid=(1, 2), reading="v")
         tensor([[[[2., 3.],
                   [4., 5.]]]])
     """
     num_prefix = v.shape[2] - grid[0] * grid[1]
-    if variant == "v":
+    if reading == "v":
         return v[:, :, num_prefix:]
-    alike = {"q": q, "k": k, "v": v}[variant[0]]
+    alike = {"q": q, "k": k, "v": v}[reading[0]]
     bias = None
-    if variant == "kk_gaussian":  # nothing is added for class and register tokens: they have no position
+    if reading == "kk_gaussian":  # nothing is added for class and register tokens: they have no position
         bias = F.pad(gaussian_window(grid, device=v.device), (num_prefix, 0)).to(v.dtype)  # (h * w, p + h * w)
     return F.scaled_dot_product_attention(alike[:, :, num_prefix:], alike, v, attn_mask=bias)
 
@@ -112,9 +115,9 @@ def gaussian_window(
     """(h * w, h * w) float32 in (0, 1]: exp(-distance^2 / (2 sigma^2)) between the patches of a grid, row by row.
 
     Args:
-        grid: (h, w).
-        sigma: In patches, above 0.
-        device: Of the result.
+        grid: (h, w), rows and columns of patches.
+        sigma: Standard deviation in patches, above 0.
+        device: Where the result lies.
 
     Source: NACLIP, arXiv 2404.08181, section 3.2: an isotropic Gaussian around the query patch, added to the logits.
 
@@ -134,9 +137,9 @@ def _gaussian_line(side: int, sigma: float, device: torch.device | None) -> Tens
 
 
 def open_clip_block(visual: Any) -> LastBlock:
-    """Of open_clip's own `VisionTransformer`, for which `open_clip_no_dense_reason` says nothing.
+    """The last block of open_clip's own `VisionTransformer`, where `open_clip_no_dense_reason` is empty.
 
-    Whether it norms before or after pooling, and pools by class token or mean, is the same for a single patch.
+    Whether the model norms before or after pooling, and pools by class token or mean, makes no difference for a single patch.
     """
     block = visual.transformer.resblocks[-1]
 
@@ -156,7 +159,7 @@ def open_clip_block(visual: Any) -> LastBlock:
 
 
 def timm_block(visual: Any) -> LastBlock:
-    """Of a timm `VisionTransformer` behind open_clip's `TimmModel`, for which `timm_no_dense_reason` says nothing."""
+    """The last block of a timm `VisionTransformer` in open_clip's `TimmModel`, where `timm_no_dense_reason` is empty."""
     trunk = visual.trunk
     block = trunk.blocks[-1]
     return LastBlock(
@@ -171,11 +174,11 @@ def timm_block(visual: Any) -> LastBlock:
 
 
 def open_clip_no_dense_reason(visual: Any) -> str:
-    """Why an open_clip `VisionTransformer` has no dense map, to follow "whose"; "" where it has."""
+    """Why an open_clip `VisionTransformer` has no dense features, a clause that follows "whose"; "" where it has them."""
     from open_clip.transformer import ResidualAttentionBlock
 
     if visual.attn_pool is not None:
-        return f"attentional pooler {_NO_PLACE}"
+        return f"attentional pooler {_NO_PATCH_EMBEDDING}"
     blocks = visual.transformer.resblocks
     if type(blocks[-1]) is not ResidualAttentionBlock:
         return f"last block is a {type(blocks[-1]).__name__}, not a plain ResidualAttentionBlock"
@@ -183,14 +186,14 @@ def open_clip_no_dense_reason(visual: Any) -> str:
 
 
 def timm_no_dense_reason(visual: Any) -> str:
-    """Why the backbone behind a `TimmModel` has no dense map by attention, to follow "whose"; "" where it has."""
+    """Why a `TimmModel` has no dense features by attention, a clause that follows "whose"; "" where it has them."""
     from timm.layers.attention import Attention
     from timm.models.vision_transformer import Block, VisionTransformer
 
     trunk = visual.trunk
     pool = getattr(trunk, "global_pool", "")
     if pool in ("map", "prr") or "pool" in visual.head._modules:
-        return f"attention-pool head {_NO_PLACE}"
+        return f"attention-pool head {_NO_PATCH_EMBEDDING}"
     if type(trunk) is not VisionTransformer:
         return f"trunk {type(trunk).__name__} is neither pooled by a plain mean nor a plain ViT"
     if pool not in ("token", "avg"):

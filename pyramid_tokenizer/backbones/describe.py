@@ -23,7 +23,7 @@ _SMALL_TEXT = {"context_length": 8, "vocab_size": 16, "width": 16, "heads": 2, "
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class BackboneDescription:
-    """What a backbone gives, as `Backbone` tells it of a loaded one."""
+    """The geometry of a backbone that is not loaded, under the names that `Backbone` has for a loaded one."""
 
     config: BackboneConfig
     """Names the backbone and the blocks that are read, absolute; `preset_config` takes it."""
@@ -40,15 +40,15 @@ class BackboneDescription:
     embedding_dim: int
     """D, dimensions of the space that images and words share."""
     dense_readings: tuple[str, ...]
-    """Names of the text-aligned maps per location that are defined, the default first."""
+    """Names of the dense readings that are defined, the default first."""
     num_parameters: int
-    """Of the backbone."""
+    """Number of parameters of the backbone."""
     pretrained: tuple[str, ...]
     """Published weight tags; () where the name brings its own."""
 
     @property
     def has_dense(self) -> bool:
-        """Whether a text-aligned map per location is defined."""
+        """Whether the backbone has dense features."""
         return bool(self.dense_readings)
 
 

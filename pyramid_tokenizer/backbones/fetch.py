@@ -36,7 +36,7 @@ class Download:
         """The first of some files that a Hub repository has.
 
         Raises:
-            Exception: The error of the Hub's client for the last of them, where there is none or the Hub cannot be reached.
+            Exception: The error of the Hub's client for the last name, where no file can be had.
         """
         from huggingface_hub import hf_hub_download
 
@@ -53,7 +53,7 @@ class Download:
         """The checkpoint file of one of open_clip's weight tags.
 
         Args:
-            tag: What `open_clip.get_pretrained_cfg` tells of it: a "file", a place on the Hub, or a "url".
+            tag: What `open_clip.get_pretrained_cfg` returns for it, with a "file", an "hf_hub" address or a "url".
 
         Raises:
             Exception: As for `hub_file`, or an OSError for a file that is not in the cache or cannot be fetched.

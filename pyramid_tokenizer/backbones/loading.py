@@ -266,7 +266,7 @@ def _named_source(name: str, pretrained: str | None, download: Download) -> _Sou
     if open_clip.is_pretrained_cfg(name, pretrained):
         tag = open_clip.get_pretrained_cfg(name, pretrained)
         weights = _fetched(lambda: download.tagged_weights(tag), f"{pretrained} of {name}")
-        # Some tags were trained with an activation that the plain model name does not say; open_clip only warns.
+        # Some tags were trained with another activation than the model name implies; open_clip only warns about it.
         options = {"force_quick_gelu": bool(tag.get("quick_gelu", False)), "force_preprocess_cfg": tag}
         return _Source(name=name, pretrained=str(weights), options=options)
     if file.is_file():
@@ -276,7 +276,7 @@ def _named_source(name: str, pretrained: str | None, download: Download) -> _Sou
 
 
 def _normalisation_of(name: str, tags: Sequence[str]) -> dict[str, Any]:
-    """A bare file does not say its mean and std; where all published weights of the model agree on one, it is that."""
+    """Mean and std for a checkpoint file, which does not hold them: those of the published weights, where all of them agree."""
     import open_clip
 
     known = {

@@ -33,7 +33,7 @@ from pyramid_tokenizer.files import replacing
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Probe:
-    """What a backbone gives, block by block, shallow to deep."""
+    """Channels and strides of the maps of a backbone's blocks, shallow to deep."""
 
     channels: tuple[int, ...]
     strides: tuple[int, ...]
@@ -151,7 +151,7 @@ class OpenClipBackbone(nn.Module):
         self.fingerprint = self._compute_fingerprint()
 
     def forward(self, images: Tensor, *, with_dense: bool = False) -> FeaturePyramid:
-        """Maps of a (B, 3, H, W) float batch in [0, 1]; with `with_dense` also its embedding and dense map."""
+        """Maps of a (B, 3, H, W) float batch in [0, 1]; with `with_dense` also its embedding and dense features."""
         if with_dense:
             return self._with_dense(images, self.dense_readings[0] if self.has_dense else None)
         check_images(images, multiple=self.strides[0])
@@ -159,10 +159,10 @@ class OpenClipBackbone(nn.Module):
             maps = self._reader.maps(self._normalise(images), self.blocks)
         return FeaturePyramid(maps=tuple(m.float() for m in reversed(maps)), strides=self.strides)
 
-    def _with_dense(self, images: Tensor, variant: str | None) -> FeaturePyramid:
+    def _with_dense(self, images: Tensor, reading: str | None) -> FeaturePyramid:
         check_images(images, multiple=self.multiple_px)
         with torch.no_grad(), torch.autocast(images.device.type, enabled=False):
-            output = self._reader.with_dense(self._normalise(images), self.blocks, variant=variant)
+            output = self._reader.with_dense(self._normalise(images), self.blocks, reading=reading)
         return FeaturePyramid(
             maps=tuple(m.float() for m in reversed(output.maps)),
             strides=self.strides,
@@ -176,18 +176,18 @@ class OpenClipBackbone(nn.Module):
         with torch.autocast(images.device.type, enabled=False):
             return self._reader.maps(self._normalise(images), self.blocks[:1])[0].float()
 
-    def dense(self, images: Tensor, *, variant: str | None = None) -> Tensor:
-        """(B, D, h, w) float32 text-aligned map, by one of `dense_readings`; None takes the first.
+    def dense(self, images: Tensor, *, reading: str | None = None) -> Tensor:
+        """The dense features (B, D, h, w) float32 by one of `dense_readings`; None takes the first.
 
         Raises:
-            CapabilityError: The backbone has none, or not that variant.
+            CapabilityError: The backbone has no dense features, or not that reading of them.
             ImageValueError: As for `forward`.
         """
         no_dense_reason = self._reader.no_dense_reason
-        variant = check_reading(
-            variant, self.dense_readings, backbone=self._describe(), no_dense_reason=no_dense_reason
+        reading = check_reading(
+            reading, self.dense_readings, backbone=self._describe(), no_dense_reason=no_dense_reason
         )
-        dense = self._with_dense(images, variant).dense
+        dense = self._with_dense(images, reading).dense
         assert dense is not None
         return dense
 

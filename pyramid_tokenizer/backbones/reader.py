@@ -1,8 +1,9 @@
-"""Backbones by family: one way to ask open_clip's three kinds for maps, embedding and dense map at any image size.
+"""The interface by which backbones of every family give maps, embedding and dense features at any image size.
 
-All three answer `forward_intermediates`, but a ViT refuses sizes other than its own, the ResNet's attention pool does
-too, and open_clip's wrapper hides the features that a timm trunk's head reads. The classes here smooth that out without
-touching a weight, and hold the module they wrap; `probe` learns what comes out by running one small image.
+All three kinds of open_clip's image networks have `forward_intermediates`, but a ViT and the ResNet's attention pool refuse
+sizes other than their own, and open_clip's wrapper hides the features that a timm trunk's head reads. A reader holds the module
+that it wraps and makes up for these differences without changing a weight; `probe` finds the shapes of its maps by running one
+small image.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ Output = TypeVar("Output")
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ReaderOutput:
-    """Maps of the asked blocks, shallow to deep, and what the whole backbone says."""
+    """Maps of the blocks that were asked for, shallow to deep, and the outputs of the whole backbone."""
 
     maps: list[Tensor]
     """(B, C, h, w) each."""
@@ -34,12 +35,12 @@ class ReaderOutput:
 
 
 class MapReader(Protocol):
-    """One family of backbone. `x` is (B, 3, H, W), normalised; `blocks` are indices, None for all."""
+    """One family of backbones. `x` is (B, 3, H, W), normalised; `blocks` are indices, None for all."""
 
     dense_readings: tuple[str, ...]
-    """Names of its dense maps, the default first; () where none is defined."""
+    """Names of its dense readings, the default first; () where it has no dense features."""
     no_dense_reason: str
-    """Why none is defined, to follow "whose"; "" where one is."""
+    """Why it has no dense features, a clause that follows "whose"; "" where it has them."""
     probe_px: int
     """Side of a small square image that the backbone can read."""
 
@@ -47,8 +48,8 @@ class MapReader(Protocol):
         """Maps of the blocks, shallow to deep; blocks behind the last one do not run."""
         ...
 
-    def with_dense(self, x: Tensor, blocks: Sequence[int] | None, *, variant: str | None = None) -> ReaderOutput:
-        """The same maps with the backbone's embedding and a dense map; None takes the first of `dense_readings`."""
+    def with_dense(self, x: Tensor, blocks: Sequence[int] | None, *, reading: str | None = None) -> ReaderOutput:
+        """The same maps with embedding and dense features; None takes the first of `dense_readings`."""
         ...
 
 

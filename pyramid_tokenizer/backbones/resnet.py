@@ -14,7 +14,7 @@ from pyramid_tokenizer.backbones.reader import ReaderOutput, as_indices, resampl
 class ResNetReader:
     """OpenAI's `ModifiedResNet`: blocks 0 (stem) and 1 to 4 (layers); attention pooling makes the embedding.
 
-    Dense map: the pool's value and output projections at every cell, as in MaskCLIP.
+    Its dense features are the pool's value and output projections applied to every cell, as in MaskCLIP.
 
     Source: Zhou et al., "Extract Free Dense Labels from CLIP", arXiv 2112.01071, section 3.2.
     """
@@ -36,8 +36,8 @@ class ResNetReader:
         options = {"stop_early": False, "intermediates_only": True}
         return self._visual.forward_intermediates(x, indices=as_indices(blocks), **options)["image_intermediates"]
 
-    def with_dense(self, x: Tensor, blocks: Sequence[int] | None, *, variant: str | None = None) -> ReaderOutput:
-        """Maps with the image embedding and the dense map."""
+    def with_dense(self, x: Tensor, blocks: Sequence[int] | None, *, reading: str | None = None) -> ReaderOutput:
+        """Maps with the image embedding and the dense features."""
         asked = range(self._last + 1) if blocks is None else blocks
         read = sorted({*asked, self._last})
         maps = dict(zip(read, self.maps(x, read), strict=True))

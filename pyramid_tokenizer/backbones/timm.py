@@ -1,4 +1,4 @@
-"""A timm trunk behind open_clip's wrapper."""
+"""Backbones whose trunk comes from timm, in open_clip's wrapper."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from pyramid_tokenizer.backbones.dense import DENSE_READINGS, dense_map, timm_block, timm_no_dense_reason
+from pyramid_tokenizer.backbones.dense import DENSE_READINGS, dense_features, timm_block, timm_no_dense_reason
 from pyramid_tokenizer.backbones.reader import ReaderOutput, as_indices, run_small, with_part, with_penultimate
 
 
 class TimmReader:
-    """A timm trunk behind open_clip's `TimmModel`.
+    """A timm trunk in open_clip's `TimmModel`.
 
-    Convolutional ones (ConvNeXt, FastViT of MobileCLIP, RepViT, FasterNet) and ViTs (SigLIP, EVA-02, PE-Core, ViTamin).
-    Not those that are built for one size: Swin, relative positions.
+    It reads convolutional trunks (ConvNeXt, FastViT of MobileCLIP, RepViT, FasterNet) and ViTs (SigLIP, EVA-02, PE-Core and
+    ViTamin), but not those that are built for one image size (Swin, relative positions).
 
-    Dense map: where the backbone pools by a global mean, its own head (norm, convolutions, projection) applied to every cell
-    of the last features as if the cell were a 1x1 image. For ConvNeXt that is proj(norm(F4)) per location. Of a plain ViT
-    (MobileCLIP-B, ViTamin) the last block as `dense` reads it; not behind an attention pool (SigLIP).
+    Dense features: where the backbone pools by a global mean, its own head (norm, convolutions, projection) is applied to every
+    cell of the last features as if the cell were an image of 1x1. For ConvNeXt that is proj(norm(F4)) per location. A plain ViT
+    (MobileCLIP-B, ViTamin) is read as in `dense.py`. Networks with an attention pool (SigLIP) have none.
     """
 
     def __init__(self, visual: Any):
@@ -44,10 +44,10 @@ class TimmReader:
             x, indices=as_indices(blocks), stop_early=True, intermediates_only=True
         )
 
-    def with_dense(self, x: Tensor, blocks: Sequence[int] | None, *, variant: str | None = None) -> ReaderOutput:
-        """Maps with the image embedding and, where one is defined, the dense map."""
+    def with_dense(self, x: Tensor, blocks: Sequence[int] | None, *, reading: str | None = None) -> ReaderOutput:
+        """Maps with the image embedding and, where there are any, the dense features."""
         if self.dense_readings and not self._by_cell:
-            return self._with_dense_vit(x, blocks, variant or self.dense_readings[0])
+            return self._with_dense_vit(x, blocks, reading or self.dense_readings[0])
         features, maps = self._at_size(x).forward_intermediates(x, indices=as_indices(blocks))
         return ReaderOutput(
             maps=maps,
@@ -55,7 +55,7 @@ class TimmReader:
             dense=self._head_per_cell(features) if self._by_cell else None,
         )
 
-    def _with_dense_vit(self, x: Tensor, blocks: Sequence[int] | None, variant: str) -> ReaderOutput:
+    def _with_dense_vit(self, x: Tensor, blocks: Sequence[int] | None, reading: str) -> ReaderOutput:
         count = len(self._trunk.blocks)
         asked, read = with_penultimate(blocks, count)
         options = {"return_prefix_tokens": True, "output_dict": True}
@@ -64,7 +64,7 @@ class TimmReader:
         cells = maps[count - 2]
         prefixes = output.get("image_intermediates_prefix")  # not there without class token
         prefix = prefixes[read.index(count - 2)] if prefixes else cells.new_zeros(len(cells), 0, cells.shape[1])
-        dense = dense_map(timm_block(self._visual), cells, prefix, variant=variant)
+        dense = dense_features(timm_block(self._visual), cells, prefix, reading=reading)
         embedding = _head(self._visual, output["image_features"])
         return ReaderOutput(maps=[maps[b] for b in asked], embedding=embedding, dense=dense)
 

@@ -59,10 +59,10 @@ class ToyBackbone(nn.Module):
         """Builds the backbone.
 
         Args:
-            config: Of kind "toy"; only its `blocks` and `dense` matter. None takes all blocks.
+            config: Of kind "toy"; only its `blocks` and `dense_reading` matter. None takes all blocks.
 
         Raises:
-            ConfigError: Another kind, blocks outside 0 to 3, or another dense map than "projection".
+            ConfigError: Another kind, blocks outside 0 to 3, or another dense reading than "projection".
         """
         super().__init__()
         self.config = config if config is not None else BackboneConfig(kind="toy")
@@ -81,7 +81,7 @@ class ToyBackbone(nn.Module):
         self.eval()
 
     def forward(self, images: Tensor, *, with_dense: bool = False) -> FeaturePyramid:
-        """Maps of a (B, 3, H, W) float batch in [0, 1]; with `with_dense` also its embedding and dense map."""
+        """Maps of a (B, 3, H, W) float batch in [0, 1]; with `with_dense` also its embedding and dense features."""
         depth = len(self.kernels) if with_dense else self.blocks[-1] + 1
         check_images(images, multiple=_STRIDES[depth - 1])
         with torch.no_grad(), torch.autocast(images.device.type, enabled=False):
@@ -109,14 +109,14 @@ class ToyBackbone(nn.Module):
             stages.append(x)
         return stages
 
-    def dense(self, images: Tensor, *, variant: str | None = None) -> Tensor:
-        """(B, D, h, w) float32, a fixed projection of the coarsest map.
+    def dense(self, images: Tensor, *, reading: str | None = None) -> Tensor:
+        """The dense features: (B, D, h, w) float32, a fixed projection of the coarsest map.
 
         Raises:
-            CapabilityError: Another variant than "projection".
+            CapabilityError: Another dense reading than "projection".
             ImageValueError: As for `forward`.
         """
-        check_reading(variant, self.dense_readings, backbone="the toy backbone")
+        check_reading(reading, self.dense_readings, backbone="the toy backbone")
         dense = self(images, with_dense=True).dense
         assert dense is not None
         return dense

@@ -7,14 +7,15 @@ from typing import Any
 
 from torch import Tensor
 
-from pyramid_tokenizer.backbones.dense import DENSE_READINGS, dense_map, open_clip_block, open_clip_no_dense_reason
+from pyramid_tokenizer.backbones.dense import DENSE_READINGS, dense_features, open_clip_block, open_clip_no_dense_reason
 from pyramid_tokenizer.backbones.reader import ReaderOutput, as_indices, resample_positions, with_part, with_penultimate
 
 
 class VitReader:
     """open_clip's own `VisionTransformer`: every map has the patch size as its stride.
 
-    Dense map: the last block without residual and FFN, see `dense`. Not with an attentional pooler (CoCa).
+    Its dense features come from the last block without residual and FFN, see `dense.py`; with an attentional pooler (CoCa) there
+    are none.
     """
 
     def __init__(self, visual: Any):
@@ -30,8 +31,8 @@ class VitReader:
         options = {"stop_early": True, "intermediates_only": True}
         return visual.forward_intermediates(x, indices=as_indices(blocks), **options)["image_intermediates"]
 
-    def with_dense(self, x: Tensor, blocks: Sequence[int] | None, *, variant: str | None = None) -> ReaderOutput:
-        """Maps with the image embedding and, but for an attentional pooler, the dense map."""
+    def with_dense(self, x: Tensor, blocks: Sequence[int] | None, *, reading: str | None = None) -> ReaderOutput:
+        """Maps with the image embedding and, where there are any, the dense features."""
         asked, read = with_penultimate(blocks, self._count)
         visual = self._at_size(x)
         output = visual.forward_intermediates(x, indices=read, output_extra_tokens=True)
@@ -40,8 +41,8 @@ class VitReader:
         if self.dense_readings:
             prefix = output["image_intermediates_prefix"][read.index(self._count - 2)]
             block = open_clip_block(visual)
-            variant = variant or self.dense_readings[0]
-            dense = dense_map(block, maps[self._count - 2], prefix, variant=variant)
+            reading = reading or self.dense_readings[0]
+            dense = dense_features(block, maps[self._count - 2], prefix, reading=reading)
         return ReaderOutput(maps=[maps[b] for b in asked], embedding=output["image_features"], dense=dense)
 
     def _at_size(self, x: Tensor) -> Any:

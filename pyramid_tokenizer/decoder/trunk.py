@@ -1,4 +1,4 @@
-"""The shared trunk: codes -> fused maps, coarse to fine. Both branches stand on it, the tokenizer owns the one instance."""
+"""The trunk: codes -> fused maps, coarse to fine. Pixel decoder and segmentation head share the tokenizer's one trunk."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from pyramid_tokenizer.decoder.blocks import ResidualBlock, reset_children
 class TopDownTrunk(nn.Module):
     """Starts at level 0, enlarges, fuses the next level, and so on to the finest grid.
 
-    Levels missing from a prefix are stood in for by a learned constant, so that every prefix has a fused map at the finest
-    grid.
+    A learned constant takes the place of levels that a prefix does not have, so that every prefix gives a fused map on the
+    finest grid.
 
     Args:
         dims: d_l, channels of the codes per level, coarse to fine.

@@ -51,7 +51,7 @@ class SegmentationMap:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Guidance:
-    """What the tokens of a batch know, for another segmentation network to build on."""
+    """Maps made of the tokens of a batch, from which another segmentation network can start."""
 
     lookup: Tensor
     """(B, D, h, w) float32: the look-up embedding of each cell of the finest grid."""
@@ -141,7 +141,7 @@ class Segmenter(nn.Module):
             mode: "lookup" uses the text embeddings of the codes, without training; "decoder" refines them by the head;
                 "auto" is "decoder" where there is a head, else "lookup"; "dense" uses the backbone's dense features, without
                 tokens, and needs images.
-            resolution: "pixels", or "cells" for the finest grid of the tokens ("dense": of the map), much faster.
+            resolution: "pixels", or "cells" for one label per cell of the finest grid, which is much faster.
             size: Resize images to this short side first; tokens have their size already.
 
         Raises:

@@ -1,4 +1,4 @@
-"""`EmbeddingCache`: text embeddings on disk, one file a list of phrases; and the fingerprint of the backbone they are of."""
+"""`EmbeddingCache`: text embeddings on disk, one file per list of phrases. `text_fingerprint`: what they depend on."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ _STACK_LEVEL = 5  # a warning points at the line that called the encoder
 class EmbeddingCache:
     """A folder of safetensors files, each named by the SHA-256 of what determines it.
 
-    A file is written beside its final name and renamed, so that many processes may share the folder. One that cannot be
-    read, or holds anything else, is passed over with a warning and written anew. Deleting files is always safe.
+    A file is written beside its final name and renamed, so that many processes may share the folder. A file that cannot be
+    read, or holds anything else, is ignored with a warning and written anew. Deleting files is always safe.
 
     Example:
         >>> import tempfile
@@ -49,7 +49,7 @@ class EmbeddingCache:
         self._facts = list(facts)
 
     def read(self, phrases: Sequence[str], *, dim: int) -> Tensor | None:
-        """(P, dim) float32, bit for bit what was written for these phrases in this order; None where there is nothing."""
+        """(P, dim) float32, bit for bit what was written for these phrases in this order; None where nothing was."""
         path, key = self._file(phrases)
         try:
             stored = from_safetensors(path.read_bytes())
@@ -68,7 +68,7 @@ class EmbeddingCache:
         return rows
 
     def write(self, phrases: Sequence[str], rows: Tensor) -> None:
-        """Keeps (P, D) float32 rows on the CPU; a folder that takes no files costs a warning and no more."""
+        """Stores (P, D) float32 rows; a folder that cannot be written to is a warning, not an error."""
         path, key = self._file(phrases)
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -100,10 +100,10 @@ def text_fingerprint(backbone: object) -> str:
     """
     if not isinstance(backbone, nn.Module):
         raise BackboneError(
-            f"expected a torch module, got {type(backbone).__name__}, whose text weights cannot be told apart: use "
+            f"expected a torch module, got {type(backbone).__name__}, whose text weights cannot be read: use "
             "cache_dir=None"
         )
-    # The config decides the tokenizer, the number of heads and the activation, which no weight tells.
+    # The config determines the tokenizer, the number of heads and the activation, which do not show in the weights.
     config = getattr(backbone, "_model_config", {})
     facts = [type(backbone).__name__, config.get("text_cfg"), bool(config.get("quick_gelu", False))]
     digest = hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode())

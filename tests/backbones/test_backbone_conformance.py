@@ -172,7 +172,7 @@ def test_a_batch_of_two_equals_two_singles(backbone: Any) -> None:
             torch.testing.assert_close(left[row : row + 1], right, rtol=1e-4, atol=1e-4)
 
 
-def test_dense_maps_are_those_of_the_family_and_the_first_is_the_aligned_one(family: str, backbone: Any) -> None:
+def test_dense_readings_are_those_of_the_family_and_the_first_is_the_aligned_one(family: str, backbone: Any) -> None:
     images = pictures(1, 64, 64)
     assert backbone.dense_readings == DENSE_READINGS[family]
     assert backbone.has_dense == bool(backbone.dense_readings)
@@ -181,7 +181,7 @@ def test_dense_maps_are_those_of_the_family_and_the_first_is_the_aligned_one(fam
         return
     with_dense = backbone(images, with_dense=True).dense
     assert torch.equal(backbone.dense(images), with_dense)
-    maps = [backbone.dense(images, variant=variant) for variant in backbone.dense_readings]
+    maps = [backbone.dense(images, reading=reading) for reading in backbone.dense_readings]
     assert torch.equal(maps[0], with_dense)
     for index, found in enumerate(maps):
         assert found.shape == with_dense.shape
@@ -189,24 +189,24 @@ def test_dense_maps_are_those_of_the_family_and_the_first_is_the_aligned_one(fam
         assert not any(torch.equal(found, other) for other in maps[:index])
 
 
-def test_a_dense_map_that_is_not_defined_is_refused_and_says_which_are(family: str, backbone: Any) -> None:
+def test_a_dense_reading_that_is_not_defined_is_refused_and_says_which_are(family: str, backbone: Any) -> None:
     known = ", ".join(backbone.dense_readings)
     message = rf"{known}.*'vw'" if known else r"test_vit.*attention-pool.*has_dense"
     with pytest.raises(CapabilityError, match=message):
-        backbone.dense(pictures(1, 64, 64), variant="vw")
+        backbone.dense(pictures(1, 64, 64), reading="vw")
     if not known:
         with pytest.raises(CapabilityError, match=message):
             backbone.dense(pictures(1, 64, 64))
 
 
-def test_the_config_chooses_which_dense_map_is_the_default(family: str, backbone: Any, load: Any) -> None:
+def test_the_config_chooses_which_dense_reading_is_the_default(family: str, backbone: Any, load: Any) -> None:
     images = pictures(1, 64, 64)
-    for variant in backbone.dense_readings[-1:]:
-        chosen = load(family, dense_reading=variant)
-        assert chosen.dense_readings[0] == variant
+    for reading in backbone.dense_readings[-1:]:
+        chosen = load(family, dense_reading=reading)
+        assert chosen.dense_readings[0] == reading
         assert sorted(chosen.dense_readings) == sorted(backbone.dense_readings)
         assert chosen.fingerprint == backbone.fingerprint
-        assert torch.equal(chosen(images, with_dense=True).dense, backbone.dense(images, variant=variant))
+        assert torch.equal(chosen(images, with_dense=True).dense, backbone.dense(images, reading=reading))
     with pytest.raises(ConfigError, match=f"dense_reading .*{', '.join(backbone.dense_readings)}.*'vw'"):
         load(family, dense_reading="vw")
 

@@ -101,18 +101,18 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
 
 
 def read_head(
-    q: list[Tensor], k: list[Tensor], v: list[Tensor], patch: int, grid: tuple[int, int], variant: str
+    q: list[Tensor], k: list[Tensor], v: list[Tensor], patch: int, grid: tuple[int, int], reading: str
 ) -> Tensor:
     """What one patch reads in one head, from the formulas; lists run over all tokens, prefix first."""
-    if variant == "v":
+    if reading == "v":
         return v[patch]
     height, width = grid
     prefix = len(v) - height * width
-    alike = {"q": q, "k": k, "v": v}[variant[0]]
+    alike = {"q": q, "k": k, "v": v}[reading[0]]
     weights = []
     for other in range(len(v)):
         logit = float(alike[patch] @ alike[other]) / math.sqrt(len(v[0]))
-        if variant == "kk_gaussian" and other >= prefix:
+        if reading == "kk_gaussian" and other >= prefix:
             (y, x), (oy, ox) = (divmod(token - prefix, width) for token in (patch, other))
             logit += math.exp(-((y - oy) ** 2 + (x - ox) ** 2) / (2 * 5.0**2))
         weights.append(math.exp(logit))
@@ -122,7 +122,7 @@ def read_head(
     return mixed
 
 
-def slow_vit(visual: Any, tokens: Tensor, grid: tuple[int, int], variant: str) -> Tensor:
+def slow_vit(visual: Any, tokens: Tensor, grid: tuple[int, int], reading: str) -> Tensor:
     """(D, h, w) of open_clip's ViT for one image's tokens (N, C) before the last block."""
     block = visual.transformer.resblocks[-1]
     width = tokens.shape[1]
@@ -135,7 +135,7 @@ def slow_vit(visual: Any, tokens: Tensor, grid: tuple[int, int], variant: str) -
         heads = []
         for start in range(0, width, 16):
             q, k, v = ([row[part + start : part + start + 16] for row in qkv] for part in (0, width, 2 * width))
-            heads.append(read_head(q, k, v, patch, grid, variant))
+            heads.append(read_head(q, k, v, patch, grid, reading))
         read = gamma * linear(torch.cat(heads), block.attn.out_proj.weight, block.attn.out_proj.bias)
         dense[:, (patch - 1) // grid[1], (patch - 1) % grid[1]] = (
             layer_norm(read, visual.ln_post) @ visual.proj.double()
@@ -143,7 +143,7 @@ def slow_vit(visual: Any, tokens: Tensor, grid: tuple[int, int], variant: str) -
     return dense
 
 
-def slow_timm(visual: Any, tokens: Tensor, grid: tuple[int, int], variant: str) -> Tensor:
+def slow_timm(visual: Any, tokens: Tensor, grid: tuple[int, int], reading: str) -> Tensor:
     """The same of a timm ViT behind `TimmModel`."""
     trunk, block = visual.trunk, visual.trunk.blocks[-1]
     attention, width = block.attn, tokens.shape[1]
@@ -156,7 +156,7 @@ def slow_timm(visual: Any, tokens: Tensor, grid: tuple[int, int], variant: str) 
         for start in range(0, width, 16):
             q, k, v = ([row[part + start : part + start + 16] for row in qkv] for part in (0, width, 2 * width))
             q, k = [layer_norm(x, attention.q_norm) for x in q], [layer_norm(x, attention.k_norm) for x in k]
-            heads.append(read_head(q, k, v, patch, grid, variant))
+            heads.append(read_head(q, k, v, patch, grid, reading))
         read = gamma * linear(layer_norm(torch.cat(heads), attention.norm), attention.proj.weight, attention.proj.bias)
         read = layer_norm(layer_norm(read, trunk.norm), trunk.fc_norm)
         last = visual.head.proj if hasattr(visual.head, "proj") else trunk.head
@@ -170,9 +170,9 @@ def test_every_variant_of_a_vit_is_the_slow_one(name: str) -> None:
     backbone, height, width = make_vit(**BACKBONES[name]), 16, 24
     visual, images, grid = backbone.model.visual, pictures(height, width), (height // 8, width // 8)
     tokens = tokens_before(visual.transformer.resblocks[-1], lambda: backbone(images, with_dense=True))
-    for variant in DENSE_READINGS:
-        expected = slow_vit(visual, tokens[0], grid, variant)
-        found = backbone.dense(images, variant=variant)[0]
+    for reading in DENSE_READINGS:
+        expected = slow_vit(visual, tokens[0], grid, reading)
+        found = backbone.dense(images, reading=reading)[0]
         torch.testing.assert_close(found.double(), expected, rtol=1e-4, atol=1e-5)
 
 
@@ -182,9 +182,9 @@ def test_every_variant_of_a_timm_vit_is_the_slow_one(name: str) -> None:
     visual, images, grid = backbone.model.visual, pictures(height, width), (height // 8, width // 8)
     tokens = tokens_before(visual.trunk.blocks[-1], lambda: backbone(images, with_dense=True))
     assert backbone.dense_readings == DENSE_READINGS
-    for variant in DENSE_READINGS:
-        expected = slow_timm(visual, tokens[0], grid, variant)
-        found = backbone.dense(images, variant=variant)[0]
+    for reading in DENSE_READINGS:
+        expected = slow_timm(visual, tokens[0], grid, reading)
+        found = backbone.dense(images, reading=reading)[0]
         torch.testing.assert_close(found.double(), expected, rtol=1e-4, atol=1e-5)
 
 
@@ -239,37 +239,37 @@ def heads_of(grid: tuple[int, int], *, prefix: int = 1) -> Tensor:
     return torch.randn(shape, generator=torch.Generator().manual_seed(0))
 
 
-@pytest.mark.parametrize("variant", DENSE_READINGS)
-def test_one_patch_alone_reads_its_own_value(variant: str) -> None:
+@pytest.mark.parametrize("reading", DENSE_READINGS)
+def test_one_patch_alone_reads_its_own_value(reading: str) -> None:
     q, k, v = heads_of((1, 1), prefix=0)
-    torch.testing.assert_close(attend(q, k, v, grid=(1, 1), variant=variant), v)
+    torch.testing.assert_close(attend(q, k, v, grid=(1, 1), reading=reading), v)
 
 
-@pytest.mark.parametrize("variant", DENSE_READINGS)
-def test_mirrored_tokens_give_the_mirrored_map(variant: str) -> None:
+@pytest.mark.parametrize("reading", DENSE_READINGS)
+def test_mirrored_tokens_give_the_mirrored_map(reading: str) -> None:
     heads = heads_of((2, 3))
     mirror = [0, *(1 + row * 3 + column for row in range(2) for column in (2, 1, 0))]
-    found = attend(*heads, grid=(2, 3), variant=variant)
-    mirrored = attend(*heads[:, :, :, mirror], grid=(2, 3), variant=variant)
+    found = attend(*heads, grid=(2, 3), reading=reading)
+    mirrored = attend(*heads[:, :, :, mirror], grid=(2, 3), reading=reading)
     torch.testing.assert_close(mirrored.unflatten(2, (2, 3)).flip(3).flatten(2, 3), found)
 
 
-@pytest.mark.parametrize(("variant", "reads"), [("v", ""), ("vv", ""), ("kk", "k"), ("kk_gaussian", "k"), ("qq", "q")])
-def test_a_variant_reads_nothing_but_what_it_is_named_after(variant: str, reads: str) -> None:
+@pytest.mark.parametrize(("reading", "reads"), [("v", ""), ("vv", ""), ("kk", "k"), ("kk_gaussian", "k"), ("qq", "q")])
+def test_a_variant_reads_nothing_but_what_it_is_named_after(reading: str, reads: str) -> None:
     q, k, v = heads_of((2, 3))
-    found = attend(q, k, v, grid=(2, 3), variant=variant)
-    assert torch.equal(attend(q.flip(2), k, v, grid=(2, 3), variant=variant), found) is (reads != "q")
-    assert torch.equal(attend(q, k.flip(2), v, grid=(2, 3), variant=variant), found) is (reads != "k")
+    found = attend(q, k, v, grid=(2, 3), reading=reading)
+    assert torch.equal(attend(q.flip(2), k, v, grid=(2, 3), reading=reading), found) is (reads != "q")
+    assert torch.equal(attend(q, k.flip(2), v, grid=(2, 3), reading=reading), found) is (reads != "k")
 
 
 def test_the_value_of_a_patch_alone_does_not_depend_on_the_other_patches() -> None:
     q, k, v = heads_of((2, 3))
-    assert torch.equal(attend(q, k, v, grid=(2, 3), variant="v"), v[:, :, 1:])
+    assert torch.equal(attend(q, k, v, grid=(2, 3), reading="v"), v[:, :, 1:])
 
 
 def test_no_gradient_is_recorded() -> None:
     backbone, images = make_vit(), pictures(32, 32).requires_grad_()
-    assert not any(backbone.dense(images, variant=variant).requires_grad for variant in DENSE_READINGS)
+    assert not any(backbone.dense(images, reading=reading).requires_grad for reading in DENSE_READINGS)
 
 
 @pytest.mark.parametrize(
@@ -280,7 +280,7 @@ def test_no_gradient_is_recorded() -> None:
         ({"layers": 1}, "only block"),
     ],
 )
-def test_a_vit_without_a_dense_map_says_why_and_works_otherwise(vision: dict[str, Any], reason: str) -> None:
+def test_a_vit_without_dense_features_says_why_and_works_otherwise(vision: dict[str, Any], reason: str) -> None:
     backbone = make_vit(**vision)
     assert backbone.dense_readings == ()
     assert not backbone.has_dense
@@ -304,7 +304,7 @@ def test_a_vit_without_a_dense_map_says_why_and_works_otherwise(vision: dict[str
         ("deit_tiny_distilled_patch16_224", {"depth": 2}, "VisionTransformerDistilled"),
     ],
 )
-def test_only_plain_vits_of_timm_have_a_dense_map(name: str, options: dict[str, Any], reason: str) -> None:
+def test_only_plain_vits_of_timm_have_dense_features(name: str, options: dict[str, Any], reason: str) -> None:
     import timm
 
     with torch.device("meta"):
@@ -314,7 +314,7 @@ def test_only_plain_vits_of_timm_have_a_dense_map(name: str, options: dict[str, 
 
 
 @pytest.mark.parametrize(
-    ("name", "variants"),
+    ("name", "readings"),
     [
         ("ViT-B-32", DENSE_READINGS),
         *(
@@ -331,10 +331,10 @@ def test_only_plain_vits_of_timm_have_a_dense_map(name: str, options: dict[str, 
         ),
     ],
 )
-def test_a_description_lists_the_dense_maps(name: str, variants: tuple[str, ...]) -> None:
+def test_a_description_lists_the_dense_readings(name: str, readings: tuple[str, ...]) -> None:
     found = describe_backbone(name)
-    assert found.dense_readings == variants
-    assert found.has_dense == bool(variants)
+    assert found.dense_readings == readings
+    assert found.has_dense == bool(readings)
 
 
 def test_the_chosen_default_stays_through_a_saved_tokenizer(

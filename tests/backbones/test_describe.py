@@ -63,7 +63,7 @@ def test_the_toy_is_described_too(load: Any) -> None:
     ],
 )
 def test_a_head_is_tried_as_that_of_a_backbone_with_values(vision_cfg: dict[str, Any], tmp_path: Path) -> None:
-    """Whether a dense map is defined depends on what the head computes, which nothing without values tells."""
+    """Whether there are dense features depends on what the head computes, which nothing without values tells."""
     from pyramid_tokenizer.backbones.open_clip import find_reader
 
     model_config = {**MODEL_CONFIGS["convnext"], "vision_cfg": {**vision_cfg, "image_size": 160}}

@@ -216,7 +216,7 @@ def timm_config(name: str, **options: Any) -> dict[str, Any]:
         ({"timm_pool": "rot_attn", "timm_proj": ""}, False),
     ],
 )
-def test_only_a_mean_pool_has_a_dense_map(options: dict[str, Any], expected: bool) -> None:
+def test_only_a_mean_pool_has_dense_features(options: dict[str, Any], expected: bool) -> None:
     config = timm_config("test_efficientnet", **options)
     with torch.no_grad():
         tower = find_reader(make_model(config).visual)
@@ -225,7 +225,7 @@ def test_only_a_mean_pool_has_a_dense_map(options: dict[str, Any], expected: boo
 
 
 @pytest.mark.parametrize("name", ["test_efficientnet", "test_resnet"])
-def test_other_conv_trunks_give_strides_4_to_32_and_a_dense_map_by_default(name: str) -> None:
+def test_other_conv_trunks_give_strides_4_to_32_and_dense_features_by_default(name: str) -> None:
     model = make_model(timm_config(name, timm_pool="avg", timm_proj="linear"))
     model.visual.preprocess_cfg = {"mean": (0.5, 0.4, 0.3), "std": (0.3, 0.25, 0.2)}
     backbone = OpenClipBackbone(model, config=BackboneConfig(), model_config={}, tokenizer=lambda: None)

@@ -64,7 +64,7 @@ def test_maps_are_not_linear_functions_of_each_other() -> None:
     assert (unexplained.std(dim=0) > 1e-3 * outputs.std(dim=0)).all()
 
 
-def test_its_embedding_is_the_mean_of_the_dense_map_and_dense_a_projection_of_the_coarsest() -> None:
+def test_its_embedding_is_the_mean_of_the_dense_features_and_dense_a_projection_of_the_coarsest() -> None:
     backbone = ToyBackbone()
     features = backbone(torch.rand(2, 3, 64, 96, generator=torch.Generator().manual_seed(0)), with_dense=True)
     expected = torch.einsum("dc,bchw->bdhw", backbone.projection[:, :, 0, 0], features.maps[0])
