@@ -22,10 +22,10 @@ _BRACES = re.compile(r"\{([^{}]*)\}")
 
 
 def find_images(source: str | Path) -> list[Path]:
-    """All image files below a folder, sorted by path; for a .txt file, the paths it lists, one a line.
+    """All image files below a folder, sorted by path; of a .txt file, the paths that it lists.
 
     Args:
-        source: A folder, or a UTF-8 list; relative paths in it start at its own folder.
+        source: A folder, or a UTF-8 file with one path a line; relative paths in it start at its own folder.
 
     Raises:
         DataError: The source does not exist or holds no image file.
@@ -45,15 +45,18 @@ def find_images(source: str | Path) -> list[Path]:
 
 
 def read_list(path: Path) -> list[Path]:
-    """The paths that a UTF-8 file lists, one a line; relative ones start at its own folder."""
+    """The paths in a UTF-8 file of one path a line; relative ones start at the file's own folder."""
     return [path.parent / line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
 
 
 def expand_pattern(pattern: str) -> list[Path]:
-    """The files that a pattern names: braces first, then *, ?, [ ] and ** as in `glob`, sorted.
+    """The files that match a pattern, sorted: braces are expanded first, then *, ?, [ ] and ** as in `glob`.
+
+    Args:
+        pattern: For example "photos/**/*.jpg" or "shards/{000..009}.tar".
 
     Raises:
-        DataError: A name without * is no file, or nothing matches.
+        DataError: A name without *, ? or [ is no file.
 
     Example:
         >>> expand_pattern("no/such/{08..10}.tar")
@@ -76,7 +79,7 @@ def expand_pattern(pattern: str) -> list[Path]:
 
 
 def _expand_braces(pattern: str) -> list[str]:
-    """As a shell does: {a,b} and {008..011}, which keeps the zeros."""
+    """All names that a pattern with {a,b} or {008..011} stands for, as in a shell; leading zeros are kept."""
     match = _BRACES.search(pattern)
     if match is None:
         return [pattern]
@@ -119,10 +122,10 @@ def save_image(image: Image.Image, path: str | os.PathLike[str]) -> None:
 
 
 class FileImages:
-    """Image files; an `ImageSource`.
+    """Image files by number; an `ImageSource`.
 
     Args:
-        files: Their paths; a name that is no readable image is found when it is read.
+        files: Their paths. A file that is missing or no image is an error only when it is read.
     """
 
     def __init__(self, files: Iterable[str | os.PathLike[str]]):
@@ -145,18 +148,18 @@ class FileImages:
 
 
 class ListedImages:
-    """Images in memory, and paths among them; an `ImageSource`.
+    """Images in memory, with paths among them if need be; an `ImageSource`.
 
     Args:
-        images: See `images.ImageLike`; also a batch (N, 3, H, W), or an array (N, H, W, C).
+        images: A list of what `images.ImageLike` names; also a batch (N, 3, H, W), or an array (N, H, W, C).
     """
 
     def __init__(self, images: Sequence[ImageLike]):
         self._images = images
         for image in images:
             if isinstance(image, Image.Image):
-                # now, for forked workers would share the place in its open file; Pillow keeps the pixels at first use anyway
-                with suppress(Exception):  # read says what is wrong
+                # loaded now, because forked workers would share the position in its open file
+                with suppress(Exception):  # `read` says what is wrong with it
                     image.load()
 
     def __len__(self) -> int:

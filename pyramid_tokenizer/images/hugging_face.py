@@ -1,4 +1,4 @@
-"""Images in Hugging Face `datasets`: in memory, saved to disk, or found by name."""
+"""Images in data sets of Hugging Face's `datasets`: in memory, saved to disk, or found on the Hub by name."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from pyramid_tokenizer.images.tables import find_column, one_line
 
 
 class DatasetImages:
-    """The image column of a Hugging Face data set; an `ImageSource`. Its transforms are left out.
+    """The image column of a Hugging Face data set; an `ImageSource`. Transforms of the data set are not applied.
 
     Args:
         dataset: A `datasets.Dataset`.
-        column: An image column, or one of image bytes; see `find_column` for None.
-        label: What its images' names begin with.
+        column: Name of an image column, or of one of image bytes; None finds it, see `find_column`.
+        label: Beginning of the images' names.
 
     Raises:
-        DataError: There is no such column, or no row.
+        DataError: There is no such column, or there are no rows.
         MissingExtraError: `datasets` is not installed.
     """
 
@@ -42,7 +42,7 @@ class DatasetImages:
         return len(self._dataset)
 
     def name(self, index: int) -> str:
-        """The label and the row: "hf-dataset:cats:train:17"."""
+        """The label and the number of the row: "hf-dataset:cats:train:17"."""
         return f"{self._label}:{index}"
 
     def read(self, index: int) -> Tensor:
@@ -60,10 +60,14 @@ class DatasetImages:
 
 
 def open_saved_dataset(folder: Path, *, column: str | None = None) -> DatasetImages:
-    """A data set that `save_to_disk` wrote.
+    """The images of a data set that `datasets.Dataset.save_to_disk` wrote.
+
+    Args:
+        folder: Where it was saved.
+        column: As `DatasetImages` takes it.
 
     Raises:
-        DataError: It cannot be loaded, has several splits, no image column or no row.
+        DataError: The data set cannot be loaded, has several splits, no image column or no row.
         MissingExtraError: `datasets` is not installed.
     """
     datasets = _import_datasets()
@@ -79,10 +83,14 @@ def open_saved_dataset(folder: Path, *, column: str | None = None) -> DatasetIma
 
 
 def load_hub_dataset(name: str, *, column: str | None = None) -> DatasetImages:
-    """What `datasets.load_dataset` finds under "NAME" or "NAME:SPLIT", e.g. "user/cats:train[:90%]".
+    """The images of a data set that `datasets.load_dataset` finds.
+
+    Args:
+        name: "NAME" or "NAME:SPLIT", e.g. "user/cats:train[:90%]".
+        column: As `DatasetImages` takes it.
 
     Raises:
-        DataError: It cannot be loaded, has several splits and none was named, no image column or no row.
+        DataError: The data set cannot be loaded, has several splits of which none was named, no image column or no row.
         MissingExtraError: `datasets` is not installed.
     """
     datasets = _import_datasets()
@@ -100,10 +108,14 @@ def load_hub_dataset(name: str, *, column: str | None = None) -> DatasetImages:
 
 
 def one_split(dataset: Any, fix: str) -> Any:
-    """The data set itself, or the only one of a `DatasetDict`.
+    """The data set itself, or the only split of a `DatasetDict`.
+
+    Args:
+        dataset: A `datasets.Dataset` or `datasets.DatasetDict`.
+        fix: What the error tells the user to do.
 
     Raises:
-        DataError: It has several splits; `fix` says what to do.
+        DataError: There are several splits, or none.
     """
     if not isinstance(dataset, dict):
         return dataset

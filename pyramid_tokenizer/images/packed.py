@@ -1,4 +1,4 @@
-"""Many images in one file: where each lies, and how its bytes become pixels."""
+"""Tools for sources that hold many images in one file: names in little memory, parts of files, and their pixels."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from pyramid_tokenizer.images.read import read_image
 
 
 class PackedStrings:
-    """Strings by number, kept as one run of bytes.
+    """Strings by number, stored as one sequence of bytes.
 
-    A list of a million strings takes twice the memory, and each forked DataLoader worker ends up with its own copy of it,
-    because reading a Python object writes its reference count.
+    A list of a million strings takes twice the memory, and each forked DataLoader worker would end up with its own copy of
+    it, because reading a Python object writes its reference count.
 
     Example:
         >>> names = PackedStrings(["cat.jpg", "brücke.png"])
@@ -42,11 +42,11 @@ class PackedStrings:
 def read_span(path: str, offset: int, size: int) -> bytes:
     """Bytes `offset` to `offset + size` of a file.
 
-    Opened anew each time, which costs what opening one image of a folder costs: forked processes would share the
-    place in an open file, and a data set may have more shards than a process may open files.
+    The file is opened anew each time, which costs what opening one image of a folder costs: forked processes would share the
+    position in an open file, and a data set may have more shards than a process may open files.
 
     Raises:
-        ImageFileError: The file is gone, cannot be read or ends before.
+        ImageFileError: The file is gone, cannot be read, or ends too early.
     """
     try:
         with open(path, "rb") as file:
@@ -68,7 +68,7 @@ def read_encoded(data: bytes | None) -> Tensor:
         data: All bytes of a JPEG, PNG or other file that Pillow knows; None where a table holds none.
 
     Raises:
-        ImageError: No bytes, or no complete image, or one that is too large.
+        ImageError: There are no bytes, they are no complete image, or the image is too large.
     """
     if not data:
         raise ImageFileError("expected the bytes of an image, got none: fill them in, or leave the image out")

@@ -31,23 +31,23 @@ _ACCEPTED = (
 
 @runtime_checkable
 class ImageSource(Protocol):
-    """Images by number, 0 … len − 1.
+    """Images by number, from 0 to len - 1.
 
-    A source is pickled into DataLoader workers and read by several processes at once. What is wrong with a single image is
-    raised when it is read, so that one damaged file does not end a training.
+    A source is pickled into DataLoader workers and read by several processes at once. A damaged image is an error only when
+    it is read, so that one damaged file does not end a training.
     """
 
     def __len__(self) -> int: ...
 
     def name(self, index: int) -> str:
-        """What the image is called in logs: where it lies."""
+        """The image's name in logs, which says where it lies."""
         ...
 
     def read(self, index: int) -> Tensor:
         """(3, H, W) float32 in [0, 1], RGB, at its own size.
 
         Raises:
-            ImageError: It cannot be read.
+            ImageError: The image cannot be read.
         """
         ...
 
@@ -59,24 +59,24 @@ Source: TypeAlias = "ImageSource | str | os.PathLike[str] | Sequence[ImageLike] 
 def open_images(source: Source, *, column: str | None = None) -> ImageSource:
     """The images of a source, by number.
 
-    A folder, pattern or list gives one kind of files: images, tar shards or Parquet. Where several kinds lie together, as in
-    a folder of photos and the archive that they came from, that is an error, and a pattern tells which are meant.
+    A folder, pattern or list must hold one kind of files: images, tar shards or Parquet files. Several kinds together, as in
+    a folder of photos with the archive that they came from, are an error; a pattern then says which are meant.
 
     Args:
         source: One of
             a folder: all image files below it, or all .tar or .parquet files, or what `datasets` saved there;
             a .txt list of paths, one a line;
-            a .tar file in WebDataset's layout, see `shards`; a .parquet file, see `tables`;
+            a .tar file in WebDataset's layout, see `images.tar`; a .parquet file, see `images.tables`;
             a pattern, "photos/**/*.jpg" or "shards/{000..009}.tar";
             "hf-dataset:NAME" or "hf-dataset:NAME:SPLIT", for `datasets.load_dataset`;
             a `datasets.Dataset`;
             a list of images, paths among them, or a batch (N, 3, H, W), see `images.ImageLike`;
             an `ImageSource`, which is returned as it is.
-        column: The column of a table, or the field of a shard, that holds the images; None finds it.
+        column: Name of the column of a table, or of the field of a shard, that holds the images; None finds it.
 
     Raises:
-        DataError: There is nothing of that name, no image in it, several kinds of files, a damaged shard or table, or
-            `column` where there are no columns.
+        DataError: Nothing of that name exists, it holds no image or several kinds of files, a shard or table is damaged, or
+            `column` is given where there are no columns.
         MissingExtraError: pyarrow or `datasets` is needed and not installed.
 
     Example:
@@ -131,7 +131,7 @@ def _open_path(source: str, column: str | None) -> ImageSource:
 
 
 def _by_kind(paths: Iterable[Path], others: str | None = None) -> dict[str, list[Path]]:
-    """The paths as "image", "tar", "parquet" and "compressed"; `others` is the kind of all other names, None drops them."""
+    """The paths grouped as "image", "tar", "parquet" and "compressed"; other names count as `others`, None drops them."""
     found: dict[str, list[Path]] = defaultdict(list)
     for path in paths:
         suffix = path.suffix.lower()

@@ -1,4 +1,4 @@
-"""Tar shards in WebDataset's layout, read by number.
+"""Images in tar shards of WebDataset's layout, read by number.
 
 Members that follow each other and share their path up to the first dot of the file's name are one sample; what comes after
 that dot names the field: `train/0001.jpg` and `train/0001.json` are the fields `jpg` and `json` of sample `train/0001`.
@@ -31,17 +31,17 @@ _META = re.compile(r"__[^/]*__($|/)")
 
 
 class TarImages:
-    """The images of tar shards; an `ImageSource`.
+    """The images of tar shards by number; an `ImageSource`.
 
-    Of a sample's fields the one whose name is an image's suffix is read (`jpg`, not `seg.png`); one with a longer name where
-    it is the only image. Samples without an image are left out.
+    Of a sample's fields, the one whose whole name is the suffix of an image format is read (`jpg`, not `seg.png`); where there
+    is no such field, the one that ends with such a suffix. Samples without an image are left out.
 
     Args:
         files: Uncompressed tar files.
-        column: The field to read instead, e.g. "seg.png".
+        column: Name of the field to read instead, e.g. "seg.png".
 
     Raises:
-        DataError: A shard is missing, damaged or compressed, a sample has several images, or none has one.
+        DataError: A shard is missing, damaged or compressed, a sample has several images, or no sample has one.
     """
 
     def __init__(self, files: Sequence[Path], *, column: str | None = None):
@@ -61,7 +61,7 @@ class TarImages:
         return len(self._members)
 
     def name(self, index: int) -> str:
-        """The shard's path and the member's: "shards/000.tar:train/0001.jpg"."""
+        """The paths of the shard and of the member in it: "shards/000.tar:train/0001.jpg"."""
         return f"{self._files[self._spans[index, 0]]}:{self._members[index]}"
 
     def read(self, index: int) -> Tensor:
@@ -75,7 +75,7 @@ class TarImages:
 
 
 def _images(file: Path, column: str | None) -> Iterator[tarfile.TarInfo]:
-    """One member of each sample that has an image."""
+    """The member of each sample that holds its image."""
     named = ((match, member) for member in _members(file) if (match := _MEMBER.fullmatch(member.name)))
     for key, sample in groupby(named, key=lambda pair: pair[0][1]):
         fields = [(match[2].lower(), member) for match, member in sample]

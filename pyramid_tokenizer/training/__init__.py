@@ -1,4 +1,8 @@
-"""Training: `train` and `finetune` run the gradient-free fit, stage 1 (adapters and codebooks), stage 2 (trunk and pixel decoder)."""
+"""Training: codebooks and decoder by `train` and `finetune`, a segmentation head by `train_segmentation`.
+
+The gradient-free fit makes codebooks, stage 1 refines adapters and codebooks by gradients, stage 2 trains the trunk and the
+pixel decoder on frozen ids, and stage 3 the segmentation head.
+"""
 
 from pyramid_tokenizer.config.training import TrainConfig
 from pyramid_tokenizer.errors import MissingExtraError

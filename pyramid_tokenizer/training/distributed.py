@@ -1,6 +1,7 @@
-"""Where this process stands among its peers, and what they tell each other; in a single process every call is a no-op.
+"""The processes of a distributed training: which one this is, and what they tell each other.
 
-For code below the training floor too, which cannot ask accelerate: only `training` may import it.
+In a single process every function returns at once. It asks torch.distributed and not accelerate, so that code without an
+Accelerator can use it.
 """
 
 from __future__ import annotations
@@ -13,31 +14,31 @@ from torch import Tensor
 
 
 def is_active() -> bool:
-    """True when torch.distributed is built in and a process group was started."""
+    """True where torch.distributed is available and a process group was started."""
     return dist.is_available() and dist.is_initialized()
 
 
 def rank() -> int:
-    """This process's number, 0 … world_size − 1; 0 in a single process."""
+    """Number of this process, from 0 to world_size() - 1; 0 in a single process."""
     return dist.get_rank() if is_active() else 0
 
 
 def world_size() -> int:
-    """Processes that work together; 1 in a single process."""
+    """Number of processes that train together; 1 in a single process."""
     return dist.get_world_size() if is_active() else 1
 
 
 def is_main() -> bool:
-    """True in the one process that prints and writes files."""
+    """True in the main process, the only one that prints and writes files."""
     return rank() == 0
 
 
 def any_true(flag: bool, *, device: torch.device) -> bool:
-    """Whether the flag is set in any process; every process must call it, and all get the same answer.
+    """Whether the flag is set in any process. Every process must call it, and all get the same answer.
 
     Args:
-        flag: This process's.
-        device: One that the process group can talk through.
+        flag: The flag of this process.
+        device: A device that the process group can send tensors from.
 
     Example:
         >>> any_true(False, device=torch.device("cpu"))
@@ -51,10 +52,10 @@ def any_true(flag: bool, *, device: torch.device) -> bool:
 
 
 def broadcast(tensors: Iterable[Tensor]) -> None:
-    """Gives the main process's values to all others, in place; every process must call it, with tensors of the same shapes.
+    """Copies the main process's values into the tensors of all others. Every process must call it with the same shapes.
 
     Args:
-        tensors: On a device that the process group can talk through.
+        tensors: Tensors on a device that the process group can send from; they are changed in place.
     """
     if is_active():
         for tensor in tensors:

@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM become a request that the loop answers between two steps, when its state is whole and can be saved."""
+"""Ctrl-C and SIGTERM as a request to stop, which a training answers between two steps, when its state can be saved."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class StopRequest:
-    """While it is entered, the first signal only sets `signal`; a second one does what it would have done at first.
+    """While it is entered, the first SIGINT or SIGTERM only sets `signal`; a second one acts as it would have without this.
 
-    Outside the main thread, where Python takes no signals, nothing is changed.
+    Outside the main thread, where Python handles no signals, nothing is changed.
 
     Example:
         >>> with StopRequest() as stop:
@@ -40,7 +40,7 @@ class StopRequest:
 
     def _restore(self) -> None:
         for number, handler in self._before.items():
-            # None: set by something other than Python, which alone could set it again
+            # None: the handler was not set by Python, so Python cannot set it again
             signal.signal(number, signal.SIG_DFL if handler is None else handler)
         self._before = {}
 
@@ -48,8 +48,8 @@ class StopRequest:
         """Ends the program as the signal would have: KeyboardInterrupt for Ctrl-C, else SystemExit.
 
         Raises:
-            KeyboardInterrupt: The signal was SIGINT, or another process got one.
-            SystemExit: It was SIGTERM; the exit code is 143, as shells have it.
+            KeyboardInterrupt: The signal was SIGINT, or another process of the training got a signal.
+            SystemExit: The signal was SIGTERM; the exit code is 143, as shells report it.
         """
         if self.signal is signal.SIGTERM:
             raise SystemExit(128 + signal.SIGTERM)
@@ -57,10 +57,10 @@ class StopRequest:
 
 
 def leave_signals_to_the_parent(worker: int) -> None:
-    """For processes that load data: the terminal's Ctrl-C reaches them too, but the parent decides when they end.
+    """Makes a process that loads data ignore Ctrl-C, which the terminal sends to it too: the parent decides when it ends.
 
     Args:
-        worker: Its number, which DataLoader's `worker_init_fn` is called with.
+        worker: Number of the worker, with which a DataLoader calls its `worker_init_fn`.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)

@@ -1,4 +1,4 @@
-"""The one visible loop: crops in order of their step's number, AdamW with a cosine, averaged weights, resumable."""
+"""The training loop of every stage: AdamW with a cosine schedule, averaged weights, and a state to resume from."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ from pyramid_tokenizer.training.state import load_state, save_state
 
 _LOGGER = logging.getLogger(__name__)
 Sheet = Callable[[str, int], None]
-"""Shows what the tokenizer does, given the stage's name and the steps done."""
+"""Writes a sheet of reconstructions, given the stage's name and the number of steps done."""
 
 
 class Stage(Protocol):
-    """What a stage is: an `nn.Module` that gives the loss and figures of (crops, step), and this."""
+    """A stage of training: an `nn.Module` that is called with (crops, step) and gives a loss and figures, and these."""
 
     name: str
     steps: int
@@ -38,27 +38,27 @@ class Stage(Protocol):
     ema_decay: float
 
     def trainable(self) -> list[nn.Parameter]:
-        """What the optimizer moves."""
+        """The parameters that the optimizer changes."""
         ...
 
     def after_step(self, step: int) -> None:
-        """What is to be done beside, e.g. to codebooks."""
+        """Further changes at the end of a step, e.g. to codebooks."""
         ...
 
     def extra_state(self) -> dict[str, dict[str, Tensor]]:
-        """What a resumed run needs beside the module's own state."""
+        """Tensors that a resumed run needs in addition to the module's own state."""
         ...
 
     def load_extra_state(self, state: dict[str, dict[str, Tensor]]) -> None:
-        """Takes over what `extra_state` gave."""
+        """Takes over what `extra_state` returned."""
         ...
 
     def state_dict(self) -> dict[str, Any]:
-        """The module's."""
+        """The state of the module."""
         ...
 
     def load_state_dict(self, state_dict: Mapping[str, Any], /) -> Any:
-        """The module's."""
+        """Takes over the state of the module."""
         ...
 
 
@@ -74,24 +74,25 @@ def run_stage(
 ) -> None:
     """Trains one stage to its end, from where its state file left off.
 
-    The averaged weights replace the stage's own at the end. A step's crops and chance depend on the seed and the step's
-    number, so a resumed run equals an uninterrupted one.
+    At the end the averaged weights replace the stage's own. A step's crops and random numbers depend on the seed and the
+    step's number alone, so a resumed run equals an uninterrupted one. Torch's global generators are reseeded at every step:
+    call this inside `process.accelerated`, which restores them.
 
     Args:
-        stage: Changed in place.
-        crops: Item `step * accumulate + k` is pass k of that step: what the stage takes, with `len` and `to(device)`.
-        config: Rates, decay, intervals.
-        accelerator: Device, precision, processes.
-        state_path: Where the run's state is kept; the caller removes it once the stage's result is saved.
-        log: Called every `log_every` steps on the main process.
-        sheet: Called every `sheet_every` steps and at the end, on the main process.
+        stage: What is trained; changed in place.
+        crops: Batches by number. Item `step * accumulate + k` is pass k of that step; a batch has `len` and `to(device)`.
+        config: Learning rates, decay and intervals.
+        accelerator: Device, precision and processes.
+        state_path: File of the run's state; the caller removes it once the stage's result is saved.
+        log: Called every `log_every` steps in the main process.
+        sheet: Called every `sheet_every` steps and at the end, in the main process.
 
     Raises:
-        CheckpointError: The state belongs to another stage or configuration, is damaged, or cannot be written.
-        DataError: A step's images cannot be read.
+        CheckpointError: The state belongs to another stage or other settings, is damaged, or cannot be written.
+        DataError: The images of a step cannot be read.
         PyramidTokenizerError: The loss is not finite.
-        KeyboardInterrupt: Ctrl-C, once the state is saved.
-        SystemExit: SIGTERM, once the state is saved.
+        KeyboardInterrupt: Ctrl-C was pressed; the state is saved.
+        SystemExit: SIGTERM came; the state is saved.
     """
     optimizer = _optimizer(stage, config)
     averaged = AveragedModel(stage_parameters(stage), multi_avg_fn=get_ema_multi_avg_fn(stage.ema_decay))
@@ -118,7 +119,7 @@ def run_stage(
                 accelerator.wait_for_everyone()  # the state is not whole before
                 _LOGGER.warning("stage %s stopped after step %d, saved: the same call goes on", stage.name, done)
                 stop.leave()
-    if stop.signal is not None:  # too late for the loop to answer
+    if stop.signal is not None:  # the signal came after the last step
         stop.leave()
     with torch.no_grad():
         for parameter, mean in zip(stage.trainable(), averaged.module.parameters(), strict=True):
@@ -134,9 +135,9 @@ def _add_gradients(
     accelerator: Accelerator,
     meter: _Meter,
 ) -> None:
-    """All passes of one step; their mean gradient is then on the stage's parameters."""
+    """Runs all passes of one step and leaves their mean gradient on the stage's parameters."""
     for k in range(config.accumulate):
-        # the same in every pass and process: one prefix of levels for all of a step's crops
+        # the same seed in every pass and process, so that all crops of a step decode the same prefix of levels
         reseed(hash((config.seed, step)) % 2**63, accelerator.device)
         last = k + 1 == config.accumulate
         with contextlib.nullcontext() if last else accelerator.no_sync(model):
@@ -163,7 +164,7 @@ def _due(done: int, every: int, steps: int) -> bool:
 
 
 def stage_parameters(stage: Stage) -> nn.ParameterList:
-    """The stage's trainable parameters as a module of their own, which is what gets averaged."""
+    """The stage's trainable parameters as a module of their own, of which the moving average is kept."""
     return nn.ParameterList(stage.trainable())
 
 
@@ -215,7 +216,7 @@ def _resume(stage: Stage, optimizer: Any, averaged: AveragedModel, state: dict[s
 
 
 class _Meter:
-    """Running means of a stage's figures between two lines of the log."""
+    """Collects a stage's figures and logs their means."""
 
     def __init__(self, config: TrainConfig, stage: Stage, log: Log | None):
         self.every, self.stage, self.log = config.log_every, stage, log
@@ -223,13 +224,13 @@ class _Meter:
         self.images, self.began = 0, time.perf_counter()
 
     def add(self, loss: float, figures: dict[str, float], images: int) -> None:
-        """Takes the figures of one pass."""
+        """Adds the figures of one pass."""
         for name, value in {"loss": loss, **figures}.items():
             self.sums.setdefault(name, []).append(value)
         self.images += images
 
     def tell(self, step: int) -> None:
-        """Logs the means where a line is due."""
+        """Logs the means since the last line, where a line is due."""
         if self.log is None or not _due(step + 1, self.every, self.stage.steps):
             return
         place = {"stage": self.stage.name, "step": step + 1, "steps": self.stage.steps}

@@ -1,4 +1,4 @@
-"""Losses of the stages; scalars, float32."""
+"""The terms of the stages' losses: functions of batches that return a float32 scalar."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ from torch import Tensor
 from pyramid_tokenizer.config.training import PixelLoss
 
 PSNR_FLOOR = 1e-4
-"""Squared error below which an image counts as solved (40 dB): keeps flat images from ruling the gradient."""
+"""Squared error that is added before the logarithm (40 dB): without it, flat images, whose error is tiny, would dominate the
+gradient."""
 
 
 def pixel_loss(images: Tensor, targets: Tensor, kind: PixelLoss) -> Tensor:
-    """Distance between decoded images and their originals, both (B, 3, H, W).
+    """Distance between decoded images and their originals.
 
-    "psnr" is the mean over images of log(squared error + floor): but for a constant factor, its gradient is that of mean
-    PSNR.
+    "psnr" is the mean over images of log(squared error + floor). Its gradient is that of mean PSNR, up to a constant factor.
 
     Args:
-        images: Float, not clamped.
-        targets: Float32 in [0, 1].
+        images: Decoded images (B, 3, H, W), float, not clamped.
+        targets: Their originals (B, 3, H, W), float32 in [0, 1].
         kind: "l1", "l2" or "psnr".
 
     Example:
@@ -37,7 +37,7 @@ def pixel_loss(images: Tensor, targets: Tensor, kind: PixelLoss) -> Tensor:
 
 
 def alignment_loss(text_embeddings: Tensor, dense: Tensor) -> Tensor:
-    """One less the cosine between unit maps (B, D, h, w), averaged; `dense` is the fixed side.
+    """One minus the cosine between two maps of unit vectors (B, D, h, w), averaged; `dense` gets no gradient.
 
     Example:
         >>> up, right = torch.tensor([[0.0, 1.0], [1.0, 0.0]]).view(2, 1, 2, 1, 1)
@@ -48,7 +48,7 @@ def alignment_loss(text_embeddings: Tensor, dense: Tensor) -> Tensor:
 
 
 def commitment_loss(projected: Tensor, codes: Tensor) -> Tensor:
-    """Mean squared distance of projections to their (fixed) codes, both (B, d, h, w).
+    """Mean squared distance between projected features and their codes, both (B, d, h, w); the codes get no gradient.
 
     Source: van den Oord et al., "Neural Discrete Representation Learning" (2017), eq. 3.
     """
@@ -56,7 +56,7 @@ def commitment_loss(projected: Tensor, codes: Tensor) -> Tensor:
 
 
 def straight_through(projected: Tensor, codes: Tensor) -> Tensor:
-    """The codes in the forward pass, the projections' gradient in the backward pass; both (B, d, h, w).
+    """The codes (B, d, h, w), with a gradient that goes to the projections of the same shape as if they had been returned.
 
     Source: Y. Bengio et al., "Estimating or propagating gradients through stochastic neurons" (2013).
     """
@@ -64,11 +64,11 @@ def straight_through(projected: Tensor, codes: Tensor) -> Tensor:
 
 
 def target_at(images: Tensor, scale: int) -> Tensor:
-    """Images (B, 3, H, W) averaged down by a whole ratio."""
+    """Images (B, 3, H, W) averaged over squares of `scale` x `scale` pixels."""
     return F.avg_pool2d(images, scale) if scale > 1 else images
 
 
 def mean_psnr(images: Tensor, targets: Tensor) -> float:
-    """Mean over images of the PSNR in dB of unrounded pixels, for logs."""
+    """Mean PSNR in dB of images (B, 3, H, W), whose pixels are clamped and not rounded; for logs."""
     error = ((images.detach().float().clamp(0, 1) - targets) ** 2).flatten(1).mean(1)
     return float((-10 * torch.log10(error.clamp(min=1e-10))).mean())

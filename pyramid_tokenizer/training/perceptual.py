@@ -1,4 +1,4 @@
-"""Distances between images that follow looks more than pixels do: an optional term of the decoder's loss."""
+"""Perceptual distances between images, an optional term of the decoder's loss."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from pyramid_tokenizer.config.training import Perceptual
 from pyramid_tokenizer.errors import MissingExtraError, PyramidTokenizerError
 
 Distance = Callable[[Tensor, Tensor], Tensor]
-"""Decoded images and originals, both (B, 3, H, W), originals in [0, 1] -> scalar."""
+"""A function of decoded images and their originals, both (B, 3, H, W), originals in [0, 1], that returns a scalar."""
 
 
 def perceptual_distance(kind: Perceptual, backbone: Any) -> Distance | None:
-    """The distance of that kind.
+    """The perceptual distance of that kind.
 
     Args:
-        kind: "none"; "backbone" compares the frozen backbone's own finest maps, which costs no further weights; "lpips" is the
-            learned metric of the package of that name, whose trunk is fetched on first use.
+        kind: "none" for none. "backbone" compares the finest maps of the frozen backbone and needs no further weights. "lpips"
+            is the learned metric of the package of that name, whose network is downloaded on first use.
         backbone: The tokenizer's backbone.
 
     Returns:
@@ -28,7 +28,7 @@ def perceptual_distance(kind: Perceptual, backbone: Any) -> Distance | None:
 
     Raises:
         MissingExtraError: lpips is not installed.
-        PyramidTokenizerError: Its trunk cannot be fetched.
+        PyramidTokenizerError: The network of LPIPS cannot be downloaded.
 
     Example:
         >>> import torch
@@ -44,7 +44,7 @@ def perceptual_distance(kind: Perceptual, backbone: Any) -> Distance | None:
 
 
 def _map_distance(backbone: Any, images: Tensor, targets: Tensor) -> Tensor:
-    """Squared distance of unit feature vectors, the mean over cells.
+    """Squared distance between the unit feature vectors of two batches, averaged over cells.
 
     Source: Zhang et al., "The Unreasonable Effectiveness of Deep Features as a Perceptual Metric", arXiv 1801.03924, eq. 1,
         with all channels weighted alike.
@@ -62,7 +62,7 @@ def _lpips(backbone: Any) -> Distance:
         metric = lpips.LPIPS(net="alex", verbose=False)
     except OSError as error:  # urllib's errors are of this kind
         raise PyramidTokenizerError(
-            f'expected the trunk of LPIPS from its public address, got {error}: check the network, or use "backbone"'
+            f'expected the network of LPIPS from its public address, got {error}: check the network, or use "backbone"'
         ) from error
     metric.requires_grad_(False).to(next(iter(backbone.state_dict().values())).device)
     return lambda images, targets: metric(images.float(), targets, normalize=True).mean()

@@ -1,4 +1,4 @@
-"""What a run shows beside its log: reconstruction sheets and TensorBoard's scalars, in folders of the model's directory."""
+"""Sheets of reconstructions and scalars for TensorBoard, which a run writes into the model's folder."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ from pyramid_tokenizer.tokenizer import PyramidTokenizer
 from pyramid_tokenizer.visualize.sheets import contact_sheet
 
 Log = Callable[[dict[str, Any]], None]
-"""Takes the figures of a step: stage, step, steps, loss, images_per_second and the stage's own."""
+"""A function that is called with the figures of a step: stage, step, steps, loss, images_per_second and the stage's own."""
 
 
 def write_sheet(tok: PyramidTokenizer, images: Tensor, path: Path) -> None:
-    """One row an image: the original, then what every prefix of levels decodes to, with the tokenizer as it is now.
+    """Writes a sheet with a row for each image: the original, then the reconstruction from every prefix of levels.
 
     Args:
-        tok: With fitted codebooks.
-        images: (B, 3, H, W) float in [0, 1].
-        path: A .png or .jpg; its folder is made where missing.
+        tok: A tokenizer with fitted codebooks.
+        images: Batch (B, 3, H, W) float in [0, 1].
+        path: A .png or .jpg file; its folder is made where it is missing.
     """
     with torch.no_grad():
         tokens = tok.encode(images)
@@ -37,10 +37,10 @@ def write_sheet(tok: PyramidTokenizer, images: Tensor, path: Path) -> None:
 
 
 def tensorboard_log(folder: Path) -> Log:
-    """A log that writes "stage/figure" scalars for TensorBoard.
+    """A log that writes its figures as TensorBoard scalars "stage/figure".
 
     Args:
-        folder: Of the event files.
+        folder: Folder of the event files.
 
     Raises:
         MissingExtraError: tensorboard is not installed.

@@ -1,4 +1,4 @@
-"""`out/.training`: what a run was started with, and what each of its steps made, so that the same call goes on from there."""
+"""The folder `out/.training`: a run's settings and the result of each of its parts, so that the same call resumes it."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ from pyramid_tokenizer.training import distributed
 
 STATE_SUFFIX = ".pt"
 MACHINE_SETTINGS = ("workers", "log_every", "save_every", "sheet_every", "tensorboard")
-"""What a resumed run may change: its results do not depend on it."""
+"""Settings that may differ in a resumed run, because results do not depend on them."""
 
 
 def check_settings(path: Path, tok: PyramidTokenizer, num_images: int, config: TrainConfig) -> None:
-    """Writes down what the run was started with; refuses to resume it with anything else.
+    """Writes the settings of a new run to a file, or checks that a resumed run has the same.
 
     Args:
-        path: The file.
-        tok: As it was given to the run.
-        num_images: Of the source.
-        config: The run's settings.
+        path: The file of settings.
+        tok: The tokenizer as it was given to the run.
+        num_images: Number of images in the source.
+        config: Settings of the run.
 
     Raises:
-        CheckpointError: The file holds other settings, or is damaged.
+        CheckpointError: The file holds other settings or is damaged.
     """
     settings = {name: value for name, value in dataclasses.asdict(config).items() if name not in MACHINE_SETTINGS}
     settings |= {"tokenizer": to_dict(tok.config), "images": num_images}
@@ -55,17 +55,17 @@ def check_settings(path: Path, tok: PyramidTokenizer, num_images: int, config: T
 
 
 def once(path: Path, tok: PyramidTokenizer, work: Callable[[], None]) -> None:
-    """Does the work and keeps the tokenizer's tensors; a resumed run takes them from there instead.
+    """Does one part of a run and stores the tokenizer's tensors; where they are stored already, loads them instead.
 
-    The work's own state, which lies beside `path`, has then done its service.
+    The state from which that part could be resumed, a file beside `path`, is then removed.
 
     Args:
-        path: Where the tensors are kept.
-        tok: Changed in place.
-        work: What the step does.
+        path: File of the tensors.
+        tok: The tokenizer; changed in place.
+        work: What this part of the run does.
 
     Raises:
-        CheckpointError: The kept tensors are damaged or those of another architecture.
+        CheckpointError: The stored tensors are damaged or belong to another architecture.
     """
     if path.exists():
         tok.load_own(hub.read_weights(path, tok.own_tensors()))

@@ -1,4 +1,4 @@
-"""What a run resumes from: one file, written beside and renamed, read without unpickling code."""
+"""The file that a stage resumes from: written whole or not at all, and read without running code."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from pyramid_tokenizer.files import replacing
 
 
 def save_state(path: Path, state: dict[str, Any]) -> None:
-    """Writes tensors, numbers and strings; the previous file stays whole until the new one is.
+    """Writes a training state, whole or not at all; if that fails, the previous file stays as it was.
 
     Args:
         path: The file.
-        state: What `torch.load` takes back without unpickling code: nested dicts and lists of the above.
+        state: Nested dicts and lists of tensors, numbers and strings, which `torch.load` reads without running code.
 
     Raises:
         CheckpointError: The file cannot be written, e.g. the disk is full.
@@ -38,19 +38,21 @@ def save_state(path: Path, state: dict[str, Any]) -> None:
 
 
 def load_state(path: Path) -> dict[str, Any] | None:
-    """What `save_state` wrote, on the CPU; None where there is no file.
+    """The state that `save_state` wrote, with its tensors on the CPU; None where there is no file.
 
     Args:
         path: The file.
 
     Raises:
-        CheckpointError: The file is damaged, or no training state.
+        CheckpointError: The file is damaged or holds something else.
     """
     if not path.exists():
         return None
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # another class for every kind of damage, and advice that would run its code
+    except (
+        Exception
+    ) as error:  # torch raises another class for every kind of damage, and advises to run the file's code
         raise CheckpointError(
             f"expected a training state in {path}, got a damaged file ({type(error).__name__}): delete it to start anew"
         ) from error

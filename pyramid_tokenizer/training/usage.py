@@ -1,4 +1,4 @@
-"""How much of its codebook each level uses while it trains: collapse shows in the log, not at the end."""
+"""How much of its codebook each level uses during training, so that a collapse shows in the log and not at the end."""
 
 from __future__ import annotations
 
@@ -9,14 +9,15 @@ import torch
 from torch import Tensor
 
 DRAWS_PER_CODE = 10
-"""A code counts as used when it was seen since even use would have drawn every code this often."""
+"""Length of the window in which a code must be seen to count as used: as long as even use takes to draw every code this
+often."""
 
 
 class CodebookUsage:
     """Remembers the step at which every code was last seen.
 
     Args:
-        codebook_sizes: K per level.
+        codebook_sizes: Number of entries K of each level's codebook.
 
     Example:
         >>> usage = CodebookUsage([4])
@@ -31,13 +32,13 @@ class CodebookUsage:
         self.ids_per_step = [0] * len(codebook_sizes)
 
     def add(self, step: int, ids: Sequence[Tensor]) -> None:
-        """Takes the ids of a batch of that step, any shape, one tensor a level."""
+        """Adds the ids of a batch of that step: one int64 tensor of any shape for each level."""
         for index, (seen, level) in enumerate(zip(self.last_seen, ids, strict=True)):
             seen[level.detach().flatten().cpu()] = step
             self.ids_per_step[index] = level.numel()
 
     def shares(self, step: int) -> dict[str, float]:
-        """Share of codes in use per level, "usage@0" for level 0; levels that were not watched for long enough are left out."""
+        """Share of the codes in use, as "usage@0" for level 0; levels that were not watched for a whole window are left out."""
         shares = {}
         for index, (seen, count) in enumerate(zip(self.last_seen, self.ids_per_step, strict=True)):
             window = math.ceil(DRAWS_PER_CODE * len(seen) / max(count, 1))
@@ -46,10 +47,10 @@ class CodebookUsage:
         return shares
 
     def state(self) -> dict[str, Tensor]:
-        """What it remembers, for a checkpoint."""
+        """The steps at which codes were last seen, for a checkpoint."""
         return {str(index): seen.clone() for index, seen in enumerate(self.last_seen)}
 
     def load_state(self, state: dict[str, Tensor]) -> None:
-        """Takes over what `state` gave."""
+        """Takes over what `state` returned."""
         for index, seen in enumerate(self.last_seen):
             seen.copy_(state[str(index)])

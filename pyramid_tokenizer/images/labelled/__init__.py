@@ -1,4 +1,4 @@
-"""Images with labels: how data sets lay them out, the names of their classes, and crops for training."""
+"""Images with labels: how segmentation sets lie on disk, the names of their classes, and crops for training."""
 
 from pyramid_tokenizer.images.labelled.class_names import distinct_names, read_class_names
 from pyramid_tokenizer.images.labelled.crops import LabelledBatch, LabelledCrops

@@ -1,7 +1,7 @@
 """Names of classes: the short standard lists, and a reader of the files that hold the long ones.
 
-A name is what a text encoder is asked; synonyms are written "a|b|c". Words that the original lists run together are split
-("diningtable"), since a text encoder reads words; a protocol's spelling is taken from a file where one is given.
+A name is what the text encoder reads; synonyms are written "a|b|c". Words that the original lists write as one ("diningtable")
+are split, because a text encoder reads words. Where a set brings a file of class names, that file is used instead.
 """
 
 from __future__ import annotations
@@ -54,16 +54,17 @@ def split_name(name: str) -> tuple[str, ...]:
 
 
 def distinct_names(names: Sequence[str]) -> tuple[str, ...]:
-    """The names with each word left to one class, where lists as ADE20K's give it to several ("blind, screen" and "screen").
+    """The names without words that several classes share, as in ADE20K's list ("blind, screen" and "screen").
 
-    A word goes to the class that has no other, else to one that puts it first, else to the earlier one; case is ignored.
-    A class is as likely as its likeliest word: with a shared one, the earlier class would take all pixels of the others.
+    A shared word is left to the class that has no other word, else to a class that names it first, else to the earlier one;
+    case is ignored. This matters because a class scores as high as its best word: of classes that share a word, the earlier
+    one would take all pixels of the others.
 
     Args:
         names: One for each class, synonyms written "a|b|c".
 
     Raises:
-        DataError: A class is left without a word.
+        DataError: A class would be left without a word.
 
     Example:
         >>> distinct_names(["blind|screen", "screen", "bag", "bag|suitcase"])
@@ -96,15 +97,16 @@ def read_class_names(
     list of strings. In the last two a comma or semicolon stands between synonyms too.
 
     Args:
-        path: Of the file.
-        num_classes: How many there must be; None takes as many as there are, and numbers must then run from 0.
-        left_out: Numbers of lines "12: name" that are no classes; they may be missing or already left out.
+        path: The file.
+        num_classes: How many names there must be; None takes as many as there are, and numbers must then begin at 0.
+        left_out: Numbers of lines "12: name" that are no classes; the file may lack them.
 
     Returns:
         The names, synonyms written "a|b|c". Classes may share words: see `distinct_names`.
 
     Raises:
-        DataError: No such file, an empty name between others, other JSON, or another number of names.
+        DataError: There is no such file, a name between others is empty, the JSON is no list of strings, or the number of
+            names is another.
 
     Example:
         >>> import tempfile

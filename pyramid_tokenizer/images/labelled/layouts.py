@@ -1,4 +1,4 @@
-"""Where a data set keeps its images and labels: one description finds the files, and shows them in messages."""
+"""Where a data set keeps its images and labels: a description that finds the files and draws them in error messages."""
 
 from __future__ import annotations
 
@@ -12,37 +12,37 @@ from pyramid_tokenizer.errors import DataError
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LabelFiles:
-    """One form in which a data set's labels may lie."""
+    """One way in which the label files of a data set may be stored."""
 
     folder: str
-    """Below the root, with / between parts; `{split}` stands for the split's name."""
+    """Their folder below the root, with / between parts; `{split}` stands for the split's name."""
     suffix: str
     """What follows an image's key in the file's name, e.g. "_labelTrainIds.png"."""
     label_map: Mapping[int, int] | None = None
-    """Where this form's values differ from the protocol's: value -> class. None takes the protocol's."""
+    """From a value in these files to a class, where it differs from the protocol's map; None takes the protocol's."""
     ignore_ids: tuple[int, ...] = ()
-    """Ignored values beside the protocol's."""
+    """Values that do not count, in addition to the protocol's."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Layout:
-    """Images and labels that share a key: the path below their folder without the suffix."""
+    """Where images and labels lie. Both files of a sample share a key: their path below their folder, without the suffix."""
 
     image_folder: str
-    """Below the root; `{split}` stands for the split's name."""
+    """Folder of the images below the root; `{split}` stands for the split's name."""
     image_suffixes: tuple[str, ...] = (".jpg",)
     """What may follow the key in an image's name; the first that exists is taken."""
     label_files: tuple[LabelFiles, ...]
-    """Forms of the labels; the first that has every image of the split is taken."""
+    """Ways in which the labels may be stored; the first that has a file for every image of the split is taken."""
     split_file: str | None = None
-    """A list of keys, one a line. None: every label file below the folder is a sample."""
+    """File that lists the keys of a split, one a line; None makes every label file below the folder a sample."""
     default_split: str | None = None
-    """Split that is measured when none is named. None: all labels, without a list."""
+    """Split that is used when none is named; None uses all label files."""
     class_files: tuple[str, ...] = ()
-    """Files that may hold the class names; the first that exists is read."""
+    """Names of files that may hold the class names; the first that exists is read."""
 
     def drawing(self, split: str | None) -> str:
-        """The files as lines to be shown under "expected".
+        """Lines that show where the files are expected, for error messages.
 
         Args:
             split: Name of the split, or None.
@@ -68,7 +68,7 @@ class FilePair(NamedTuple):
 
 
 def find_pairs(root: Path, layout: Layout, split: str | None) -> tuple[LabelFiles, list[FilePair]]:
-    """The form in which the labels lie, and the files of each sample: in the list's order, or sorted by key.
+    """How the labels are stored, and the files of each sample, in the order of the split's list or sorted by key.
 
     Args:
         root: Folder of the data set.
@@ -76,7 +76,7 @@ def find_pairs(root: Path, layout: Layout, split: str | None) -> tuple[LabelFile
         split: Name of the split; None takes every label file.
 
     Raises:
-        DataError: No such folder, labels or images; the message shows what was expected.
+        DataError: There is no such folder, or labels or images are missing; the message draws what was expected.
     """
     expected = f"expected files laid out as{layout.drawing(split)}"
     if not root.is_dir():

@@ -21,13 +21,14 @@ from pyramid_tokenizer.images.labelled.class_names import (
 from pyramid_tokenizer.images.labelled.layouts import LabelFiles, Layout
 
 Background = Literal["none", "ignored", "class", "words"]
-"""What becomes of pixels of none of the classes: there are none (what is unlabelled is ignored); they are ignored; they are
-a class that the method finds by a threshold or a word; they are a class with words of its own for what else there is."""
+"""What becomes of pixels that belong to none of the classes. "none": there are none, and unlabelled pixels do not count.
+"ignored": they do not count. "class": they are a class, which a method finds by a threshold or a word. "words": they are a
+class with its own words for whatever else there is."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SegmentationProtocol:
-    """How a set is measured; data only.
+    """How a set of labelled images is measured; data only.
 
     Example:
         >>> voc = find_protocol("voc-20b")
@@ -38,29 +39,29 @@ class SegmentationProtocol:
     name: str
     """Short name, e.g. "voc-20"."""
     num_classes: int | None
-    """N; None where the class file decides."""
+    """Number of classes N; None where the file of class names decides."""
     names: tuple[str, ...] = ()
-    """Of the classes, synonyms written "a|b|c" (any of them stands for the class); empty until a set's file is read."""
+    """Names of the classes, synonyms written "a|b|c"; empty until the set's file of class names is read."""
     label_map: Mapping[int, int] = field(default_factory=dict)
-    """Value in the label file -> class; empty: the value is the class."""
+    """From a value in the label files to its class; empty where the value is the class."""
     ignore_ids: tuple[int, ...] = ()
-    """Values in the label file that do not count."""
+    """Values in the label files that do not count."""
     background: Background = "none"
-    """What becomes of pixels of none of the classes."""
+    """What becomes of pixels that belong to none of the classes."""
     background_class: int | None = None
-    """The class that stands for them, where there is one; pass it to `evaluate_segmentation` as `none_class`."""
+    """The class that stands for these pixels, where there is one; pass it to `evaluate_segmentation` as `none_class`."""
     description: str
-    """One sentence."""
+    """One sentence for users."""
     source: str
-    """Paper or repository."""
+    """Paper or repository that defines the protocol."""
     layout: Layout
-    """Where the files lie."""
+    """Where the set's files lie."""
     left_out: tuple[int, ...] = (0,)
-    """Numbers in a class file of lines "12: name" that are no classes."""
+    """Numbers that are no classes, in a file of lines "12: name"."""
 
     @property
     def display_names(self) -> tuple[str, ...]:
-        """One short name a class: its first synonym, or "background"."""
+        """A short name for each class: its first synonym, or "background"."""
         return tuple(
             BACKGROUND_NAME if index == self.background_class else split_name(name)[0]
             for index, name in enumerate(self.names)
@@ -74,7 +75,7 @@ def find_protocol(name: str) -> SegmentationProtocol:
         name: A key of `PROTOCOLS`.
 
     Raises:
-        ConfigError: There is none; the message has the near names.
+        ConfigError: There is none of that name; the message suggests near ones.
 
     Example:
         >>> find_protocol("voc20")

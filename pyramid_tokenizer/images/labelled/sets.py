@@ -1,4 +1,4 @@
-"""`open_segmentation_set`: a labelled set on disk, read as its protocol says."""
+"""Labelled sets on disk, read as their protocol says: `open_segmentation_set`."""
 
 from __future__ import annotations
 
@@ -34,21 +34,21 @@ class Sample:
     image: ImageLike
     """A file's path in a `SegmentationSet`; anything else that `read_image` takes."""
     labels: Tensor
-    """(H, W) int64 on the CPU: 0 … N − 1, or `IGNORED`."""
+    """(H, W) int64 on the CPU: a class from 0 to N - 1, or `IGNORED`."""
     name: str
-    """Of the image, for messages and reports."""
+    """Name of the image, for messages and reports."""
 
 
 class SegmentationSet:
-    """Samples of one protocol, read from disk when they are asked for; made by `open_segmentation_set`.
+    """The samples of a labelled set, each read from disk when it is asked for; `open_segmentation_set` makes one.
 
     Args:
-        files: Image and labels of each sample.
-        protocol: With its class names.
-        label_files: The form in which the labels lie; None is the protocol's own.
+        files: Paths of image and labels of each sample.
+        protocol: How the set is measured, with its class names.
+        label_files: How the labels are stored; None takes the protocol's own values.
 
     Raises:
-        ConfigError: The protocol has no names yet, or not as many as classes, or ignores the value of a class.
+        ConfigError: The protocol has no class names, another number of them than of classes, or ignores the value of a class.
     """
 
     def __init__(
@@ -67,22 +67,22 @@ class SegmentationSet:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """Of the classes, synonyms written "a|b|c"."""
+        """Names of the classes, synonyms written "a|b|c"."""
         return self.protocol.names
 
     @property
     def num_classes(self) -> int:
-        """N."""
+        """Number of classes N."""
         return len(self.protocol.names)
 
     def __len__(self) -> int:
         return len(self.files)
 
     def __getitem__(self, index: int) -> Sample:
-        """The sample of that number; its labels are read now, its image is not.
+        """The sample of that number. Its labels are read now; its image is a path.
 
         Args:
-            index: From 0, or negative from the end.
+            index: Number from 0, or negative from the end.
 
         Raises:
             DataError: The label file cannot be read, or holds values that are no class of the protocol.
@@ -113,20 +113,21 @@ def open_segmentation_set(
     split: str | None = None,
     classes: str | Path | Sequence[str] | None = None,
 ) -> SegmentationSet:
-    r"""The samples of a split, found on disk; nothing is decoded yet.
+    r"""The samples of a split of a labelled set; its files are found, and no image is read yet.
 
     Args:
-        root: The set's folder: `ADEChallengeData2016`, `VOCdevkit/VOC2012`, … or one of your own with `images/`,
+        root: The set's folder: `ADEChallengeData2016`, `VOCdevkit/VOC2012` and so on, or a folder of your own with `images/`,
             `labels/` and `classes.txt`.
         protocol: A name in `protocols.PROTOCOLS`, or a protocol of your own.
-        split: Name of the split, as the set's folders or lists have it ("validation", "val2017", "val", …); None takes
-            the one that papers report, and every label file of a plain folder.
-        classes: Class names, or a file that `read_class_names` understands, in place of the set's own; the order of the
-            classes stays.
+        split: Name of the split, as the set's folders or lists write it, e.g. "validation", "val2017" or "val"; None takes the
+            one that papers report, and every label file of a plain folder.
+        classes: Class names in place of the set's own, or a file of them that `read_class_names` understands, in the same
+            order.
 
     Raises:
-        ConfigError: An unknown protocol; the message has the near names.
-        DataError: Missing folders or files, or another number of class names; the message shows the expected layout.
+        ConfigError: There is no protocol of that name; the message suggests near ones.
+        DataError: Folders or files are missing, or the number of class names is another; the message draws the expected
+            layout.
 
     Example:
         >>> import tempfile
@@ -154,13 +155,13 @@ def read_label_values(path: str | Path) -> NDArray[np.int64]:
     """The values of a label image as they are stored: grey levels, or indices into a palette, never colours.
 
     Args:
-        path: Of a PNG, TIFF, … of one channel with 8 or 16 bits.
+        path: A PNG, TIFF or other image file of one channel with 8 or 16 bits.
 
     Returns:
-        (H, W) int64 in 0 … 65535.
+        (H, W) int64, from 0 to 65535.
 
     Raises:
-        DataError: No such file, no image, colours, or values beyond 16 bits.
+        DataError: There is no such file, it is no image, it has colours, or values need more than 16 bits.
     """
     try:
         with open(path, "rb") as file, Image.open(file) as image:
@@ -181,7 +182,7 @@ def read_label_values(path: str | Path) -> NDArray[np.int64]:
 
 
 def _label_table(label_map: Mapping[int, int], num_classes: int, ignore_ids: Sequence[int]) -> NDArray[Any]:
-    """(65536,) int64: value in a file -> class, `IGNORED`, or a mark for values that must not be there."""
+    """(65536,) int64: for each value in a label file its class, `IGNORED`, or `_NOT_ALLOWED` where it must not occur."""
     both = sorted(set(ignore_ids) & set(label_map or range(num_classes)))
     if both:
         fix = "list it once, e.g. ignore_ids=(65535,) for 16-bit labels of more than 255 classes"
