@@ -1,4 +1,4 @@
-"""Images: anything image-like to a batch and back, the sources they come from, and labelled sets of them."""
+"""Images: from anything image-like to a batch and back, the sources that images come from, and labelled sets."""
 
 from pyramid_tokenizer.images.crops import RandomCrops, read_skip_log
 from pyramid_tokenizer.images.files import find_images

@@ -1,4 +1,4 @@
-"""Stage 3: a segmentation head learns masks from labelled images, on frozen ids and, unless told otherwise, a frozen trunk."""
+"""Stage 3: trains a segmentation head on labelled images. Ids are frozen, and by default the shared trunk is too."""
 
 from __future__ import annotations
 
@@ -32,19 +32,20 @@ from pyramid_tokenizer.training.resume import STATE_SUFFIX, check_settings
 from pyramid_tokenizer.training.train import check_trainable, print_log, training_folder
 
 LOGIT_STRIDE = 4
-"""Pixels per logit in the loss, where cells are a multiple of it: finer than a cell, coarse enough for a CPU."""
+"""Pixels per logit in the loss, where cells are larger: finer than a cell, and coarse enough to train on a CPU."""
 
 
 class SegmentationStage(nn.Module):
-    """Per-class sigmoid cross-entropy of the head's logits with the labels, each image among its own set's names.
+    """The loss of a segmentation head: per-class sigmoid cross-entropy, each image scored on the names of its own set.
 
     Args:
-        seg: With a head; its parameters learn. With `config.decoupled` false trunk and pixel decoder learn too, for masks
-            and pixels at once.
-        vocabularies: (N_s, D) float per set, unit rows: the names' embeddings.
-        config: Steps, rate, `decoupled`, `class_balance`.
-        shares: (N_s + 1,) float per set, as `LabelledCrops.pixel_shares` gives them; without them all pixels count alike.
-        continuous: Read the features before quantisation in place of codes: what a head could do without codebooks.
+        seg: A segmenter with a head, whose parameters are trained; with `config.decoupled` false, trunk and pixel decoder are
+            trained too, for masks and pixels at once.
+        vocabularies: Text embeddings of each set's names, (N_s, D) float, rows of unit norm.
+        config: Steps, learning rate, `decoupled` and `class_balance`.
+        shares: How frequent each class of each set is, (N_s + 1,) float, as `LabelledCrops.pixel_shares` gives them; without
+            them all pixels count alike.
+        continuous: Whether the head reads features before quantisation instead of codes: what it could do without codebooks.
     """
 
     name = "segmentation"
@@ -64,13 +65,13 @@ class SegmentationStage(nn.Module):
         self.config, self.continuous = config, continuous
         self.head = seg.head
         self.joint = None if config.decoupled else nn.ModuleList([seg.tok.trunk, seg.tok.pixel_decoder])
-        # behind functions, so that this module holds what trains and nothing else
+        # behind a function, so that this module's parameters are those that are trained
         self._tok = lambda: seg.tok
         self._vocabularies = [rows.to(seg.tok.device) for rows in vocabularies]
         self._weights = [class_weights(own, config.class_balance).to(seg.tok.device) for own in shares]
 
     def forward(self, batch: LabelledBatch, step: int) -> tuple[Tensor, dict[str, float]]:
-        """The loss, and the share of pixels whose best class is theirs."""
+        """The loss of a batch, and the share of its pixels that get their own class."""
         tok = self._tok()
         with torch.no_grad():
             codes, lookup = cell_inputs(tok, batch.images, continuous=self.continuous)
@@ -90,7 +91,7 @@ class SegmentationStage(nn.Module):
         return loss, figures
 
     def _mask_loss(self, cells: Tensor, batch: LabelledBatch) -> tuple[Tensor, float]:
-        """Of refined embeddings (B, D, h, w): each set's crops with its own words, weighted by their share of the batch."""
+        """Loss and accuracy of refined embeddings (B, D, h, w); each set's crops count by their share of the batch."""
         loss, right, known = cells.new_zeros(()), 0.0, 0.0
         ratio = max(1, self._tok().quantizer.strides[-1] // LOGIT_STRIDE)
         for index, words in enumerate(self._vocabularies):
@@ -110,15 +111,15 @@ class SegmentationStage(nn.Module):
         """Nothing: ids are frozen."""
 
     def extra_state(self) -> dict[str, dict[str, Tensor]]:
-        """What the task was: the classes, by their words' embeddings, and `continuous`."""
+        """What is learned: the text embeddings of the classes, and `continuous`."""
         words = {str(index): words.cpu() for index, words in enumerate(self._vocabularies)}
         return {"task": {"continuous": torch.tensor(float(self.continuous)), **words}}
 
     def load_extra_state(self, state: dict[str, dict[str, Tensor]]) -> None:
-        """Checks that the task is the same: the run's other settings do not tell.
+        """Checks that a resumed run learns the same, which its other settings do not show.
 
         Raises:
-            CheckpointError: It is not.
+            CheckpointError: Classes or inputs are others.
         """
         own, stored = self.extra_state()["task"], state["task"]
         # text embeddings may differ in the last bits between runs
@@ -127,20 +128,22 @@ class SegmentationStage(nn.Module):
             for name, value in own.items()
         )
         if not same:
-            raise CheckpointError("expected the classes and inputs that the run was started with, got others")
+            raise CheckpointError(
+                "expected the classes and inputs that the run was started with, got others: give the same, or another directory"
+            )
 
     def trainable(self) -> list[nn.Parameter]:
-        """The head; with a trunk of its own or joint learning those too."""
+        """The parameters of the head, and of the trunks and the pixel decoder that are trained with it."""
         return list(self.parameters())
 
 
 def sigmoid_loss(logits: Tensor, labels: Tensor, weights: Tensor | None = None) -> Tensor:
-    """Binary cross-entropy summed over classes, averaged over the pixels that count; 0 where none does.
+    """Binary cross-entropy, summed over classes and averaged over the pixels that count; 0 where no pixel counts.
 
     Args:
-        logits: (B, N, h, w) float.
-        labels: (B, h, w) int64: the one class that is there, N for none, -1 for pixels that do not count.
-        weights: (N + 1,) float, how much a pixel of each class and of none counts; None counts all alike.
+        logits: Logits of the classes (B, N, h, w), float.
+        labels: Class of each pixel (B, h, w), int64: 0 to N - 1, N for none of the classes, -1 for pixels that do not count.
+        weights: Weight of a pixel of each class and of none, (N + 1,) float; None weights all alike.
 
     Example:
         >>> logits = torch.zeros(1, 3, 1, 2)
@@ -156,11 +159,11 @@ def sigmoid_loss(logits: Tensor, labels: Tensor, weights: Tensor | None = None) 
 
 
 def class_weights(shares: Tensor, power: float) -> Tensor:
-    """How much a pixel of each class counts: its class's share to minus `power`, 1 on average over pixels.
+    """Weight of a pixel of each class: the share of its class to the power of `-power`, scaled to 1 on average over pixels.
 
     Args:
-        shares: (K,) float, of the pixels of each class; of no pixel, a class gets the weight of the rarest.
-        power: 0 counts all alike, 1 gives every class the same say.
+        shares: Share of each class among the pixels, (K,) float; a class without pixels gets the weight of the rarest.
+        power: At 0 all pixels weigh the same, at 1 all classes do.
 
     Source: V. Badrinarayanan et al., "SegNet" (2015), balances by the median frequency, which is power 1.
 
@@ -182,7 +185,7 @@ def cell_inputs(tok: PyramidTokenizer, images: Tensor, *, continuous: bool = Fal
         continuous: Whether to take projections before quantisation, and their text embeddings, in place of codes.
 
     Returns:
-        Codes (B, d_l, h_l, w_l) per level, and (B, D, h, w).
+        Codes (B, d_l, h_l, w_l) per level, and text embeddings (B, D, h, w).
     """
     quantizer = tok.quantizer
     if not continuous:
@@ -204,20 +207,20 @@ def train_segmentation(  # noqa: PLR0913
     half: bool = False,
     log: Log = print_log,
 ) -> Segmenter:
-    """Trains a segmentation head on labelled images and saves it with its tokenizer; a run cut short goes on by the same call.
+    """Trains a segmentation head on labelled images and saves it with its tokenizer; the same call resumes.
 
-    Ids stay what they are, and unless `config.decoupled` is false so does every decoded pixel.
+    Every id stays the same, and so does every decoded pixel unless `config.decoupled` is false.
 
     Args:
-        tok: Fitted and trained; its config takes over the head's shape.
-        sets: Labelled images, e.g. of `evaluation.open_segmentation_set`; several sets may have names of their own.
-        config: `head_steps`, `head_lr`, `decoupled`, `batch_size`, `crop_px` and what all stages share.
-        segmentation: The head's shape; its defaults, or those of `tok.config`, if not given.
-        out: Directory of the model, `out/.training` holds what a resumed run needs. None keeps the result in memory alone.
-        left_out: Classes that are not learned, by their first word; their pixels are ignored.
-        continuous: Learn from features before quantisation: a control, for what the codebooks cost.
-        half: Store decoder and head as float16.
-        log: Takes the figures of a step.
+        tok: A trained tokenizer; its config takes over the head's shape.
+        sets: Labelled sets, e.g. of `images.labelled.open_segmentation_set`; each may have class names of its own.
+        config: `head_steps`, `head_lr`, `decoupled`, `class_balance`, `batch_size`, `crop_px` and what all stages share.
+        segmentation: The head's shape; by default that of `tok.config`, or `SegmentationConfig()`.
+        out: Directory of the model; `out/.training` holds what a resumed run needs. None keeps the result in memory only.
+        left_out: Classes that are not learned, by their first word; their pixels do not count.
+        continuous: Whether the head learns from features before quantisation: a control that shows what the codebooks cost.
+        half: Whether decoder and head are stored in float16.
+        log: Called with the figures of a step.
 
     Returns:
         The tokenizer with its head.
@@ -225,8 +228,9 @@ def train_segmentation(  # noqa: PLR0913
     Raises:
         NotFittedError: The codebooks are empty.
         ConfigError: The crop is no multiple of the coarsest stride, the tokenizer was cast to another dtype, or no set has a
-            class that is left out.
-        DataError: No images, labels of another size than their image, no class to learn or one without a word of its own.
+            class that is to be left out.
+        DataError: There are no images, labels have another size than their image, there is no class to learn, or a class has
+            no word of its own.
         CheckpointError: The state in `out` belongs to other settings, is damaged, or cannot be written.
 
     Source: Per-class sigmoid over text embeddings: CAT-Seg (arXiv 2303.11797).
@@ -268,12 +272,14 @@ def train_segmentation(  # noqa: PLR0913
 
 
 def new_segmenter(tok: PyramidTokenizer, segmentation: SegmentationConfig, *, seed: int = 0) -> Segmenter:
-    """The tokenizer with a fresh head, which gives exactly the look-up result; a trunk of its own begins as the tokenizer's.
+    """The tokenizer with a new head, which still gives exactly the masks of mode "lookup".
+
+    A trunk of the head's own begins as a copy of the tokenizer's.
 
     Args:
         tok: A fitted tokenizer; its config takes over `segmentation`.
         segmentation: The head's shape.
-        seed: Of the head's weights.
+        seed: Seed of the head's initial weights.
     """
     tok.config = dataclasses.replace(tok.config, segmentation=segmentation)
     cpu = torch.device("cpu")
@@ -286,12 +292,15 @@ def new_segmenter(tok: PyramidTokenizer, segmentation: SegmentationConfig, *, se
 
 
 def _words(seg: Segmenter, names: Sequence[str]) -> Tensor:
-    """(N, D) unit rows: of synonyms, the mean direction; words that classes share are left to one of them."""
+    """Text embeddings of class names, (N, D) of unit norm: the mean of each class's synonyms.
+
+    Words that several classes share are left to one of them.
+    """
     words = seg.text.encode_names(distinct_names(names))
     sums = torch.zeros(len(names), words.embeddings.shape[1]).index_add_(0, words.owner, words.embeddings)
     return F.normalize(sums, dim=1)
 
 
 def _at_size(labels: Tensor, size: Any) -> Tensor:
-    """(B, H, W) int64 -> (B, h, w), the nearest label."""
+    """Labels (B, H, W) int64 resized to (B, h, w) by taking the nearest one."""
     return F.interpolate(labels[:, None].float(), size=tuple(size), mode="nearest-exact")[:, 0].long()

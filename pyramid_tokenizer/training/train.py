@@ -1,4 +1,4 @@
-"""`train` and `finetune`: codebooks without gradients, stage 1, stage 2, save. Every step resumes, and what it made is kept."""
+"""`train` and `finetune`: the gradient-free fit, stage 1, stage 2, and saving; each of these parts can be resumed."""
 
 from __future__ import annotations
 
@@ -26,16 +26,20 @@ from pyramid_tokenizer.training.resume import STATE_SUFFIX, check_settings, once
 from pyramid_tokenizer.training.stages import CodebookStage, DecoderStage
 
 SKIP_LOG = "skipped.tsv"
-"""In the model's folder: name and reason of every image that could not be used."""
+"""File in the model's folder with name and reason of every image that could not be used."""
 SHEET_IMAGES = 6
+"""Images on a sheet of reconstructions."""
 CROPS_PER_IMAGE = 8
-"""For the gradient-free fit, at most: more crops of an image say little that is new."""
+"""Largest number of crops of one image for the gradient-free fit; further ones overlap those before."""
 CONTINUE_STEPS = 500
-"""Steps of stage 1 that `finetune(codebooks="continue")` takes where its config does not say."""
+"""Steps of stage 1 in `finetune(codebooks="continue")` where the config has none."""
 
 
 def print_log(figures: dict[str, Any]) -> None:
-    """One line a call: stage, step, then name and value of each figure.
+    """Prints one line: stage, step, then name and value of each figure.
+
+    Args:
+        figures: As a `Log` is called.
 
     Example:
         >>> print_log({"stage": "decoder", "step": 50, "steps": 2000, "loss": -4.5678, "psnr": 22.75})
@@ -56,24 +60,25 @@ def train(
 ) -> PyramidTokenizer:
     """Trains a tokenizer's codebooks and decoder on images and saves it to `out`; the same call resumes.
 
-    Ctrl-C and SIGTERM end a run after the step it is at, with its state saved.
+    Ctrl-C and SIGTERM end a run after the current step, with its state saved. A segmentation head that the tokenizer was
+    loaded with is kept where it still fits; where training changes what it reads, a warning says so and it is left out.
 
     Args:
-        tok: Built by `from_config` or `from_backbone` (codebooks empty: they are fitted first) or trained already; changed
-            in place.
-        images: What `open_images` takes: a folder, a list of files or images, tar shards, Parquet, a data set.
-        config: Lengths, crops, losses.
-        out: Directory of the model; `out/.training` holds what a resumed run needs. None keeps the result in memory alone.
-        half: Store the decoder as float16.
-        log: Takes the figures of a step.
+        tok: A tokenizer of `from_config` or `from_backbone`, whose empty codebooks are fitted first, or a trained one; it is
+            changed in place.
+        images: What `open_images` takes: a folder, a list of files or images, tar shards, Parquet files, or a data set.
+        config: Steps, crops and losses.
+        out: Directory of the model; `out/.training` holds what a resumed run needs. None keeps the result in memory only.
+        half: Whether the decoder is stored in float16.
+        log: Called with the figures of a step.
 
     Returns:
         `tok`, trained, on the accelerator's device.
 
     Raises:
-        DataError: No images, too few for the codebooks, or no readable ones.
-        ConfigError: The crop is no multiple of the coarsest stride, the tokenizer was cast to another dtype, or sheets or
-            TensorBoard are asked for without `out`.
+        DataError: There are no images, too few for the codebooks, or none that can be read.
+        ConfigError: The crop is no multiple of the coarsest stride, the tokenizer was cast to another dtype, sheets or
+            TensorBoard are asked for without `out`, or the caller's own Accelerator has another precision.
         NotFittedError: The codebooks are empty and `config.codebooks` is not "fit".
         CheckpointError: The state in `out` belongs to other settings, is damaged, or cannot be written.
         PyramidTokenizerError: The loss is not finite.
@@ -119,22 +124,23 @@ def finetune(
     """Trains a fitted tokenizer further, on images of one's own.
 
     Args:
-        tok: Trained; changed in place.
+        tok: A trained tokenizer; it is changed in place.
         images: What `open_images` takes.
-        steps: Of the decoder.
-        codebooks: "refit": k-means on these images, in minutes, in coordinates that the decoder knows. "continue": gradient
-            refinement of adapters and codebooks first. "frozen": every id stays, so tokens stored before stay valid.
-        out: Directory of the new model, where the same call resumes; None keeps it in memory alone.
-        config: All other settings; its `codebooks` and `decoder_steps` are replaced by the arguments here.
-        half: Store the decoder as float16.
-        log: Takes the figures of a step.
+        steps: Training steps of the decoder.
+        codebooks: "refit" runs k-means on these images, which takes minutes, in the coordinates that the decoder knows.
+            "continue" refines adapters and codebooks by gradients first. "frozen" keeps every id, so that stored tokens stay
+            valid.
+        out: Directory of the new model, where the same call resumes; None keeps it in memory only.
+        config: All other settings; its `codebooks` and `decoder_steps` are replaced by the arguments above.
+        half: Whether the decoder is stored in float16.
+        log: Called with the figures of a step.
 
     Returns:
         `tok`, trained, on the accelerator's device.
 
     Raises:
-        NotFittedError: The codebooks are empty: `train` fits them.
-        ConfigError: `codebooks` is "fit", or as `train` has it.
+        NotFittedError: The codebooks are empty; `train` fits them.
+        ConfigError: `codebooks` is "fit", or as for `train`.
 
     Example:
         >>> from pyramid_tokenizer.config import LevelConfig
@@ -180,7 +186,7 @@ def _leave_lost_head(tok: PyramidTokenizer, config: TrainConfig) -> None:
 
 
 def check_trainable(tok: PyramidTokenizer, config: TrainConfig) -> None:
-    """Raises ConfigError for crops that do not fit the tokenizer's strides, or a tokenizer cast to another dtype."""
+    """Raises ConfigError where crops do not fit the tokenizer's strides, or the tokenizer was cast to another dtype."""
     if config.crop_px % tok.multiple_px:
         raise ConfigError(
             f"expected crop_px in multiples of {tok.multiple_px}, got {config.crop_px}: "
@@ -192,7 +198,7 @@ def check_trainable(tok: PyramidTokenizer, config: TrainConfig) -> None:
 
 @contextlib.contextmanager
 def training_folder(out: str | Path | None) -> Iterator[Path]:
-    """Where a run keeps what it needs to go on: `out/.training`, or a folder that goes with the run."""
+    """The folder of what a run needs to be resumed: `out/.training`, or a temporary one where there is no `out`."""
     if out is None:
         with tempfile.TemporaryDirectory() as folder:
             yield Path(folder)
@@ -204,7 +210,7 @@ def training_folder(out: str | Path | None) -> Iterator[Path]:
 
 @dataclasses.dataclass(frozen=True)
 class _Run:
-    """What the steps of a run share."""
+    """The parts of one run, and what they share."""
 
     tok: PyramidTokenizer
     source: ImageSource
@@ -215,7 +221,7 @@ class _Run:
     log: Log
 
     def start_codebooks(self) -> None:
-        """Fits or refits them, on the main process; the others get its values."""
+        """Fits or refits the codebooks where the config asks for it."""
         if distributed.is_main():
             if not self.tok.quantizer.is_fitted:
                 self._fit(keep_adapters=False)
@@ -224,7 +230,7 @@ class _Run:
         self._share_codebooks()
 
     def refine_codebooks(self) -> None:
-        """Stage 1, then k-means where its gradients have led: moving averages lag behind and leave codes unused."""
+        """Stage 1, followed by k-means: the moving averages lag behind the adapters and leave codes unused."""
         if not self.config.codebook_steps:
             return
         self._train(CodebookStage(self.tok, self.config), seed=self.config.seed + 1)

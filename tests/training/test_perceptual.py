@@ -59,9 +59,7 @@ def test_a_trunk_that_cannot_be_fetched_is_an_error(monkeypatch):
         raise OSError("no route")
 
     monkeypatch.setattr(lpips, "LPIPS", functools.partial(fail))
-    with pytest.raises(
-        PyramidTokenizerError, match="expected the trunk of LPIPS from its public address, got no route"
-    ):
+    with pytest.raises(PyramidTokenizerError, match="LPIPS.*no route"):
         perceptual_distance("lpips", ToyBackbone())
 
 
