@@ -1,4 +1,4 @@
-"""Models as files: finding them, reading and writing them strictly, and putting them on the Hugging Face Hub.
+"""Models as files: finding them, reading and writing them strictly, and uploading them to the Hugging Face Hub.
 
 A model is a directory:
 
@@ -8,8 +8,8 @@ A model is a directory:
     backbone/                         the frozen backbone, when it has no public address
     README.md                         the model card
 
-Nothing is pickled and no code is loaded. A file is written beside its final name and renamed, a directory likewise
-(`save_directory`), so that no half-written model ever bears its final name.
+Nothing is pickled and no code is loaded. Files and directories get their final name only when they are whole
+(`files.replacing`, `save_directory`), so that no half-written model can be found.
 """
 
 from pyramid_tokenizer.hub.card import model_card

@@ -1,4 +1,4 @@
-"""The files of a saved model: config.json, the safetensors, README.md, evaluation.json and the backbone's backbone/."""
+"""The files of a saved model: config.json, safetensors files, README.md, evaluation.json, and the backbone in backbone/."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def read_config(directory: Path) -> TokenizerConfig:
 
 
 def write_config(config: TokenizerConfig, directory: Path) -> None:
-    """Writes config.json; a file that was there stays whole until the new one is."""
+    """Writes config.json into a directory, whole or not at all."""
     text = json.dumps(to_dict(config), indent=2, ensure_ascii=False) + "\n"
     write_text(directory / CONFIG_FILE, text)
 
@@ -53,14 +53,17 @@ def write_config(config: TokenizerConfig, directory: Path) -> None:
 def save_directory(directory: str | Path) -> Iterator[Path]:
     """A directory to write a model's files in; it becomes `directory` only when the block ends without an error.
 
-    The block writes in a hidden sibling. Then: a target that is new or empty is replaced in one rename. In any other, first
-    config.json is removed, then the files are moved in one by one, config.json last; so a reader finds the old model, none
-    (`ModelNotFoundError`), or the new one, never a mixture. Moving takes no disk space, so only a crash in that moment can
-    leave none. Other files of the target stay: a save into a working copy of a repository keeps its history.
+    The block writes in a hidden directory beside the target. A target that is new or empty is then replaced by one rename. In
+    any other target, config.json is removed first, then the files are moved in one by one, config.json last. So a reader
+    finds the old model, none (`ModelNotFoundError`), or the new one, never a mixture. Moving takes no disk space, so that only
+    a crash in that moment can leave none. Other files of the target stay, e.g. the history of a repository.
+
+    Args:
+        directory: The model's directory; it and the folders above it are made where they are missing.
 
     Raises:
         CheckpointError: `directory` is a file.
-        OSError: It cannot be written; the target is as it was.
+        OSError: The files cannot be written; the target is as it was.
 
     Example:
         >>> import tempfile
@@ -118,7 +121,7 @@ def save_model(
     half: bool = False,
     evaluation: Mapping[str, Any] | None = None,
 ) -> Path:
-    """Writes all files of a model; see `hub.save_directory` for what becomes of one that was there.
+    """Writes all files of a model; `hub.save_directory` says what becomes of a model that was there.
 
     Args:
         directory: Made where missing; a model already there is replaced file by file, config.json last.
@@ -173,15 +176,15 @@ def _as_stored(name: str, tensor: Tensor, *, half: bool) -> Tensor:
 
 
 def backbone_folder(directory: Path, config: BackboneConfig) -> Path | None:
-    """Where the backbone of a saved model lies; None where its config names a public one.
+    """The folder of a saved model's backbone; None where the config names a public one.
 
-    By the config, not by whether the folder is there: a model saved over another one can leave a stale folder.
+    The config decides, not whether the folder exists: a model that was saved over another one can have a stale folder.
     """
     return directory / BACKBONE_FOLDER if config.kind == "open_clip" and not config.name else None
 
 
 def is_public(public_config: BackboneConfig) -> bool:
-    """Whether the config alone finds the backbone on another machine: not where its weights are a file or folder here.
+    """Whether another machine finds the backbone by its config alone, which it does not where weights are a local file.
 
     Example:
         >>> is_public(BackboneConfig(name="ViT-B-16", pretrained="openai"))

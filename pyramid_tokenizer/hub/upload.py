@@ -1,4 +1,4 @@
-"""A model directory to the Hugging Face Hub."""
+"""Uploading a model directory to the Hugging Face Hub."""
 
 from __future__ import annotations
 
@@ -38,8 +38,8 @@ def push(
         Address of the commit, or of the pull request.
 
     Raises:
-        ModelNotFoundError: `directory` is no model.
-        HubError: The Hub cannot be reached or refuses.
+        ModelNotFoundError: `directory` holds no model.
+        HubError: The Hub cannot be reached or refuses the upload.
     """
     import huggingface_hub
 
