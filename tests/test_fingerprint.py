@@ -219,12 +219,12 @@ def test_tensors_that_do_not_determine_ids_leave_the_fingerprint_and_the_ids(
 
 
 def test_each_tensor_of_the_quantizer_that_determines_ids_moves_the_fingerprint(
-    base: Segmenter, folder: Path, tmp_path: Path
+    base: Segmenter, tmp_path: Path
 ) -> None:
     found = {base.tok.fingerprint: "unchanged"}
     names = [name for name in declared_as(DETERMINES, base) if not name.startswith("tok.backbone")]
     for name in names:
-        seg = build(CONFIG, folder)
+        seg = copy.deepcopy(base)
         assert seg.tok.fingerprint == base.tok.fingerprint  # kept, and taken anew when it is saved
         seg.state_dict()[name].flatten()[0].add_(1)
         found[saved_and_loaded(seg, tmp_path / "model").tok.fingerprint] = name
