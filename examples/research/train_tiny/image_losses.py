@@ -61,7 +61,7 @@ class Names(nn.Module):
 
 
 class Student(nn.Module):
-    """The backbone with helpers that are thrown away after the training: a decoder, linear maps to the teachers' features, a temperature."""
+    """The backbone with helpers for the training only: a decoder, linear maps to the teachers' features, a temperature."""
 
     def __init__(self, clip: CLIP):
         super().__init__()
