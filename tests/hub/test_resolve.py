@@ -6,9 +6,10 @@ import huggingface_hub
 import pytest
 from huggingface_hub import errors as hub_errors
 
-from pyramid_tokenizer import hub
+from pyramid_tokenizer import PyramidTokenizer, Segmenter, hub
+from pyramid_tokenizer.backbones import load_backbone
 from pyramid_tokenizer.config.models import BackboneConfig, DecoderConfig, LevelConfig, QuantizerConfig, TokenizerConfig
-from pyramid_tokenizer.errors import ConfigError, HubError, ModelNotFoundError
+from pyramid_tokenizer.errors import BackboneError, ConfigError, HubError, ModelNotFoundError
 
 
 def config(codebook_size=16):
@@ -293,3 +294,42 @@ def test_a_push_of_something_else_asks_the_hub_nothing(tmp_path, uploads):
     with pytest.raises(ModelNotFoundError):
         hub.push(tmp_path, "user/repo")
     assert uploads.created is None
+
+
+def test_the_options_of_a_download_reach_the_model_and_its_backbone(toy_tokenizer, tmp_path, monkeypatch):
+    folder = toy_tokenizer.save_pretrained(tmp_path / "snapshot" / "small")
+    models, backbones = [], []
+
+    def snapshot(repo_id, **options):
+        models.append((repo_id, options))
+        return str(tmp_path / "snapshot")
+
+    def load(config, **options):
+        backbones.append(options)
+        return load_backbone(config, **options)
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", snapshot)
+    monkeypatch.setattr("pyramid_tokenizer.hub.build.load_backbone", load)
+    download = {"token": "secret", "cache_dir": tmp_path / "cache", "local_files_only": True}
+    for kind in (PyramidTokenizer, Segmenter):
+        kind.from_pretrained("user/repo", subfolder="small", revision="v1", **download)
+        repo_id, options = models.pop()
+        assert repo_id == "user/repo"
+        assert options.pop("allow_patterns")[0] == "small/config.json"
+        assert options == {"revision": "v1", **download}
+        assert backbones.pop() == {"directory": None, **download}
+    assert (folder / "config.json").is_file()
+
+
+def test_the_options_of_a_download_reach_the_backbone_of_a_new_tokenizer(monkeypatch):
+    asked = []
+
+    def fetch(repo_id, name, **options):
+        asked.append((repo_id, options))
+        raise OSError("not there")
+
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", fetch)
+    download = {"token": "secret", "cache_dir": "somewhere", "local_files_only": True}
+    with pytest.raises(BackboneError, match="someone/model"):
+        PyramidTokenizer.from_backbone("hf-hub:someone/model", **download)
+    assert asked == [("someone/model", download)]
