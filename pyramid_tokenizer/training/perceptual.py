@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import torch.nn.functional as F
 from torch import Tensor
 
+from pyramid_tokenizer.backbones import Backbone
 from pyramid_tokenizer.config.training import Perceptual
 from pyramid_tokenizer.errors import MissingExtraError, PyramidTokenizerError
 
@@ -15,7 +15,7 @@ Distance = Callable[[Tensor, Tensor], Tensor]
 """A function of decoded images and their originals, both (B, 3, H, W), originals in [0, 1], that returns a scalar."""
 
 
-def perceptual_distance(kind: Perceptual, backbone: Any) -> Distance | None:
+def perceptual_distance(kind: Perceptual, backbone: Backbone) -> Distance | None:
     """The perceptual distance of that kind.
 
     Args:
@@ -43,7 +43,7 @@ def perceptual_distance(kind: Perceptual, backbone: Any) -> Distance | None:
     return _lpips(backbone) if kind == "lpips" else lambda images, targets: _map_distance(backbone, images, targets)
 
 
-def _map_distance(backbone: Any, images: Tensor, targets: Tensor) -> Tensor:
+def _map_distance(backbone: Backbone, images: Tensor, targets: Tensor) -> Tensor:
     """Squared distance between the unit feature vectors of two batches, averaged over cells.
 
     Source: Zhang et al., "The Unreasonable Effectiveness of Deep Features as a Perceptual Metric", arXiv 1801.03924, eq. 1,
@@ -53,7 +53,7 @@ def _map_distance(backbone: Any, images: Tensor, targets: Tensor) -> Tensor:
     return (ours - theirs.detach()).square().sum(1).mean()
 
 
-def _lpips(backbone: Any) -> Distance:
+def _lpips(backbone: Backbone) -> Distance:
     try:
         import lpips
     except ModuleNotFoundError as error:
