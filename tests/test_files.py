@@ -4,7 +4,9 @@ import errno
 import os
 import stat
 import threading
+from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -89,27 +91,31 @@ def interrupted(*_, **__):
     raise KeyboardInterrupt
 
 
+@contextmanager
+def no_room():
+    """Lets no file grow beyond 100 bytes, so that a write fails after some bytes."""
+    resource = pytest.importorskip("resource")
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100, hard))
+    try:
+        yield
+    finally:  # before pytest writes its own output, which may be a longer file
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
 @pytest.fixture(params=["fsync", "replace", "full disk", "interrupt"])
 def fault(request, monkeypatch):
-    """Makes every further write fail, and says whether by an interrupt."""
-    if request.param == "full disk":
-        resource = pytest.importorskip("resource")
+    """fault.make() is a context in which every write fails; `fault.interrupts` says whether by an interrupt."""
 
-        def arm():
-            soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-            request.addfinalizer(lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard)))
-            resource.setrlimit(resource.RLIMIT_FSIZE, (100, hard))  # the write itself fails, after some bytes
-    elif request.param == "interrupt":
+    @contextmanager
+    def failing():
+        with monkeypatch.context() as patch:
+            name = "fsync" if request.param == "interrupt" else request.param
+            patch.setattr(os, name, interrupted if request.param == "interrupt" else disk_full)
+            yield
 
-        def arm():
-            monkeypatch.setattr(os, "fsync", interrupted)
-    else:
-
-        def arm():
-            monkeypatch.setattr(os, request.param, disk_full)
-
-    arm.interrupts = request.param == "interrupt"
-    return arm
+    arm = no_room if request.param == "full disk" else failing
+    return SimpleNamespace(make=arm, interrupts=request.param == "interrupt")
 
 
 @pytest.mark.parametrize("kind", WRITERS)
@@ -117,8 +123,7 @@ def test_a_failed_write_leaves_the_old_file_whole_and_nothing_else(kind, fault, 
     name, write, error = WRITERS[kind]
     write(tmp_path / name, 1)
     before = (tmp_path / name).read_bytes()
-    fault()
-    with pytest.raises(KeyboardInterrupt if fault.interrupts else error):
+    with fault.make(), pytest.raises(KeyboardInterrupt if fault.interrupts else error):
         write(tmp_path / name, 2)
     assert [path.name for path in tmp_path.iterdir()] == [name]
     assert (tmp_path / name).read_bytes() == before
@@ -130,12 +135,12 @@ def test_a_failed_first_write_leaves_nothing(write, fault, tmp_path):
     folder.mkdir()
     write(folder / "settings.json", 1)
     assert [path.unlink() for path in folder.iterdir()]
-    fault()
     if write is write_embeddings and not fault.interrupts:
-        with pytest.warns(UserWarning, match="not kept on disk"):  # a cache that cannot be written costs time alone
+        # a cache that cannot be written costs time alone
+        with fault.make(), pytest.warns(UserWarning, match="not kept on disk"):
             write(folder / "settings.json", 1)
     else:
-        with pytest.raises((OSError, DataError, KeyboardInterrupt)):
+        with fault.make(), pytest.raises((OSError, DataError, KeyboardInterrupt)):
             write(folder / "settings.json", 1)
     assert [path.name for path in folder.iterdir() if path.suffix != ".lock"] == []
 
@@ -149,8 +154,7 @@ def backbone():
 def test_a_backbone_that_cannot_be_saved_leaves_the_one_that_was_there(backbone, fault, tmp_path):
     for name in ("open_clip_config.json", "open_clip_model.safetensors"):
         (tmp_path / name).write_text("old")
-    fault()
-    with pytest.raises((OSError, SafetensorError, KeyboardInterrupt)):
+    with fault.make(), pytest.raises((OSError, SafetensorError, KeyboardInterrupt)):
         backbone.save(tmp_path)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["open_clip_config.json", "open_clip_model.safetensors"]
     assert {path.read_text() for path in tmp_path.iterdir()} == {"old"}
