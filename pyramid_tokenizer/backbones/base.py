@@ -92,7 +92,11 @@ class Backbone(Protocol):
         ...
 
     def encode_text(self, texts: Sequence[str]) -> Tensor:
-        """(N, D) float32 of unit norm, one row a text, on the backbone's device."""
+        """(N, D) float32 of unit norm, one row a text, on the backbone's device.
+
+        Raises:
+            ConfigError: A text is longer than the text network can read; the message quotes it.
+        """
         ...
 
     def parameters(self) -> Iterator[nn.Parameter]:

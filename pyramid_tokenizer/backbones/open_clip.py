@@ -24,6 +24,7 @@ from pyramid_tokenizer.backbones.base import (
 from pyramid_tokenizer.backbones.features import FeaturePyramid
 from pyramid_tokenizer.backbones.reader import MapReader, run_small
 from pyramid_tokenizer.backbones.resnet import ResNetReader
+from pyramid_tokenizer.backbones.text_length import check_text_length
 from pyramid_tokenizer.backbones.timm import TimmReader
 from pyramid_tokenizer.backbones.vit import VitReader
 from pyramid_tokenizer.config.models import BackboneConfig
@@ -192,7 +193,12 @@ class OpenClipBackbone(nn.Module):
         return dense
 
     def encode_text(self, texts: Sequence[str]) -> Tensor:
-        """(N, D) float32 unit rows; texts beyond the model's context length are cut, as open_clip does."""
+        """(N, D) float32 unit rows.
+
+        Raises:
+            ConfigError: A text is longer than the model's context length, so that open_clip would cut it.
+            BackboneError: `texts` is a single string.
+        """
         texts = check_texts(texts)
         device = next(self.model.parameters()).device
         rows = [torch.zeros(0, self.embedding_dim, device=device)]
@@ -248,7 +254,10 @@ class OpenClipBackbone(nn.Module):
         return compute_fingerprint(self.model.visual.state_dict(), **facts, quick_gelu=quick_gelu)
 
     def _tokenize(self, texts: list[str]) -> Tensor:
-        return self._load_tokenizer()(texts)
+        tokenizer = self._load_tokenizer()
+        tokens = tokenizer(texts)
+        check_text_length(tokenizer, texts, tokens)
+        return tokens
 
     def _load_tokenizer(self) -> Any:
         if self._tokenizer is None:

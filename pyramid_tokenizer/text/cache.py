@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from pyramid_tokenizer.errors import BackboneError
 from pyramid_tokenizer.files import write_bytes
 
-_FORMAT = 1
+_FORMAT = 2  # 1 kept embeddings of texts that were cut
 _IMAGE_NETWORK = "model.visual."
 _STACK_LEVEL = 5  # a warning points at the line that called the encoder
 

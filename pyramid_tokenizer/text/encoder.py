@@ -96,13 +96,13 @@ class TextEncoder:
         """(P, D) float32 on the CPU: unit rows, each the mean of a phrase's prompts, in the order given.
 
         Args:
-            phrases: Texts, each read as it is (a "|" is a character of it); repeated ones are encoded once. Prompts beyond
-                the model's context length are cut.
+            phrases: Texts, each read as it is (a "|" is a character of it); repeated ones are encoded once.
             templates: The name of a set in `TEMPLATES`, or prompts of your own with one "{}" each.
 
         Raises:
-            ConfigError: `phrases` is a single string or has an entry that is empty or not a text; or there is no set of
-                templates of that name, no template, or one without exactly one "{}".
+            ConfigError: `phrases` is a single string or has an entry that is empty or not a text; there is no set of
+                templates of that name, no template, or one without exactly one "{}"; or a prompt is longer than the
+                backbone's text network can read, often 77 tokens.
             BackboneError: NaN or infinite embeddings.
         """
         prompts = _read_templates(templates)
