@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from pyramid_tokenizer.cli.group import printable
 from pyramid_tokenizer.cli.options import Device, Model, Size
 from pyramid_tokenizer.cli.terminal import Failures, load_tokenizer, make_console, make_table, show_progress
 from pyramid_tokenizer.cli.words import Images, TextCache, TokenFiles, cache_folder, find_inputs, read_names
-from pyramid_tokenizer.errors import ImageError, TokenError
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -61,12 +61,9 @@ def classify(
     with Failures(len(inputs.sources)) as failures:
         with show_progress(console, "classify", len(inputs.sources)) as advance:
             for source in inputs.sources:
-                try:
+                with failures.item(source.path):
                     found = tok.classify(inputs.read(source), words)
-                except (ImageError, TokenError) as error:
-                    failures.add(source.path, error)
-                else:
-                    _add_rows(table, str(source.path), found.scores, found.names, top)
+                    _add_rows(table, printable(source.path), found.scores, found.names, top)
                 advance()
         if table.row_count:
             console.print(table, soft_wrap=False)

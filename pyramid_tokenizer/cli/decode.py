@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from pyramid_tokenizer.cli.files import TOKEN_SUFFIX, check_absent, find_tokens, number_paths, plan_outputs
+from pyramid_tokenizer.cli.group import printable
 from pyramid_tokenizer.cli.options import Device, Force, Levels, Model
 from pyramid_tokenizer.cli.terminal import (
     Failures,
@@ -18,7 +19,6 @@ from pyramid_tokenizer.cli.terminal import (
     make_console,
     show_progress,
 )
-from pyramid_tokenizer.errors import TokenError
 
 Files = Annotated[
     list[str],
@@ -59,21 +59,17 @@ def decode(
     console = make_console()
     with Failures(len(sources)) as failures, show_progress(console, "decode", len(sources)) as advance:
         for source, output in zip(sources, outputs, strict=True):
-            try:
+            with failures.item(source.path):
                 pyramid = cut_levels(TokenPyramid.load(source.path), levels)
                 images = to_pil(tok.decode(pyramid))
-            except TokenError as error:
-                failures.add(source.path, error)
-                advance()
-                continue
-            paths = number_paths(output, len(images))
-            if not force:
-                check_absent(paths)
-            output.parent.mkdir(parents=True, exist_ok=True)
-            for image, path in zip(images, paths, strict=True):
-                save_image(image, path)
-                console.print(
-                    f"{source.path}: {count_levels(len(pyramid))}, {describe_size(pyramid.image_size)} px, "
-                    f"{pyramid.bits_per_pixel:.3f} bits per pixel -> {path}"
-                )
+                paths = number_paths(output, len(images))
+                if not force:
+                    check_absent(paths)
+                output.parent.mkdir(parents=True, exist_ok=True)
+                for image, path in zip(images, paths, strict=True):
+                    save_image(image, path)
+                    console.print(
+                        f"{printable(source.path)}: {count_levels(len(pyramid))}, {describe_size(pyramid.image_size)} px, "
+                        f"{pyramid.bits_per_pixel:.3f} bits per pixel -> {printable(path)}"
+                    )
             advance()

@@ -2,27 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from pyramid_tokenizer.cli.files import TOKEN_SUFFIX, Source, find_images, plan_outputs
+from pyramid_tokenizer.cli.group import printable
 from pyramid_tokenizer.cli.options import Device, Force, Images, Model, Size
 from pyramid_tokenizer.cli.terminal import (
     Failures,
+    concerns_one_file,
     count_tokens,
     describe_size,
     load_tokenizer,
     make_console,
     show_progress,
 )
-from pyramid_tokenizer.errors import ImageError
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from pyramid_tokenizer.tokenizer import PyramidTokenizer
     from pyramid_tokenizer.tokens.pyramid import TokenPyramid
 
 Out = Annotated[
@@ -66,37 +68,51 @@ def encode(
     total_tokens, total_bytes = 0, 0
     with Failures(len(jobs)) as failures, show_progress(console, "encode", len(jobs)) as advance:
         for start in range(0, len(jobs), batch_size):
-            readable = _read(jobs[start : start + batch_size], size, failures, advance)
-            many = tok.encode_many([pixels for _, _, pixels in readable], batch_size=batch_size)
-            for (source, output, _), tokens in zip(readable, many, strict=True):
-                output.parent.mkdir(parents=True, exist_ok=True)
-                tokens.save(output)
-                console.print(_summary(source, tokens, output))
+            readable = _read(jobs[start : start + batch_size], size, failures)
+            for source, output, tokens in _encode(tok, readable, failures):
+                with failures.guard(source.path):
+                    output.parent.mkdir(parents=True, exist_ok=True)
+                    tokens.save(output)
+                    console.print(_summary(source, tokens, output))
+                    total_tokens += tokens.num_tokens
+                    total_bytes += output.stat().st_size
+            for _ in jobs[start : start + batch_size]:
                 advance()
-                total_tokens += tokens.num_tokens
-                total_bytes += output.stat().st_size
         if len(jobs) > 1:
-            done = len(jobs) - len(failures.messages)
-            console.print(f"{done} of {len(jobs)} images, {total_tokens:,} tokens, {total_bytes:,} bytes")
+            console.print(f"{failures.done} of {failures.tried} images, {total_tokens:,} tokens, {total_bytes:,} bytes")
 
 
 def _read(
-    jobs: Sequence[tuple[Source, Path]], size: int | None, failures: Failures, advance: Callable[[], None]
+    jobs: Sequence[tuple[Source, Path]], size: int | None, failures: Failures
 ) -> list[tuple[Source, Path, Tensor]]:
     from pyramid_tokenizer.images.read import read_image
 
     readable = []
     for source, output in jobs:
-        try:
+        with failures.item(source.path):
             readable.append((source, output, read_image(source.path, size=size)))
-        except ImageError as error:
-            failures.add(source.path, error)
-            advance()
     return readable
+
+
+def _encode(
+    tok: PyramidTokenizer, readable: Sequence[tuple[Source, Path, Tensor]], failures: Failures
+) -> Iterator[tuple[Source, Path, TokenPyramid]]:
+    """Encodes the images together; if one of them makes that fail, each by itself, so that the others are encoded."""
+    try:
+        many = tok.encode_many([pixels for _, _, pixels in readable], batch_size=max(1, len(readable)))
+    except Exception as error:
+        if not concerns_one_file(error):
+            raise
+        for source, output, pixels in readable:
+            with failures.guard(source.path):
+                yield source, output, tok.encode(pixels)
+        return
+    for (source, output, _), tokens in zip(readable, many, strict=True):
+        yield source, output, tokens
 
 
 def _summary(source: Source, tokens: TokenPyramid, output: Path) -> str:
     return (
-        f"{source.path}: {describe_size(tokens.image_size)} px, {count_tokens(tokens)} tokens, "
-        f"{output.stat().st_size:,} bytes, {tokens.bits_per_pixel:.3f} bits per pixel -> {output}"
+        f"{printable(source.path)}: {describe_size(tokens.image_size)} px, {count_tokens(tokens)} tokens, "
+        f"{output.stat().st_size:,} bytes, {tokens.bits_per_pixel:.3f} bits per pixel -> {printable(output)}"
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import glob
+import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -18,6 +19,10 @@ _FILE_SUFFIXES = frozenset(
     {".avif", ".bin", ".bmp", ".gif", ".jpeg", ".jpg", ".json", ".npy", ".npz", ".png", ".pt", ".tif", ".tiff", ".txt"}
     | {".webp", ".zip", TOKEN_SUFFIX}
 )
+
+
+class OutputError(PyramidTokenizerError):
+    """A result that cannot be written under its name; other results of the run can."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,13 +82,13 @@ def _find(
             else:
                 sources = [Source(path, PurePath(path.name))]
             for source in sources:
-                found.setdefault(source.path.resolve(), source)
+                found.setdefault(Path(os.path.realpath(source.path)), source)  # `resolve` fails on a circle of links
     return list(found.values())
 
 
 def _existing(argument: str) -> list[Path]:
     path = Path(argument).expanduser()
-    if path.exists():  # checked first, because a real name may contain [ or *
+    if os.path.exists(path):  # checked first, because a real name may contain [ or *
         return [path]
     return [Path(name) for name in sorted(glob.glob(str(path), recursive=True))]
 
@@ -93,11 +98,12 @@ def plan_outputs(sources: Sequence[Source], *, out: Path, suffix: str, force: bo
 
     `out` is a file if it ends with `suffix` and there is one source. Otherwise it is a folder in which each result has the
     relative path of its source, with `suffix` instead of the source's own. Where two results would have the same name, as for
-    cat.jpg and cat.png, both keep the suffix of their source: cat.jpg.tokens and cat.png.tokens.
+    cat.jpg and cat.png, both keep the suffix of their source: cat.jpg.tokens and cat.png.tokens. Where names then differ in
+    case alone, the later ones are numbered: CAT.jpg.tokens and cat.jpg-2.tokens.
 
     Raises:
-        PyramidTokenizerError: `out` is a file where a folder is needed, two sources still have the same name, or a result
-            exists already and `force` is off.
+        PyramidTokenizerError: `out` is a file where a folder is needed, two sources of different folders have the same name,
+            or a result exists already and `force` is off.
 
     Example:
         >>> sources = [Source(Path(name), PurePath(name)) for name in ("cat.jpg", "cat.png", "dog.jpg")]
@@ -116,11 +122,11 @@ def plan_outputs(sources: Sequence[Source], *, out: Path, suffix: str, force: bo
 
 
 def check_absent(paths: Iterable[Path]) -> None:
-    """Raises PyramidTokenizerError if one of the files exists already."""
-    there = [path for path in paths if path.exists()]
+    """Raises OutputError if one of the files exists already."""
+    there = [path for path in paths if os.path.lexists(path)]  # unlike Path.exists, it takes names that are too long
     if there:
         more = f" and {len(there) - 1} more" if len(there) > 1 else ""
-        raise PyramidTokenizerError(
+        raise OutputError(
             f"expected to write new files, got {str(there[0])!r}{more}, which exist already: "
             "choose another --out, or replace them with --force"
         )
@@ -150,21 +156,39 @@ def _check_folder(out: Path, suffix: str, count: int) -> None:
 
 
 def _distinct_names(sources: Sequence[Source], suffix: str) -> list[PurePath]:
-    def key(name: PurePath) -> str:
-        return str(name).casefold()  # some file systems do not distinguish Cat.png and cat.png
-
     names = [source.name.with_suffix(suffix) for source in sources]
-    count = Counter(map(key, names))
-    longer = [
-        source.name.with_name(source.name.name + suffix) if count[key(name)] > 1 else name
-        for source, name in zip(sources, names, strict=True)
-    ]
-    taken: dict[str, Source] = {}
-    for source, name in zip(sources, longer, strict=True):
-        other = taken.setdefault(key(name), source)
+    longer = [source.name.with_name(source.name.name + suffix) for source in sources]
+    clashing = True
+    while (
+        clashing
+    ):  # a.jpg and a.png become a.jpg.tokens and a.png.tokens, which a file a.jpg.png may clash with in turn
+        count = Counter(map(_key, names))
+        clashing = [i for i, name in enumerate(names) if count[_key(name)] > 1 and name != longer[i]]
+        for i in clashing:
+            names[i] = longer[i]
+    _check_equal_names(sources, names)
+    taken = set(map(_key, names)) if len(set(map(_key, names))) < len(names) else set()
+    seen: set[str] = set()
+    for i, name in enumerate(names):
+        number = 2
+        while _key(names[i]) in seen:
+            numbered = name.with_name(f"{name.name.removesuffix(suffix)}-{number}{suffix}")
+            names[i] = numbered if _key(numbered) not in taken else name
+            number += 1
+        seen.add(_key(names[i]))
+    return names
+
+
+def _key(name: PurePath) -> str:
+    return str(name).casefold()  # some file systems do not distinguish Cat.png and cat.png
+
+
+def _check_equal_names(sources: Sequence[Source], names: Sequence[PurePath]) -> None:
+    taken: dict[PurePath, Source] = {}
+    for source, name in zip(sources, names, strict=True):
+        other = taken.setdefault(name, source)
         if other is not source:
             raise PyramidTokenizerError(
                 f"expected one result per name, got {str(name)!r} for both {str(other.path)!r} and {str(source.path)!r}: "
                 "give the folder that contains both, whose subfolders are kept, or run two commands with different --out"
             )
-    return longer

@@ -36,4 +36,14 @@ class OneLineErrors(TyperGroup):
 
 def tell_error(message: str) -> None:
     """Writes the message as one line to stderr."""
-    typer.echo("error: " + re.sub(r"\s*\n\s*", " ", message.strip()), err=True)
+    typer.echo("error: " + printable(re.sub(r"\s*\n\s*", " ", message.strip())), err=True)
+
+
+def printable(text: object) -> str:
+    r"""Text that any terminal shows in one line: control characters and undecodable bytes of file names become escapes.
+
+    Example:
+        >>> print(printable("two\nlines"))
+        two\nlines
+    """
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in str(text))

@@ -8,9 +8,17 @@ from typing import Annotated
 import typer
 
 from pyramid_tokenizer.cli.files import find_images, plan_outputs
+from pyramid_tokenizer.cli.group import printable
 from pyramid_tokenizer.cli.options import Device, Force, Images, Levels, Model, Size
-from pyramid_tokenizer.cli.terminal import Failures, cut_levels, load_tokenizer, make_console, make_table, show_progress
-from pyramid_tokenizer.errors import ImageError
+from pyramid_tokenizer.cli.terminal import (
+    Failures,
+    check_levels,
+    cut_levels,
+    load_tokenizer,
+    make_console,
+    make_table,
+    show_progress,
+)
 
 Out = Annotated[
     Path,
@@ -45,23 +53,21 @@ def reconstruct(
     sources = find_images(images)
     outputs = plan_outputs(sources, out=out, suffix=".png", force=force)
     tok = load_tokenizer(model, device)
+    check_levels(levels, len(tok.quantizer.strides))
     console = make_console()
     table = make_table(None, "image", "levels", "tokens", "bits/px", "PSNR dB", "SSIM")
     with Failures(len(sources)) as failures:
         with show_progress(console, "reconstruct", len(sources)) as advance:
             for source, output in zip(sources, outputs, strict=True):
-                try:
+                with failures.item(source.path):
                     pixels = read_image(source.path, size=size)
-                except ImageError as error:
-                    failures.add(source.path, error)
-                    advance()
-                    continue
-                prefixes = decode_prefixes(tok, cut_levels(tok.encode(pixels), levels), pixels)
-                output.parent.mkdir(parents=True, exist_ok=True)
-                save_image(prefix_sheet(to_pil(pixels), [prefixes]), output)
-                console.print(f"{source.path} -> {output}")
-                for prefix in prefixes:
-                    table.add_row(str(source.name) if prefix.levels == 1 else "", str(prefix.levels), *prefix.cells)
+                    prefixes = decode_prefixes(tok, cut_levels(tok.encode(pixels), levels), pixels)
+                    output.parent.mkdir(parents=True, exist_ok=True)
+                    save_image(prefix_sheet(to_pil(pixels), [prefixes]), output)
+                    console.print(f"{printable(source.path)} -> {printable(output)}")
+                    for prefix in prefixes:
+                        name = printable(source.name) if prefix.levels == 1 else ""
+                        table.add_row(name, str(prefix.levels), *prefix.cells)
                 advance()
         if table.row_count:
             console.print()

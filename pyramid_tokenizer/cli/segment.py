@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pyramid_tokenizer.cli.files import Source, check_absent, number_paths, plan_outputs
+from pyramid_tokenizer.cli.files import OutputError, Source, check_absent, number_paths, plan_outputs
+from pyramid_tokenizer.cli.group import printable
 from pyramid_tokenizer.cli.options import Device, Force, Model, Size
 from pyramid_tokenizer.cli.terminal import Failures, describe_size, load_segmenter, make_console, show_progress
 from pyramid_tokenizer.cli.words import (
@@ -21,7 +22,7 @@ from pyramid_tokenizer.cli.words import (
     read_background,
     read_names,
 )
-from pyramid_tokenizer.errors import ConfigError, ImageError, PyramidTokenizerError, TokenError
+from pyramid_tokenizer.errors import ConfigError
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -126,19 +127,19 @@ def segment(
     names = read_names(classes, classes_file, option="--classes", background=words)
     inputs = find_inputs(images, tokens, size=size)
     outputs = _plan(inputs.sources, out=out, labels_of=len(names) if labels else None, force=force)
+    label_maps = frozenset(map(_labels_path, outputs))
     segmenter = load_segmenter(model, device, text_cache=cache_folder(text_cache))
     console = make_console()
     with Failures(len(outputs)) as failures, show_progress(console, "segment", len(outputs)) as advance:
         for source, output in zip(inputs.sources, outputs, strict=True):
-            try:
+            with failures.item(source.path):
+                if labels:
+                    _check_no_clash(output, label_maps)
                 what = inputs.read(source)
                 pixels = _images(segmenter.tok, what)
                 found = segmenter.segment(what, names, background=words, threshold=threshold, mode=mode.value)
-            except (ImageError, TokenError) as error:
-                failures.add(source.path, error)
-            else:
                 for summary in _write(pixels, found, output, labels=labels, force=force):
-                    console.print(f"{source.path}: {summary}")
+                    console.print(f"{printable(source.path)}: {summary}")
             advance()
 
 
@@ -151,16 +152,17 @@ def _plan(sources: Sequence[Source], *, out: Path, labels_of: int | None, force:
         raise ConfigError(
             f"expected at most {MAX_CLASSES:,} classes with --labels, got {labels_of:,}: leave --labels out"
         )
-    paths = [_labels_path(output) for output in outputs]
-    both = set(paths).intersection(outputs)
-    if both:
-        raise PyramidTokenizerError(
-            f"expected one result per name, got {str(min(both))!r} for a label map and an overlay: rename an input, or run "
+    if not force:
+        check_absent(_labels_path(output) for output in outputs)
+    return outputs
+
+
+def _check_no_clash(overlay: Path, label_maps: Collection[Path]) -> None:
+    if overlay in label_maps:
+        raise OutputError(
+            f"expected one result per name, got {str(overlay)!r} for a label map and an overlay: rename the input, or run "
             "two commands with different --out"
         )
-    if not force:
-        check_absent(paths)
-    return outputs
 
 
 def _labels_path(overlay: Path) -> Path:
@@ -192,7 +194,7 @@ def _write(images: Tensor, found: SegmentationMap, output: Path, *, labels: bool
             save_image(_label_map(image_labels, len(found.names)), written[-1])
         height, width = image_labels.shape
         shares = describe_shares(image_labels, found.names)
-        summaries.append(f"{describe_size((height, width))} px, {shares} -> {', '.join(written)}")
+        summaries.append(f"{describe_size((height, width))} px, {shares} -> {', '.join(map(printable, written))}")
     return summaries
 
 

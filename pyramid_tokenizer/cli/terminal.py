@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import errno
+import io
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -9,8 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
+from pyramid_tokenizer.cli.files import OutputError
 from pyramid_tokenizer.cli.group import tell_error
-from pyramid_tokenizer.errors import ConfigError, TokenRangeError
+from pyramid_tokenizer.errors import ConfigError, ImageError, PyramidTokenizerError, TokenError, TokenRangeError
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -22,9 +26,14 @@ if TYPE_CHECKING:
 
 
 def make_console() -> Console:
-    """Makes a console that prints text unchanged: names may contain [brackets] and :colons:, and lines are not broken."""
+    """Makes a console that prints text unchanged: names may contain [brackets] and :colons:, and lines are not broken.
+
+    What the terminal's encoding does not have, such as a file name of undecodable bytes, is printed as an escape sequence.
+    """
     from rich.console import Console
 
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
     console = Console(highlight=False, markup=False, emoji=False, soft_wrap=True)
     if not console.is_terminal:
         console.width = max(console.width, 120)  # a table in a file or a pipe does not have to fit a screen
@@ -63,17 +72,56 @@ def show_progress(console: Console, what: str, total: int) -> Iterator[Callable[
         yield lambda: bar.advance(task)
 
 
+# A full disk, a closed pipe or a spent limit meets the next file as well, so that going on would only repeat the error.
+_ENDS_THE_RUN = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EPIPE, errno.EMFILE, errno.ENFILE, errno.EIO})
+
+
 class Failures:
-    """Collects the files that could not be used, lists them on stderr at the end, and sets the exit code 1."""
+    """Keeps one bad file from ending a run: collects errors, lists them on stderr at the end, and sets the exit code 1.
+
+    Args:
+        total: How many files the run is about to try.
+
+    Example:
+        >>> with Failures(2) as failures:
+        ...     for path in (Path("a.png"), Path("b.png")):
+        ...         with failures.item(path):
+        ...             pass
+        >>> failures.tried, failures.done
+        (2, 2)
+    """
 
     def __init__(self, total: int) -> None:
-        self.total = total
+        self.total, self.tried = total, 0
         self.messages: list[str] = []
+
+    @property
+    def done(self) -> int:
+        """How many files were tried without an error."""
+        return self.tried - len(self.messages)
+
+    @contextmanager
+    def item(self, path: Path) -> Iterator[None]:
+        """Counts a file as tried, and notes the error of the block if the file is to blame; see `guard`."""
+        self.tried += 1
+        with self.guard(path):
+            yield
+
+    @contextmanager
+    def guard(self, path: Path) -> Iterator[None]:
+        """Notes the error of the block if this file is to blame. Errors that would meet every file are raised."""
+        try:
+            yield
+        except Exception as error:
+            if not concerns_one_file(error):
+                raise
+            self.add(path, error)
 
     def add(self, path: Path, error: Exception) -> None:
         """Adds a file and its error."""
-        message = str(error)
-        self.messages.append(message if str(path) in message else f"{path}: {message}")
+        message = str(error) or type(error).__name__
+        named = str(path) in message or repr(str(path)) in message
+        self.messages.append(message if named else f"{path}: {message}")
 
     def __enter__(self) -> Failures:
         return self
@@ -82,9 +130,30 @@ class Failures:
         for message in self.messages:
             tell_error(message)
         if self.messages and self.total > 1:
-            tell_error(f"{len(self.messages)} of {self.total} files could not be used; the lines above say why")
+            tell_error(f"{len(self.messages)} of {self.tried} files could not be used; the lines above say why")
+        if kind is not None and self.tried < self.total:
+            tell_error(f"the run ended after {self.tried} of {self.total} files")
         if self.messages and kind is None:
             raise typer.Exit(1)
+
+
+def concerns_one_file(error: Exception) -> bool:
+    """Whether an error is about the file that is being worked on (its bytes, name, rights or size) and not about the run.
+
+    Example:
+        >>> concerns_one_file(FileNotFoundError(errno.ENOENT, "vanished")), concerns_one_file(OSError(errno.ENOSPC, "full"))
+        (True, False)
+    """
+    cause: BaseException | None = error
+    while cause is not None:  # the package's own errors wrap those of the file system
+        if isinstance(cause, OSError) and cause.errno in _ENDS_THE_RUN:
+            return False
+        cause = cause.__cause__
+    if isinstance(error, PyramidTokenizerError):
+        return isinstance(error, (ImageError, TokenError, OutputError))
+    # a single image can be too large for the memory; torch's own classes cannot be named without importing it
+    no_memory = type(error).__name__ == "OutOfMemoryError" or "can't allocate memory" in str(error)
+    return no_memory or isinstance(error, (OSError, UnicodeError, MemoryError))
 
 
 def load_tokenizer(name: str, device: str = "cpu") -> PyramidTokenizer:
@@ -129,11 +198,14 @@ def cut_levels(tokens: TokenPyramid, levels: int | None) -> TokenPyramid:
     Raises:
         TokenRangeError: The tokens have fewer levels.
     """
-    if levels is not None and levels > len(tokens):
-        raise TokenRangeError(
-            f"expected --levels of at most {len(tokens)}, got {levels}: the tokens have no more levels"
-        )
+    check_levels(levels, len(tokens))
     return tokens if levels is None else tokens[:levels]
+
+
+def check_levels(levels: int | None, available: int) -> None:
+    """Raises TokenRangeError if `--levels` asks for more levels than there are."""
+    if levels is not None and levels > available:
+        raise TokenRangeError(f"expected --levels of at most {available}, got {levels}: the tokens have no more levels")
 
 
 def count_tokens(tokens: TokenPyramid) -> str:

@@ -98,6 +98,12 @@ def test_sources_of_one_stem_keep_their_suffixes(here):
 
 def test_names_that_differ_in_case_alone_are_one_name(here):
     assert plan("A.jpg", "a.png") == ["out/A.jpg.tokens", "out/a.png.tokens"]
+    assert plan("A.jpg", "a.jpg") == ["out/A.jpg.tokens", "out/a.jpg-2.tokens"]
+
+
+def test_a_longer_name_may_clash_in_turn(here):
+    names = ["out/a.jpg.tokens", "out/a.jpg.png.tokens", "out/a.png.tokens"]
+    assert plan("a.jpg", "a.jpg.png", "a.png") == names
 
 
 def test_sources_of_one_name_from_two_folders_are_refused_by_both_paths(here):
