@@ -144,6 +144,7 @@ def test_new_text_embeddings_of_codes_are_noticed(seg: Segmenter, smooth: Callab
     assert not torch.equal(found.scores, before.scores)
 
 
+@pytest.mark.filterwarnings("ignore:Guards may run slower on Python 3.13.0:RuntimeWarning")
 def test_decode_compiles_to_one_graph(toy_tokenizer: PyramidTokenizer, smooth: Callable[..., Tensor]) -> None:
     tokens = toy_tokenizer.encode(smooth(1, 40, 56))
     decode = torch.compile(toy_tokenizer.decode, backend="eager", fullgraph=True)  # any graph break is an error
