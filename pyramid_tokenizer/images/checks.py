@@ -49,8 +49,8 @@ def check_array(array: NDArray[Any]) -> None:
         elif array.ndim == 4:
             fix = "pass a list of its images, list(array)"
         raise ImageValueError(f"expected an array (H, W) or (H, W, C) with 1 to 4 channels, got shape {shape}: {fix}")
-    if array.dtype.kind not in "bf" and array.dtype.newbyteorder("=") not in (np.uint8, np.uint16):
-        fix = "use array.astype('uint8') if its values are 0..255"
+    if array.dtype.kind not in "bfui" or array.dtype.newbyteorder("=") in (np.int8, np.int16):
+        fix = "use array.astype('uint8') if its values are 0..255, array.astype('uint16') if they are 0..65535"
         raise ImageValueError(f"expected an array of uint8, uint16, bool or float in [0, 1], got {array.dtype}: {fix}")
     if array.size and array.dtype.kind == "f":
         check_range(float(array.min()), float(array.max()), "array")

@@ -9,7 +9,8 @@ same recipe, so its version, `IMAGE_RECIPE_VERSION`, is part of a tokenizer's fi
     orientation     the EXIF orientation is applied
     frame           a file gives its first frame, a PIL image its current one
     colour          grey, 1-bit and palette images become RGB as Pillow converts them, CMYK too; colour profiles are ignored
-    depth           8-bit values are divided by 255, 16-bit ones by 65535; floats are taken as they are
+    depth           8-bit values are divided by 255, 16-bit ones by 65535; floats are taken as they are; wider integers
+                    are divided by 65535 or refused, see `images.integers`
     transparency    composited on white, on the stored values, without gamma
     resizing        bicubic with antialiasing, in float32, the short side to `size`, the long side rounded; clamped to [0, 1]
     padding         at the right and bottom, by repeating the last column and row (`pixels.pad_to_multiple`)
@@ -41,13 +42,15 @@ from pyramid_tokenizer.images.checks import (
     check_tensor,
     extremes,
 )
+from pyramid_tokenizer.images.integers import array_in_16_bits, is_wide_array, mode_i_in_16_bits, tensor_from_integers
 
 ImageLike: TypeAlias = Image.Image | str | os.PathLike[str] | NDArray[Any] | Tensor
 """A PIL image of any mode, a path, an array or a tensor.
 
 Arrays are (H, W) or (H, W, C) with C = 1 grey, 2 grey + alpha, 3 RGB or 4 RGBA; bool, uint8 in 0..255, uint16 in
 0..65535 or float in [0, 1].
-Tensors are (3, H, W) or (B, 3, H, W), RGB; uint8 in 0..255 or float in [0, 1].
+Tensors are (3, H, W) or (B, 3, H, W), RGB; uint8 in 0..255, uint16 in 0..65535 or float in [0, 1].
+Integers of more than 16 bits are divided by 65535 where their largest value is 256 to 65535, else refused (`images.integers`).
 """
 
 IMAGE_RECIPE_VERSION = 1
@@ -190,7 +193,7 @@ def _decode(image: Image.Image, max_pixels: int) -> NDArray[Any]:
     check_num_pixels(image.height, image.width, max_pixels)
     image.load()  # first, for the mode and the transparency may come with the pixels
     if image.mode == "I":
-        array = _from_32_bit(np.asarray(image))
+        array = mode_i_in_16_bits(np.asarray(image), image.format)
     elif image.mode.startswith("I;16") or image.mode in ("1", "F"):
         array = np.asarray(image)
     elif image.has_transparency_data:
@@ -198,14 +201,6 @@ def _decode(image: Image.Image, max_pixels: int) -> NDArray[Any]:
     else:
         array = np.asarray(image if image.mode in ("L", "RGB") else image.convert("RGB"))
     return _upright(array, image)
-
-
-def _from_32_bit(array: NDArray[Any]) -> NDArray[Any]:
-    # Pillow opens 16-bit PGM (once also PNG) in its 32-bit mode; its own conversion to 8 bits would clip at 255.
-    low, high = int(array.min()), int(array.max())
-    if low < 0 or high > 65535:
-        raise ImageValueError(f'expected 0..65535 in PIL mode "I", got {low}..{high}: pass a float array in [0, 1]')
-    return array.astype(np.uint16)
 
 
 def _upright(array: NDArray[Any], image: Image.Image) -> NDArray[Any]:
@@ -220,6 +215,7 @@ def _upright(array: NDArray[Any], image: Image.Image) -> NDArray[Any]:
 
 def _read_array(array: NDArray[Any], size: int | None, max_pixels: int) -> Tensor:
     check_array(array)
+    array = array_in_16_bits(array) if is_wide_array(array) else array
     array = array[..., None] if array.ndim == 2 else array
     height, width, channels = array.shape
     check_num_pixels(height, width, max_pixels)
@@ -245,6 +241,7 @@ def _plane(values: NDArray[Any]) -> Tensor:
 
 
 def _read_tensor(images: Tensor, size: int | None, max_pixels: int) -> Tensor:
+    images = tensor_from_integers(images)
     check_tensor(images)
     height, width = images.shape[-2:]
     check_num_pixels(height, width, max_pixels)
