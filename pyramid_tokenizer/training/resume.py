@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from pyramid_tokenizer import hub
+from pyramid_tokenizer.config.models import SegmentationConfig
 from pyramid_tokenizer.config.plain import to_dict
 from pyramid_tokenizer.config.training import TrainConfig
 from pyramid_tokenizer.errors import CheckpointError
@@ -20,7 +21,9 @@ MACHINE_SETTINGS = ("workers", "log_every", "save_every", "sheet_every", "tensor
 """Settings that may differ in a resumed run, because results do not depend on them."""
 
 
-def check_settings(path: Path, tok: PyramidTokenizer, num_images: int, config: TrainConfig) -> None:
+def check_settings(
+    path: Path, tok: PyramidTokenizer, num_images: int, config: TrainConfig, *, head: SegmentationConfig | None = None
+) -> None:
     """Writes the settings of a new run to a file, or checks that a resumed run has the same.
 
     Args:
@@ -28,12 +31,14 @@ def check_settings(path: Path, tok: PyramidTokenizer, num_images: int, config: T
         tok: The tokenizer as it was given to the run.
         num_images: Number of images in the source.
         config: Settings of the run.
+        head: Shape of the segmentation head that the run trains; None where it trains none.
 
     Raises:
         CheckpointError: The file holds other settings or is damaged.
     """
     settings = {name: value for name, value in dataclasses.asdict(config).items() if name not in MACHINE_SETTINGS}
     settings |= {"tokenizer": to_dict(tok.config), "images": num_images}
+    settings |= {} if head is None else {"head": to_dict(head)}
     settings = json.loads(json.dumps(settings))  # tuples become lists, as in the file
     if not path.exists():
         if distributed.is_main():

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import warnings
 from collections.abc import Collection, Sequence
 from pathlib import Path
@@ -213,7 +212,7 @@ def train_segmentation(  # noqa: PLR0913
 
     Args:
         tok: A trained tokenizer; its config takes over the head's shape.
-        sets: Labelled sets, e.g. of `images.labelled.open_segmentation_set`; each may have class names of its own.
+        tok: A trained tokenizer. Its ids do not change, and neither does its config.
         config: `head_steps`, `head_lr`, `decoupled`, `class_balance`, `batch_size`, `crop_px` and what all stages share.
         segmentation: The head's shape; by default that of `tok.config`, or `SegmentationConfig()`.
         out: Directory of the model; `out/.training` holds what a resumed run needs. None keeps the result in memory only.
@@ -252,11 +251,12 @@ def train_segmentation(  # noqa: PLR0913
             accumulate=config.accumulate,
             left_out=left_out,
         )
-        seg = new_segmenter(tok, segmentation or tok.config.segmentation or SegmentationConfig(), seed=config.seed)
+        shape = segmentation or tok.config.segmentation or SegmentationConfig()
+        seg = new_segmenter(tok, shape, seed=config.seed)
         words = [_words(seg, names) for names in crops.names]
         shares = crops.pixel_shares() if config.class_balance else ()
         stage = SegmentationStage(seg, words, config, shares=shares, continuous=continuous)
-        check_settings(folder / "segmentation.json", seg.tok, len(crops.places), config)
+        check_settings(folder / "segmentation.json", seg.tok, len(crops.places), config, head=shape)
         state = folder / f"{stage.name}{STATE_SUFFIX}"
         stage.requires_grad_(True)
         try:
@@ -277,11 +277,10 @@ def new_segmenter(tok: PyramidTokenizer, segmentation: SegmentationConfig, *, se
     A trunk of the head's own begins as a copy of the tokenizer's.
 
     Args:
-        tok: A fitted tokenizer; its config takes over `segmentation`.
+        tok: A fitted tokenizer; it stays as it is.
         segmentation: The head's shape.
         seed: Seed of the head's initial weights.
     """
-    tok.config = dataclasses.replace(tok.config, segmentation=segmentation)
     cpu = torch.device("cpu")
     with own_randomness(cpu):
         reseed(seed, cpu)

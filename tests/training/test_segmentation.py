@@ -199,7 +199,8 @@ class TestWhatLearns:
         for shape in (SMALL, OWN_TRUNK):
             seg = new_segmenter(copy.deepcopy(tok), shape)
             assert torch.equal(seg.segment(image, FIVE).labels, seg.segment(image, FIVE, mode="lookup").labels)
-            assert seg.tok.config.segmentation == shape
+            assert seg.stored_head().config == shape
+            assert seg.tok.config == tok.config
         assert_same(dict(seg.tok.trunk.state_dict()), dict(seg.head.trunk.state_dict()))
         assert not any(a is b for a, b in zip(seg.tok.trunk.parameters(), seg.head.trunk.parameters(), strict=True))
 
@@ -294,7 +295,7 @@ def test_bfloat16_training_compares_classes_in_float32(tok, five, config):
 class TestFiles:
     def test_without_a_shape_the_head_has_the_usual_one(self, tok, five, config):
         seg = run(tok, [five], config(head_steps=1), segmentation=None)
-        assert seg.tok.config.segmentation == SegmentationConfig()
+        assert seg.stored_head().config == SegmentationConfig()
 
     @pytest.mark.parametrize("half", [False, True])
     def test_a_run_saves_what_it_returns(self, tok, five, config, tmp_path, half):
