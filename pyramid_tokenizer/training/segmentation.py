@@ -211,8 +211,8 @@ def train_segmentation(  # noqa: PLR0913
     Every id stays the same, and so does every decoded pixel unless `config.decoupled` is false.
 
     Args:
-        tok: A trained tokenizer; its config takes over the head's shape.
         tok: A trained tokenizer. Its ids do not change, and neither does its config.
+        sets: Labelled sets, e.g. of `images.labelled.open_segmentation_set`; each may have class names of its own.
         config: `head_steps`, `head_lr`, `decoupled`, `class_balance`, `batch_size`, `crop_px` and what all stages share.
         segmentation: The head's shape; by default that of `tok.config`, or `SegmentationConfig()`.
         out: Directory of the model; `out/.training` holds what a resumed run needs. None keeps the result in memory only.
