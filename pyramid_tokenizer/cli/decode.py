@@ -7,9 +7,10 @@ from typing import Annotated
 
 import typer
 
+from pyramid_tokenizer.cli.existing import images_are_done
 from pyramid_tokenizer.cli.files import TOKEN_SUFFIX, check_absent, find_tokens, number_paths, plan_outputs
 from pyramid_tokenizer.cli.group import printable
-from pyramid_tokenizer.cli.options import Device, Force, Levels, Model
+from pyramid_tokenizer.cli.options import Device, Force, Levels, Model, SkipExisting
 from pyramid_tokenizer.cli.terminal import (
     Failures,
     count_levels,
@@ -41,6 +42,7 @@ def decode(
     levels: Levels = None,
     out: Out = Path("decoded"),
     device: Device = "cpu",
+    skip_existing: SkipExisting = False,
     force: Force = False,
 ) -> None:
     """Decode token files into one PNG per image.
@@ -54,17 +56,22 @@ def decode(
     from pyramid_tokenizer.tokens.pyramid import TokenPyramid
 
     sources = find_tokens(tokens)
-    outputs = plan_outputs(sources, out=out, suffix=".png", force=force)
+    outputs = plan_outputs(sources, out=out, suffix=".png", force=force or skip_existing)
     tok = load_tokenizer(model, device)
     console = make_console()
     with Failures(len(sources)) as failures, show_progress(console, "decode", len(sources)) as advance:
         for source, output in zip(sources, outputs, strict=True):
             with failures.item(source.path):
                 pyramid = cut_levels(TokenPyramid.load(source.path), levels)
-                images = to_pil(tok.decode(pyramid))
-                paths = number_paths(output, len(images))
-                if not force:
+                paths = number_paths(output, pyramid.batch_size)
+                ours = pyramid.fingerprint == tok.fingerprint  # other tokens are an error, which decoding tells
+                if skip_existing and ours and images_are_done(paths, force=force, size=pyramid.image_size):
+                    failures.keep()
+                    advance()
+                    continue
+                if not (force or skip_existing):
                     check_absent(paths)
+                images = to_pil(tok.decode(pyramid))
                 output.parent.mkdir(parents=True, exist_ok=True)
                 for image, path in zip(images, paths, strict=True):
                     save_image(image, path)
@@ -73,3 +80,4 @@ def decode(
                         f"{pyramid.bits_per_pixel:.3f} bits per pixel -> {printable(path)}"
                     )
             advance()
+        failures.tell_kept(console)

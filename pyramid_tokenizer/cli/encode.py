@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from pyramid_tokenizer.cli.existing import tokens_are_done
 from pyramid_tokenizer.cli.files import TOKEN_SUFFIX, Source, find_images, plan_outputs
 from pyramid_tokenizer.cli.group import printable
-from pyramid_tokenizer.cli.options import Device, Force, Images, Model, Size
+from pyramid_tokenizer.cli.options import Device, Force, Images, Model, Size, SkipExisting
 from pyramid_tokenizer.cli.terminal import (
     Failures,
     concerns_one_file,
@@ -53,6 +54,7 @@ def encode(
     size: Size = None,
     device: Device = "cpu",
     batch_size: BatchSize = 1,
+    skip_existing: SkipExisting = False,
     force: Force = False,
 ) -> None:
     """Encode images into one token file each.
@@ -61,14 +63,20 @@ def encode(
     listed at the end, and the exit code is then 1.
     """
     sources = find_images(images)
-    outputs = plan_outputs(sources, out=out, suffix=TOKEN_SUFFIX, force=force)
+    outputs = plan_outputs(sources, out=out, suffix=TOKEN_SUFFIX, force=force or skip_existing)
     tok = load_tokenizer(model, device)
     console = make_console()
     jobs = list(zip(sources, outputs, strict=True))
     total_tokens, total_bytes = 0, 0
+
+    def is_done(source: Source, output: Path) -> bool:
+        return skip_existing and tokens_are_done(
+            output, fingerprint=tok.fingerprint, image=source.path, size=size, force=force
+        )
+
     with Failures(len(jobs)) as failures, show_progress(console, "encode", len(jobs)) as advance:
         for start in range(0, len(jobs), batch_size):
-            readable = _read(jobs[start : start + batch_size], size, failures)
+            readable = _read(jobs[start : start + batch_size], size, failures, is_done)
             for source, output, tokens in _encode(tok, readable, failures):
                 with failures.guard(source.path):
                     output.parent.mkdir(parents=True, exist_ok=True)
@@ -78,19 +86,26 @@ def encode(
                     total_bytes += output.stat().st_size
             for _ in jobs[start : start + batch_size]:
                 advance()
+        failures.tell_kept(console)
         if len(jobs) > 1:
             console.print(f"{failures.done} of {failures.tried} images, {total_tokens:,} tokens, {total_bytes:,} bytes")
 
 
 def _read(
-    jobs: Sequence[tuple[Source, Path]], size: int | None, failures: Failures
+    jobs: Sequence[tuple[Source, Path]],
+    size: int | None,
+    failures: Failures,
+    is_done: Callable[[Source, Path], bool],
 ) -> list[tuple[Source, Path, Tensor]]:
     from pyramid_tokenizer.images.read import read_image
 
     readable = []
     for source, output in jobs:
         with failures.item(source.path):
-            readable.append((source, output, read_image(source.path, size=size)))
+            if is_done(source, output):
+                failures.keep()
+            else:
+                readable.append((source, output, read_image(source.path, size=size)))
     return readable
 
 

@@ -26,4 +26,13 @@ Levels = Annotated[
 Device = Annotated[
     str, typer.Option(metavar="DEVICE", help='The device on which the model runs, for example "cpu" or "cuda".')
 ]
+SkipExisting = Annotated[
+    bool,
+    typer.Option(
+        "--skip-existing",
+        help="Go on with a run that was stopped: leave out files whose result is there. Tokens must be whole, of this model and "
+        "of this size; images must be complete. Damaged results are made anew, others that do not fit are errors unless --force "
+        "is given.",
+    ),
+]
 Force = Annotated[bool, typer.Option("--force", help="Replace files that exist; without this option that is an error.")]

@@ -7,9 +7,10 @@ from typing import Annotated
 
 import typer
 
+from pyramid_tokenizer.cli.existing import images_are_done
 from pyramid_tokenizer.cli.files import find_images, plan_outputs
 from pyramid_tokenizer.cli.group import printable
-from pyramid_tokenizer.cli.options import Device, Force, Images, Levels, Model, Size
+from pyramid_tokenizer.cli.options import Device, Force, Images, Levels, Model, Size, SkipExisting
 from pyramid_tokenizer.cli.terminal import (
     Failures,
     check_levels,
@@ -38,6 +39,7 @@ def reconstruct(
     size: Size = None,
     levels: Levels = None,
     device: Device = "cpu",
+    skip_existing: SkipExisting = False,
     force: Force = False,
 ) -> None:
     """Compare images with what their tokens decode to.
@@ -51,7 +53,7 @@ def reconstruct(
     from pyramid_tokenizer.images.read import read_image
 
     sources = find_images(images)
-    outputs = plan_outputs(sources, out=out, suffix=".png", force=force)
+    outputs = plan_outputs(sources, out=out, suffix=".png", force=force or skip_existing)
     tok = load_tokenizer(model, device)
     check_levels(levels, len(tok.quantizer.strides))
     console = make_console()
@@ -60,6 +62,10 @@ def reconstruct(
         with show_progress(console, "reconstruct", len(sources)) as advance:
             for source, output in zip(sources, outputs, strict=True):
                 with failures.item(source.path):
+                    if skip_existing and images_are_done([output], force=force):
+                        failures.keep()
+                        advance()
+                        continue
                     pixels = read_image(source.path, size=size)
                     prefixes = decode_prefixes(tok, cut_levels(tok.encode(pixels), levels), pixels)
                     output.parent.mkdir(parents=True, exist_ok=True)
@@ -69,6 +75,7 @@ def reconstruct(
                         name = printable(source.name) if prefix.levels == 1 else ""
                         table.add_row(name, str(prefix.levels), *prefix.cells)
                 advance()
+        failures.tell_kept(console)
         if table.row_count:
             console.print()
             console.print(table, soft_wrap=False)

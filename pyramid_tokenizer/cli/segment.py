@@ -9,12 +9,14 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from pyramid_tokenizer.cli.existing import header_size, images_are_done
 from pyramid_tokenizer.cli.files import OutputError, Source, check_absent, number_paths, plan_outputs
 from pyramid_tokenizer.cli.group import printable
-from pyramid_tokenizer.cli.options import Device, Force, Model, Size
+from pyramid_tokenizer.cli.options import Device, Force, Model, Size, SkipExisting
 from pyramid_tokenizer.cli.terminal import Failures, describe_size, load_segmenter, make_console, show_progress
 from pyramid_tokenizer.cli.words import (
     Images,
+    Inputs,
     TextCache,
     TokenFiles,
     cache_folder,
@@ -115,6 +117,7 @@ def segment(
     size: Size = None,
     device: Device = "cpu",
     text_cache: TextCache = "auto",
+    skip_existing: SkipExisting = False,
     force: Force = False,
 ) -> None:
     """Find what words name, in images or in stored tokens.
@@ -126,21 +129,46 @@ def segment(
     words = read_background(background, threshold)
     names = read_names(classes, classes_file, option="--classes", background=words)
     inputs = find_inputs(images, tokens, size=size)
-    outputs = _plan(inputs.sources, out=out, labels_of=len(names) if labels else None, force=force)
+    outputs = _plan(inputs.sources, out=out, labels_of=len(names) if labels else None, force=force or skip_existing)
     label_maps = frozenset(map(_labels_path, outputs))
     segmenter = load_segmenter(model, device, text_cache=cache_folder(text_cache))
     console = make_console()
+
+    def is_done(source: Source, output: Path) -> bool:
+        count, image_size = _count_and_size(inputs, source, segmenter.tok)
+        paths = number_paths(output, count)
+        if image_size is None or not images_are_done(paths, force=force):
+            return False
+        mode = "L" if len(names) <= 255 else "I;16"
+        maps = [_labels_path(path) for path in paths] if labels else []
+        return images_are_done(maps, force=force, size=image_size, modes=[mode])
+
     with Failures(len(outputs)) as failures, show_progress(console, "segment", len(outputs)) as advance:
         for source, output in zip(inputs.sources, outputs, strict=True):
             with failures.item(source.path):
                 if labels:
                     _check_no_clash(output, label_maps)
+                if skip_existing and is_done(source, output):
+                    failures.keep()
+                    advance()
+                    continue
                 what = inputs.read(source)
                 pixels = _images(segmenter.tok, what)
                 found = segmenter.segment(what, names, background=words, threshold=threshold, mode=mode.value)
-                for summary in _write(pixels, found, output, labels=labels, force=force):
+                for summary in _write(pixels, found, output, labels=labels, force=force or skip_existing):
                     console.print(f"{printable(source.path)}: {summary}")
             advance()
+        failures.tell_kept(console)
+
+
+def _count_and_size(inputs: Inputs, source: Source, tok: PyramidTokenizer) -> tuple[int, tuple[int, int] | None]:
+    """How many images a file has, and their height and width; None where reading or segmenting it will be an error."""
+    if not inputs.are_tokens:
+        return 1, header_size(source.path, inputs.size)
+    from pyramid_tokenizer.tokens.pyramid import TokenPyramid
+
+    tokens = TokenPyramid.load(source.path)
+    return tokens.batch_size, tokens.image_size if tokens.fingerprint == tok.fingerprint else None
 
 
 def _plan(sources: Sequence[Source], *, out: Path, labels_of: int | None, force: bool) -> list[Path]:

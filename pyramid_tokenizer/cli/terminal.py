@@ -92,13 +92,22 @@ class Failures:
     """
 
     def __init__(self, total: int) -> None:
-        self.total, self.tried = total, 0
+        self.total, self.tried, self.kept = total, 0, 0
         self.messages: list[str] = []
 
     @property
     def done(self) -> int:
-        """How many files were tried without an error."""
-        return self.tried - len(self.messages)
+        """How many files were tried without an error; those whose result was there already do not count."""
+        return self.tried - len(self.messages) - self.kept
+
+    def keep(self) -> None:
+        """Counts the file of this `item` as one whose result is there already."""
+        self.kept += 1
+
+    def tell_kept(self, console: Console) -> None:
+        """Says how many results were there already, if any."""
+        if self.kept:
+            console.print(f"{self.kept} of {self.tried} files have their results already, see --skip-existing")
 
     @contextmanager
     def item(self, path: Path) -> Iterator[None]:

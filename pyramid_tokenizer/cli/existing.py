@@ -1,0 +1,110 @@
+"""`--skip-existing`: which results are there already, so that a run that was stopped can go on.
+
+A result counts as done if its file is whole and fits what would be written: tokens must be of this model and of an image of this
+size, images must be complete. A damaged file is made anew. A whole file that does not fit belongs to another run and is replaced
+by `--force` alone. Images do not say which model, levels or words they were made with.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from pyramid_tokenizer.cli.files import OutputError
+from pyramid_tokenizer.cli.terminal import describe_size
+from pyramid_tokenizer.errors import TokenError
+
+
+def tokens_are_done(path: Path, *, fingerprint: str, image: Path, size: int | None, force: bool) -> bool:
+    """Whether a token file is whole, of the model of this fingerprint, and of this image resized to this short side.
+
+    Raises:
+        OutputError: It is whole and does not fit, and `force` is off.
+    """
+    from pyramid_tokenizer.tokens.pyramid import TokenPyramid
+
+    if not os.path.lexists(path):
+        return False
+    try:
+        tokens = TokenPyramid.load(path)
+    except TokenError:
+        return False
+    expected = header_size(image, size)
+    if expected is None:  # reading the image says what is wrong with it
+        return False
+    if tokens.fingerprint != fingerprint:
+        return _refuse(path, "tokens of this model", f"those of fingerprint {tokens.fingerprint[:12]}", force)
+    if tokens.batch_size != 1 or sorted(tokens.image_size) != sorted(expected):
+        got = f"{tokens.batch_size} of {describe_size(tokens.image_size)} px"
+        return _refuse(path, f"tokens of one image of {describe_size(expected)} px", got, force)
+    return True
+
+
+def images_are_done(
+    paths: Sequence[Path],
+    *,
+    force: bool,
+    size: tuple[int, int] | None = None,
+    modes: Sequence[str] = ("L", "RGB"),
+) -> bool:
+    """Whether all the files are complete PNG files.
+
+    Args:
+        paths: The files.
+        force: Whether complete files that do not fit are to be replaced.
+        size: Their height and width, either way round, for an image may be stored turned; None takes any size.
+        modes: Pillow's names of the pixel formats that fit.
+
+    Raises:
+        OutputError: A file is complete and does not fit, and `force` is off.
+    """
+    for path in paths:
+        found = _read_size_and_mode(path)
+        if found is None:
+            return False
+        got, mode = found
+        if (size is not None and sorted(got) != sorted(size)) or mode not in modes:
+            wanted = f"pixels of {' or '.join(modes)}" + (f" at {describe_size(size)} px" if size else "")
+            return _refuse(path, wanted, f"{mode} at {describe_size(got)} px", force)
+    return True
+
+
+def header_size(image: Path, short_side: int | None) -> tuple[int, int] | None:
+    """Height and width by the header of an image file, after resizing its short side; None if it cannot be read.
+
+    The orientation that EXIF gives is not applied: an image may be stored the other way round.
+    """
+    from PIL import Image
+
+    try:
+        with open(image, "rb") as file, Image.open(file) as opened:
+            width, height = opened.size
+    except Exception:  # damaged bytes make Pillow's readers raise nearly any class
+        return None
+    if short_side is None:
+        return height, width
+    short = min(height, width)
+    return round(height * short_side / short), round(width * short_side / short)
+
+
+def _read_size_and_mode(path: Path) -> tuple[tuple[int, int], str] | None:
+    """Height and width, and Pillow's name of the pixel format, of a complete PNG file; None for anything else."""
+    from PIL import Image
+
+    if not os.path.lexists(path):
+        return None
+    try:
+        with open(path, "rb") as file, Image.open(file, formats=["PNG"]) as opened:
+            opened.load()
+            return (opened.height, opened.width), opened.mode
+    except Exception:  # damaged bytes make Pillow's readers raise nearly any class
+        return None
+
+
+def _refuse(path: Path, expected: str, got: str, force: bool) -> bool:
+    if force:
+        return False
+    raise OutputError(
+        f"expected {expected} in {str(path)!r}, got {got}: choose another --out, or replace it with --force"
+    )
