@@ -148,7 +148,7 @@ def finetune(
         >>> level = LevelConfig(stride=8, maps=(2, 3), codebook_size=16, dim=4)
         >>> tok = PyramidTokenizer.from_backbone("toy", levels=[level])
         >>> photos = [torch.rand(3, 64, 64) for _ in range(4)]
-        >>> _ = tok.fit(photos)
+        >>> _ = tok.fit(photos, num_crops=16, crop_px=32)
         >>> before = tok.fingerprint
         >>> few = TrainConfig(batch_size=2, crop_px=32)
         >>> tok = finetune(tok, photos, steps=1, codebooks="frozen", config=few)

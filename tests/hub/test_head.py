@@ -81,7 +81,7 @@ def test_a_segmenter_without_a_head_keeps_it_too_and_half_halves_it(model, tmp_p
 def test_a_refit_leaves_the_head_out_with_a_warning(model, tmp_path, photos):
     folder, _ = model
     tok = PyramidTokenizer.from_pretrained(folder)
-    tok.fit(photos)
+    tok.fit(photos, num_crops=16, crop_px=32)
     with pytest.warns(UserWarning, match="segmentation head is left out.*finetune MODEL --segmentation"):
         tok.save_pretrained(tmp_path / "refitted")
     assert head_of(tmp_path / "refitted") is None
