@@ -26,7 +26,8 @@ Names = Annotated[
 NamesFile = Annotated[
     Path | None,
     typer.Option(
-        metavar="FILE", help="A file to use instead of --names: one name per line; lines that start with # are skipped."
+        metavar="FILE",
+        help="A file to use instead of --names: one name per line, a JSON array or CSV; lines that start with # are skipped.",
     ),
 ]
 Top = Annotated[int, typer.Option(metavar="N", min=1, help="How many names to show, at most.")]

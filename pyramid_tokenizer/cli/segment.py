@@ -57,7 +57,7 @@ ClassesFile = Annotated[
     Path | None,
     typer.Option(
         metavar="FILE",
-        help="A file to use instead of --classes: one class per line; lines that start with # are skipped.",
+        help="A file to use instead of --classes: one class per line, a JSON array or CSV; lines that start with # are skipped.",
     ),
 ]
 Background = Annotated[

@@ -37,6 +37,10 @@ TextCache = Annotated[
 ]
 
 
+LIST_SUFFIXES = frozenset({".txt", ".csv", ".tsv", ".json", ".yaml", ".yml"})
+"""Endings of a typed list of words that is really the name of a file."""
+
+
 @dataclass(frozen=True, slots=True)
 class Inputs:
     """The input files of a command, which are all of one kind."""
@@ -88,9 +92,19 @@ def cache_folder(typed: str) -> str | None:
     return None if typed == "none" else typed
 
 
-def split_words(listed: str) -> list[str]:
-    """Splits words at commas; empty entries are kept, and `parse_names` refuses them."""
-    return [word.strip() for word in listed.split(",")]
+def split_words(listed: str, *, option: str) -> list[str]:
+    """The words that were typed for `option`, in any form of `parse_word_list`; `parse_names` refuses empty ones.
+
+    Raises:
+        ConfigError: The form is none of these, or it is the name of a file.
+    """
+    from pyramid_tokenizer.images.labelled.word_lists import parse_word_list
+
+    if Path(listed).suffix.lower() in LIST_SUFFIXES:
+        raise ConfigError(
+            f"expected names in {option}, got the name of a file, {listed!r}: write {option}-file, or the names themselves"
+        )
+    return parse_word_list(listed, where=option) or [""]
 
 
 def read_names(
@@ -100,13 +114,13 @@ def read_names(
 
     Args:
         listed: The list, such as "sky,tree,car|automobile".
-        file: A file with one class per line; blank lines and lines that start with "#" are skipped.
+        file: A UTF-8 file, such as one class per line. `parse_word_list` says which forms a list and a file may have.
         option: The option of the list, such as "--classes"; that of the file is the same with "-file".
         background: The words of the background.
 
     Raises:
-        ConfigError: Both a list and a file are given, or neither; the file cannot be read; or names are missing, empty or
-            repeated.
+        ConfigError: Both a list and a file are given, or neither; the file cannot be read; the form of the list is not
+            known; or names are missing, empty or repeated.
     """
     from pyramid_tokenizer.text import parse_names
 
@@ -115,7 +129,7 @@ def read_names(
         raise ConfigError(
             f"expected {option} or {option}-file, got {got}: give one, e.g. {option} 'dog,cat,car|automobile'"
         )
-    names = split_words(listed) if listed is not None else _read_lines(file, option)
+    names = split_words(listed, option=option) if listed is not None else _read_file(file, option)
     parse_names(names, background=background)  # before the model is loaded
     return names
 
@@ -131,18 +145,20 @@ def read_background(listed: str | None, threshold: float | None) -> list[str] | 
         raise ConfigError(f"expected --background or --threshold, got {got}: leave one out")
     if threshold is not None and not -1 <= threshold <= 1:  # also catches NaN
         raise ConfigError(f"expected --threshold in [-1, 1], got {threshold}: see --help for the scores of each mode")
-    return None if listed is None else split_words(listed)
+    return None if listed is None else split_words(listed, option="--background")
 
 
-def _read_lines(file: Path | None, option: str) -> list[str]:
+def _read_file(file: Path | None, option: str) -> list[str]:
+    from pyramid_tokenizer.images.labelled.word_lists import parse_word_list
+
     assert file is not None
     try:
-        lines = file.expanduser().read_text(encoding="utf-8-sig").splitlines()
+        text = file.expanduser().read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(
             f"expected a UTF-8 text file with one class per line as {option}-file, got {str(file)!r}: {error}"
         ) from error
-    names = [line.strip() for line in lines if line.strip() and not line.lstrip().startswith("#")]
+    names = parse_word_list(text, where=f"{option}-file {str(file)!r}")
     if not names:
         raise ConfigError(
             f"expected one class per line in {option}-file, got none in {str(file)!r}: write the names of the classes in it"

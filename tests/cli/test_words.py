@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from pyramid_tokenizer.cli.words import find_inputs, read_names
+from pyramid_tokenizer.cli.words import find_inputs, read_background, read_names
 from pyramid_tokenizer.errors import ConfigError
 from pyramid_tokenizer.tokens.pyramid import TokenPyramid
 
@@ -52,14 +52,29 @@ def test_inputs_that_are_not_there_are_told(run, here, command, option):
 
 def test_a_list_is_cut_at_commas_and_a_file_at_lines(tmp_path):
     file = tmp_path / "names.txt"
-    file.write_bytes("\ufeff# animals\n\n  cat, or kitten\r\ncar|automobile\n   # no more\nöl\n".encode())
+    file.write_bytes('\ufeff# animals\n\n  "cat, or kitten"\r\ncar|automobile\n   # no more\nöl\n'.encode())
     assert read_names(None, file, option="--names") == ["cat, or kitten", "car|automobile", "öl"]
     assert read_names("cat, car|automobile", None, option="--names") == ["cat", "car|automobile"]
 
 
 @pytest.mark.parametrize(
+    "typed", ["cat, dog", '["cat", "dog"]', "cat;dog", "'cat', 'dog'", "1. cat, 2. dog", "cat\ndog"]
+)
+def test_a_typed_list_may_have_any_form_of_a_list(typed):
+    assert read_names(typed, None, option="--names") == ["cat", "dog"]
+    assert read_background(typed, None) == ["cat", "dog"]
+
+
+def test_the_name_of_a_file_is_no_name_of_a_class():
+    with pytest.raises(ConfigError, match=r"'lists/classes\.txt'.* --classes-file"):
+        read_names("lists/classes.txt", None, option="--classes")
+
+
+@pytest.mark.parametrize(
     ("content", "message"),
     [
+        (b"[cat, dog]", "JSON array"),
+        (b"cat, kitten\ndog\n", "'cat, kitten'"),
         (None, "No such file"),
         (b"\xff\xfe", "can't decode"),
         (b"# cat\n\n", "--names-file"),

@@ -12,7 +12,8 @@ from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
-from pyramid_tokenizer.errors import DataError
+from pyramid_tokenizer.errors import ConfigError, DataError
+from pyramid_tokenizer.images.labelled.word_lists import parse_word_list
 
 BACKGROUND_NAME = "background"
 """What data sets call the class of everything that is of no other class."""
@@ -94,7 +95,8 @@ def read_class_names(
 
     Understood are a plain list, one name a line; lines "12: name", as in the `labels.txt` of COCO-Stuff and PASCAL-Context,
     in the order of their numbers; a tab-separated table with a column Name, as ADE20K's `objectInfo150.txt`; and a JSON
-    list of strings. In the last two a comma or semicolon stands between synonyms too.
+    list of strings. In the last two a comma or semicolon stands between synonyms too. Other files are read by
+    `parse_word_list`: CSV, numbered lines and words in quotes.
 
     Args:
         path: The file.
@@ -105,8 +107,8 @@ def read_class_names(
         The names, synonyms written "a|b|c". Classes may share words: see `distinct_names`.
 
     Raises:
-        DataError: There is no such file, a name between others is empty, the JSON is no list of strings, or the number of
-            names is another.
+        DataError: There is no such file, a line between others is empty or a comment, the JSON is no list of strings, the
+            form of the list is not known, or the number of names is another.
 
     Example:
         >>> import tempfile
@@ -120,7 +122,8 @@ def read_class_names(
     if not path.is_file():
         raise DataError(f"expected a file of class names, got none at {str(path)!r}: write one name a line into it")
     text = path.read_text(encoding="utf-8-sig")
-    names = _from_json(text, path) if path.suffix == ".json" else _from_lines(text, path, num_classes, left_out)
+    as_json = path.suffix == ".json" or text.lstrip().startswith(("[", "{"))
+    names = _from_json(text, path) if as_json else _from_lines(text, path, num_classes, left_out)
     if not names or (num_classes is not None and len(names) != num_classes):
         expected = "class names" if num_classes is None else f"{num_classes} class names"
         raise DataError(f"expected {expected}, got {len(names)} in {str(path)!r}: write one a line, none for ignored")
@@ -153,10 +156,15 @@ def _from_lines(text: str, path: Path, num_classes: int | None, left_out: Collec
         if len(names) != num_classes:  # with what is no class: 0 for "unlabeled", and ids that were never annotated
             names = {number: name for number, name in names.items() if number not in left_out}
         return tuple(names[number] for number in sorted(names))
-    if not all(lines) and text.strip():
+    unnamed = [number for number, line in enumerate(lines, 1) if not line or line.startswith("#")]
+    if unnamed and text.strip():
         fix = "the line's number is the label, so remove the line or name the class"
-        raise DataError(f"expected a name in every line, got line {lines.index('') + 1} empty in {str(path)!r}: {fix}")
-    return tuple(line for line in lines if line)
+        got = f"{'a comment in' if lines[unnamed[0] - 1] else 'an empty'} line {unnamed[0]}"
+        raise DataError(f"expected a name in every line, got {got} in {str(path)!r}: {fix}")
+    try:
+        return tuple(parse_word_list(text, where=f"the file of class names {str(path)!r}"))
+    except ConfigError as error:
+        raise DataError(str(error)) from error
 
 
 def _synonyms(name: str) -> str:

@@ -29,6 +29,10 @@ def written(tmp_path, text, name="classes.txt"):
         ("Idx\tRatio\tTrain\tVal\tName\n1\t0.15\t11664\t1172\twall \n2\t0.10\t6046\t612\tbuilding, edifice\n", "o.txt"),
         ("Idx\tRatio\tTrain\tVal\tStuff\tName\n1\t0.1\t9\t9\t1\twall\n2\t0.1\t6\t6\t1\tbuilding;edifice\n", "o.txt"),
         (json.dumps(["wall", "building|edifice"]), "ade.json"),
+        (json.dumps(["wall", "building|edifice"]), "classes.txt"),
+        ("1. wall\n2. building|edifice\n", "classes.txt"),
+        ('"wall",\n"building|edifice",\n', "classes.txt"),
+        ("id,name\n0,wall\n1,building|edifice\n", "classes.csv"),
         (json.dumps(["wall ", "building, edifice"]), "ade.json"),
     ],
 )
@@ -49,7 +53,9 @@ def test_names_may_repeat_and_hold_colons(tmp_path):
 @pytest.mark.parametrize(
     ("text", "name", "says"),
     [
-        ("wall\n\nsky\n", "c.txt", "line 2 empty in .*c.txt': the line's number is the label"),
+        ("wall\n\nsky\n", "c.txt", "empty line 2 in .*c.txt': the line's number is the label"),
+        ("# classes\nwall\nsky\n", "c.txt", "comment in line 1 .*c.txt"),
+        ("wall, facade\nsky\ntree\n", "c.txt", "'wall, facade'"),
         ("", "c.txt", "3 .*got 0"),
         ("wall\nsky\n", "c.txt", "3 .*got 2 in .*c.txt"),
         ("{", "c.json", "no JSON in"),
