@@ -18,12 +18,13 @@ from pyramid_tokenizer.backbones.features import FeaturePyramid
 from pyramid_tokenizer.bucketing import OnError, encode_by_size
 from pyramid_tokenizer.config.models import TokenizerConfig
 from pyramid_tokenizer.decoder import PixelDecoder, TopDownTrunk
-from pyramid_tokenizer.errors import NotFittedError, TokenMismatchError, TokenRangeError
+from pyramid_tokenizer.errors import CheckpointError, NotFittedError, TokenMismatchError, TokenRangeError
+from pyramid_tokenizer.finite import all_finite, require_finite
 from pyramid_tokenizer.hub.pretrained import PretrainedModel
 from pyramid_tokenizer.images import ImageLike, pad_to_multiple, to_batch
 from pyramid_tokenizer.quantizer.fit.batches import image_batches
 from pyramid_tokenizer.quantizer.fit.levels import LevelReport, fit_quantizer
-from pyramid_tokenizer.quantizer.pyramid import PyramidQuantizer
+from pyramid_tokenizer.quantizer.pyramid import WEIGHTS_ADVICE, PyramidQuantizer
 from pyramid_tokenizer.text import Classification, Templates, TextEncoder
 from pyramid_tokenizer.tokens import TokenHealth, TokenPyramid, Vocabulary, measure_health
 from pyramid_tokenizer.tokens.geometry import grids_of
@@ -44,6 +45,7 @@ class PyramidTokenizer(PretrainedModel):
 
     A method that takes images raises ImageError for what is not an image, and NotFittedError before a first `fit`. A method
     that takes tokens raises TokenMismatchError for those of another tokenizer, TokenRangeError for those no encoder made.
+    Where features or weights are NaN or infinite, each raises BackboneError or CheckpointError and names them.
 
     Example:
         >>> tok = PyramidTokenizer.from_pretrained("tiny")
@@ -86,7 +88,7 @@ class PyramidTokenizer(PretrainedModel):
         """
         batch = to_batch(images, size=size)
         height, width = batch.shape[-2:]
-        ids = self.quantizer.encode(self.features(batch))
+        ids = self.quantizer.encode(self._features(batch))
         return trusted_pyramid(
             ids=[level.contiguous() for level in self._cut(ids, (height, width))],
             codebook_sizes=self.quantizer.codebook_sizes,
@@ -132,15 +134,23 @@ class PyramidTokenizer(PretrainedModel):
         """As `reconstruct`, from the features before quantisation: the difference is what the codebooks cost."""
         batch = to_batch(images, size=size)
         height, width = batch.shape[-2:]
-        maps = self.quantizer.encode_continuous(self.features(batch))
+        maps = self.quantizer.encode_continuous(self._features(batch))
         return self._to_images(self._cut(maps, (height, width)), (height, width))
 
     @torch.no_grad()
     def features(self, batch: Tensor, *, with_dense: bool = False) -> FeaturePyramid:
         """The frozen backbone's features of a (B, 3, H, W) batch in [0, 1], padded by edge replication.
 
-        They include embedding and dense features with `with_dense`, or where a level reads these.
+        They include embedding and dense features with `with_dense`, or where a level reads these. BackboneError where they are
+        NaN or infinite.
         """
+        features = self._features(batch, with_dense=with_dense)
+        features.require_finite()
+        return features
+
+    @torch.no_grad()
+    def _features(self, batch: Tensor, *, with_dense: bool = False) -> FeaturePyramid:
+        """The features before the check for NaN; the quantizer makes its own on what it reads of them."""
         padded = pad_to_multiple(batch.to(self.device), multiple=self.multiple_px)
         return self.backbone(padded, with_dense=with_dense or self.quantizer.reads_dense)
 
@@ -293,5 +303,16 @@ class PyramidTokenizer(PretrainedModel):
     def _to_images(self, codes: Sequence[Tensor], image_size: tuple[int, int]) -> Tensor:
         linear_reconstruction = self.quantizer.linear_reconstruction(codes)
         fused = self.trunk([level.to(self.dtype) for level in codes])[-1]
-        images = self.pixel_decoder(fused, linear_reconstruction.to(self.dtype)).float().clamp(0, 1)
+        images = self.pixel_decoder(fused, linear_reconstruction.to(self.dtype)).float()
+        if not all_finite([images]):
+            self._explain_pixels(images)
+        images = images.clamp(0, 1)
         return images[..., : image_size[0], : image_size[1]]
+
+    def _explain_pixels(self, images: Tensor) -> None:
+        """Raises the CheckpointError for NaN or infinite pixels; it names the weight or the precision that made them."""
+        for what, part in (("trunk", self.trunk), ("pixel decoder", self.pixel_decoder)):
+            require_finite(part.state_dict(), stage=f"the {what}", advice=WEIGHTS_ADVICE, error=CheckpointError)
+        self.quantizer.require_finite_weights()
+        advice = f"all weights are finite, but {self.dtype} is too narrow for this decoder; use float32 or bfloat16"
+        require_finite({"pixels": images}, stage="decoded images", advice=advice, error=CheckpointError)

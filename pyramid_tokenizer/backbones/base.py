@@ -142,7 +142,7 @@ def load_backbone(
     Raises:
         BackboneError: The name or tag is unknown (near ones are told), nothing names the weights, or they could not be
             fetched.
-        CheckpointError: A weight is missing, extra, misshapen or unreadable, or the backbone is not the one whose
+        CheckpointError: A weight is missing, extra, misshapen, unreadable, NaN or infinite, or the backbone is not the one whose
             `config.fingerprint` was stored.
         ConfigError: `config.blocks` or `config.dense_reading` does not fit the backbone.
 

@@ -24,7 +24,8 @@ from dataclasses import dataclass
 import torch.nn.functional as F
 from torch import Tensor
 
-from pyramid_tokenizer.errors import DataError
+from pyramid_tokenizer.errors import BackboneError, DataError
+from pyramid_tokenizer.finite import require_finite
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -53,6 +54,14 @@ class FeaturePyramid:
         """(H, W) of the batch the maps were made from."""
         height, width = self.maps[0].shape[-2:]
         return height * self.strides[0], width * self.strides[0]
+
+    def require_finite(self) -> None:
+        """Raises BackboneError where a feature is NaN or infinite."""
+        named = {f"the map of stride {stride}": found for found, stride in zip(self.maps, self.strides, strict=True)}
+        named |= {"the image embedding": self.embedding} if self.embedding is not None else {}
+        named |= {"the dense features": self.dense} if self.dense is not None else {}
+        advice = "its weights were altered, or it overflows in its dtype; load it again, in float32 or bfloat16"
+        require_finite(named, stage="the features of the backbone", advice=advice, error=BackboneError)
 
 
 def semantic_target(features: FeaturePyramid, grid: Sequence[int]) -> Tensor:

@@ -28,8 +28,9 @@ from pyramid_tokenizer.backbones.text_length import check_text_length
 from pyramid_tokenizer.backbones.timm import TimmReader
 from pyramid_tokenizer.backbones.vit import VitReader
 from pyramid_tokenizer.config.models import BackboneConfig
-from pyramid_tokenizer.errors import BackboneError
+from pyramid_tokenizer.errors import BackboneError, CheckpointError
 from pyramid_tokenizer.files import replacing
+from pyramid_tokenizer.finite import require_finite
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -125,9 +126,12 @@ class OpenClipBackbone(nn.Module):
 
         Raises:
             BackboneError: The backbone is of an unknown family or reads one size only.
+            CheckpointError: A weight is NaN or infinite.
             ConfigError: `config.blocks` or `config.dense_reading` does not fit it.
         """
         super().__init__()
+        advice = "restore the original file or train the model again"
+        require_finite(model.state_dict(), stage="the backbone's weights", advice=advice, error=CheckpointError)
         self.config = config
         self.model: Any = model.requires_grad_(False)
         self.eval()

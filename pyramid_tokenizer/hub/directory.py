@@ -20,6 +20,7 @@ from pyramid_tokenizer.config.models import BackboneConfig, TokenizerConfig
 from pyramid_tokenizer.config.plain import from_dict, to_dict
 from pyramid_tokenizer.errors import CheckpointError, ConfigError, ModelNotFoundError
 from pyramid_tokenizer.files import temporary_name, write_text
+from pyramid_tokenizer.finite import require_finite
 from pyramid_tokenizer.hub.card import model_card
 from pyramid_tokenizer.hub.head import HEAD_FILE, StoredHead
 
@@ -137,7 +138,7 @@ def save_model(
         The directory.
 
     Raises:
-        CheckpointError: `directory` is a file, or the tokenizer was cast to another dtype.
+        CheckpointError: `directory` is a file, the tokenizer was cast to another dtype, or a weight is NaN or infinite.
         OSError: It cannot be written, e.g. the disk is full; a model that was there is as it was.
     """
     directory = Path(directory).expanduser()
@@ -151,7 +152,7 @@ def save_model(
     with hub.save_directory(directory) as folder:
         hub.write_weights(folder / WEIGHTS_FILE, stored)
         if head is not None:
-            halved = {name: tensor.half() if half else tensor.float() for name, tensor in head.tensors.items()}
+            halved = {name: _as_stored(name, tensor.float(), half=half) for name, tensor in head.tensors.items()}
             hub.write_weights(folder / HEAD_FILE, halved)
         if not public:
             backbone.save(folder / BACKBONE_FOLDER)
@@ -167,6 +168,13 @@ def save_model(
 
 def _as_stored(name: str, tensor: Tensor, *, half: bool) -> Tensor:
     """The tensor as a file holds it; codebooks are never halved, because ids depend on their last bits."""
+    stored = _converted(name, tensor, half=half)
+    advice = "the training or an edit broke them, or they do not fit float16 with half=True; save what was before"
+    require_finite({name: stored}, stage="the weights to save", advice=advice, error=CheckpointError)
+    return stored
+
+
+def _converted(name: str, tensor: Tensor, *, half: bool) -> Tensor:
     if tensor.is_floating_point() and tensor.dtype != torch.float32:
         raise CheckpointError(
             f"expected a float32 tokenizer to save, got {tensor.dtype} in {name}, which has lost digits: load it without "

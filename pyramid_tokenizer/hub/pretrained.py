@@ -20,6 +20,7 @@ from pyramid_tokenizer.backbones.base import compute_fingerprint
 from pyramid_tokenizer.config.models import Composition, LevelConfig, TokenizerConfig
 from pyramid_tokenizer.decoder import PixelDecoder, TopDownTrunk
 from pyramid_tokenizer.errors import CheckpointError, NotFittedError
+from pyramid_tokenizer.finite import require_finite
 from pyramid_tokenizer.hub.build import build_config, build_pixel_decoder, build_trunk, open_model
 from pyramid_tokenizer.hub.directory import save_model
 from pyramid_tokenizer.hub.head import KeptHead, StoredHead, fitting_head, keep_head, read_head
@@ -27,7 +28,7 @@ from pyramid_tokenizer.hub.upload import push_saved
 from pyramid_tokenizer.hub.weights import read_weights
 from pyramid_tokenizer.images import IMAGE_RECIPE_VERSION
 from pyramid_tokenizer.quantizer.build import build_quantizer
-from pyramid_tokenizer.quantizer.pyramid import PyramidQuantizer
+from pyramid_tokenizer.quantizer.pyramid import WEIGHTS_ADVICE, PyramidQuantizer
 from pyramid_tokenizer.tokens.pyramid import Precision
 
 OWN_PARTS = ("quantizer", "trunk", "pixel_decoder")
@@ -180,8 +181,10 @@ class PretrainedModel(nn.Module):
 
         It is the SHA-256 of what determines ids and of nothing else (docs/design.md has the list), from weights as they are
         stored. Loading, `fit` and training take it; a cast does not change it, as tokens hold the precision beside it.
+        CheckpointError where one of these weights is NaN or infinite.
         """
         facts, tensors = self.quantizer.identity()
+        require_finite(tensors, stage="the quantizer", advice=WEIGHTS_ADVICE, error=CheckpointError)
         facts["backbone"] = self.backbone.fingerprint
         facts["dense_reading"] = list(self.backbone.dense_readings[:1]) if self.quantizer.reads_dense else []
         facts["image_recipe"] = IMAGE_RECIPE_VERSION

@@ -76,13 +76,24 @@ class LevelQuantizer(nn.Module):
 
         Without a gradient, a cell's result depends on its own input alone, bit for bit.
         """
+        return self.constrain(self.linear(x))
+
+    def linear(self, x: Tensor) -> Tensor:
+        """The linear part of `project`, whitening and adapter: (B, C, h, w) float -> (B, d, h, w) float32."""
         with float32_on(x.device):
             weight = self.adapter.weight / self.std  # whitening folded in
             bias = self.adapter.bias - weight @ self.mean
             rows = x.float().permute(0, 2, 3, 1).flatten(0, 2)  # (B h w, C)
-            projected = self.kind.constrain(_affine(rows, weight, bias))
+            projected = _affine(rows, weight, bias)
         batch, _, height, width = x.shape
         return projected.view(batch, height, width, -1).permute(0, 3, 1, 2)  # (B, d, h, w)
+
+    def constrain(self, projected: Tensor) -> Tensor:
+        """The other part of `project`: brings vectors to where entries can lie, (B, d, h, w) float32 -> the same."""
+        batch, _, height, width = projected.shape
+        with float32_on(projected.device):
+            rows = self.kind.constrain(projected.permute(0, 2, 3, 1).flatten(0, 2))  # (B h w, d)
+        return rows.view(batch, height, width, -1).permute(0, 3, 1, 2)
 
     def assign(self, projected: Tensor) -> Tensor:
         """Ids of the nearest entries: (B, d, h, w) -> (B, h, w) int64."""

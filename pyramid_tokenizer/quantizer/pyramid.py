@@ -16,10 +16,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pyramid_tokenizer.backbones.features import FeaturePyramid, enlarge
-from pyramid_tokenizer.errors import ImageValueError, NotFittedError, TokenRangeError
+from pyramid_tokenizer.errors import BackboneError, CheckpointError, ImageValueError, NotFittedError, TokenRangeError
+from pyramid_tokenizer.finite import all_finite, require_finite
 from pyramid_tokenizer.quantizer.compositions import Composition
 from pyramid_tokenizer.quantizer.level import LevelQuantizer, float32_on
 from pyramid_tokenizer.quantizer.regrid import BackboneInput
+
+WEIGHTS_ADVICE = "weights were altered or trained to no result; load the model again, or fit it again"
+"""What helps against NaN or infinite weights: the end of error messages."""
 
 
 class PyramidQuantizer(nn.Module):
@@ -101,15 +105,19 @@ class PyramidQuantizer(nn.Module):
         Raises:
             NotFittedError: The codebooks are empty.
             ImageValueError: The image size is no multiple of the coarsest stride.
+            BackboneError, CheckpointError: Features or weights that decide ids are NaN or infinite; the message says which.
         """
         self._require_fitted()
         ids: dict[int, Tensor] = {}
         codes: dict[int, Tensor] = {}
+        linear: list[Tensor] = []
         with float32_on(features.maps[0].device):
             for index in self.order:
                 level = self.level(index)
-                ids[index] = level.assign(level.project(self.level_input(index, features, codes)))
+                linear.append(level.linear(self.level_input(index, features, codes)))
+                ids[index] = level.assign(level.constrain(linear[-1]))
                 codes[index] = level.look_up(ids[index])
+        self._require_finite(features, [*linear, *codes.values()])
         return tuple(ids[i] for i in range(len(self.levels)))
 
     @torch.no_grad()
@@ -121,12 +129,17 @@ class PyramidQuantizer(nn.Module):
         Raises:
             NotFittedError: The codebooks are empty.
             ImageValueError: The image size is no multiple of the coarsest stride.
+            BackboneError, CheckpointError: As for `encode`.
         """
         self._require_fitted()
         projected: dict[int, Tensor] = {}
+        linear: list[Tensor] = []
         with float32_on(features.maps[0].device):
             for index in self.order:
-                projected[index] = self.level(index).project(self.level_input(index, features, projected))
+                level = self.level(index)
+                linear.append(level.linear(self.level_input(index, features, projected)))
+                projected[index] = level.constrain(linear[-1])
+        self._require_finite(features, linear)
         return tuple(projected[i] for i in range(len(self.levels)))
 
     def level_input(self, index: int, features: FeaturePyramid, codes: Mapping[int, Tensor]) -> Tensor:
@@ -237,10 +250,15 @@ class PyramidQuantizer(nn.Module):
 
         Raises:
             TokenRangeError: As `codes`.
+            CheckpointError: The embeddings are NaN or infinite, because weights are.
         """
         self._check_grids(ids)
         with float32_on(ids[0].device):
-            return F.normalize(self.to_embedding(self.mean_text_embedding(ids)), dim=1)
+            found = self.to_embedding(self.mean_text_embedding(ids))
+        if not all_finite([found]):
+            self.require_finite_weights()
+            require_finite({"them": found}, stage="image embeddings", advice=WEIGHTS_ADVICE, error=CheckpointError)
+        return F.normalize(found, dim=1)
 
     def mean_text_embedding(self, ids: Sequence[Tensor]) -> Tensor:
         """The mean over an image's cells of their text embeddings: (B, D) float32.
@@ -276,6 +294,22 @@ class PyramidQuantizer(nn.Module):
                 }
             tensors |= {f"levels.{index}.{name}": tensor for name, tensor in used.items()}
         return facts, tensors
+
+    def require_finite_weights(self) -> None:
+        """Raises CheckpointError, naming the tensor, where a number of the quantizer is NaN or infinite."""
+        require_finite(self.state_dict(), stage="the quantizer", advice=WEIGHTS_ADVICE, error=CheckpointError)
+
+    def _require_finite(self, features: FeaturePyramid, deciding: Sequence[Tensor]) -> None:
+        """Tells what is NaN or infinite where something that decides ids is: infinity can survive no linear map unseen."""
+        if all_finite(deciding):
+            return
+        features.require_finite()
+        self.require_finite_weights()
+        named = {f"step {number}": tensor for number, tensor in enumerate(deciding)}
+        advice = (
+            "features and weights are finite but so large that products overflow; use another backbone or fit again"
+        )
+        require_finite(named, stage="the projections of the levels", advice=advice, error=BackboneError)
 
     def _require_fitted(self) -> None:
         if not self.is_fitted:

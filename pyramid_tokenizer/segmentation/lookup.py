@@ -8,7 +8,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from pyramid_tokenizer.quantizer.pyramid import PyramidQuantizer
+from pyramid_tokenizer.errors import CheckpointError
+from pyramid_tokenizer.finite import all_finite, require_finite
+from pyramid_tokenizer.quantizer.pyramid import WEIGHTS_ADVICE, PyramidQuantizer
 
 KEPT_TABLE_FLOATS = 2**26
 """Tables larger than this (256 MB) are not kept."""
@@ -29,7 +31,7 @@ class ScoreTables:
     def make(cls, quantizer: PyramidQuantizer, words: Tensor) -> ScoreTables:
         """The tables of a quantizer for phrases with embeddings (P, D) on any device."""
         state = {name: tensor.clone() for name, tensor in quantizer.state_dict().items()}
-        rows = quantizer.weighted_text_embeddings()
+        rows = finite_rows(quantizer)
         tables = tuple(level @ words.to(level.device).T for level in rows)
         return cls(state=state, words=words.clone(), tables=tables)
 
@@ -45,6 +47,16 @@ class ScoreTables:
             and now.keys() == self.state.keys()
             and all(_same(self.state[name], tensor) for name, tensor in now.items())
         )
+
+
+def finite_rows(quantizer: PyramidQuantizer) -> tuple[Tensor, ...]:
+    """The weighted text embeddings of all codes, (K_l, D) per level; CheckpointError where weights make them NaN."""
+    rows = quantizer.weighted_text_embeddings()
+    if not all_finite(rows):
+        quantizer.require_finite_weights()
+        named = {f"level {index}": level for index, level in enumerate(rows)}
+        require_finite(named, stage="the text embeddings of the codes", advice=WEIGHTS_ADVICE, error=CheckpointError)
+    return rows
 
 
 def _same(one: Tensor, other: Tensor) -> bool:

@@ -5,6 +5,7 @@ tokens -> text embeddings of their codes -> embedding per cell [-> refined by th
 
 from __future__ import annotations
 
+import math
 import typing
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,12 +20,14 @@ from pyramid_tokenizer import hub
 from pyramid_tokenizer.backbones.features import enlarge
 from pyramid_tokenizer.config.models import SegmentationConfig
 from pyramid_tokenizer.config.plain import to_dict
-from pyramid_tokenizer.errors import CapabilityError, ConfigError
+from pyramid_tokenizer.errors import CapabilityError, CheckpointError, ConfigError
+from pyramid_tokenizer.finite import all_finite, require_finite
 from pyramid_tokenizer.images.labelled.labels import NO_CLASS
 from pyramid_tokenizer.images.read import to_batch
 from pyramid_tokenizer.quantizer.nearest import gather_rows
+from pyramid_tokenizer.quantizer.pyramid import WEIGHTS_ADVICE
 from pyramid_tokenizer.segmentation.head import SegmentationHead, build_head
-from pyramid_tokenizer.segmentation.lookup import KEPT_TABLE_FLOATS, ScoreTables
+from pyramid_tokenizer.segmentation.lookup import KEPT_TABLE_FLOATS, ScoreTables, finite_rows
 from pyramid_tokenizer.segmentation.scoring import Scorer, best_classes, grid_of, scorer_of
 from pyramid_tokenizer.text import TextEncoder, VocabularyEmbeddings
 from pyramid_tokenizer.tokenizer import Images, PyramidTokenizer
@@ -145,13 +148,16 @@ class Segmenter(nn.Module):
             size: Resize images to this short side first; tokens have their size already.
 
         Raises:
-            ConfigError: No names, repeated or empty ones, a number as `background`, an unknown mode, or `mode="decoder"`
-                without a head.
+            ConfigError: No names, repeated or empty ones, a number as `background`, an unknown mode, a threshold that is NaN,
+                or `mode="decoder"` without a head.
+            BackboneError, CheckpointError: Features, or weights of codebooks, trunk or head, are NaN or infinite.
             CapabilityError: "dense" of tokens, or of a backbone without dense features.
             TokenMismatchError: Another tokenizer made the tokens.
             ImageError: As `PyramidTokenizer.encode`.
         """
         mode = self._resolve(mode, resolution)
+        if threshold is not None and math.isnan(threshold):
+            raise ConfigError("expected a number as threshold, got NaN: give a score, or None for no threshold")
         text = self.text.encode_names(names, background=background)
         score, stride, grid, image_size = self._score(source, text, mode, size)
         size_px = image_size if resolution == "pixels" else None
@@ -272,7 +278,7 @@ class Segmenter(nn.Module):
         tables = self._tables(text)
         if tables is not None:
             return lambda part: gather_rows([table[:, part] for table in tables], ids)
-        rows = self.tok.quantizer.weighted_text_embeddings()
+        rows = finite_rows(self.tok.quantizer)
         embeddings = text.embeddings.to(self.tok.device)
         return lambda part: gather_rows([level @ embeddings[part].T for level in rows], ids)
 
@@ -288,14 +294,25 @@ class Segmenter(nn.Module):
 
     def _lookup(self, tokens: TokenPyramid) -> Tensor:
         """(B, D, h, w) on the finest grid, also of a prefix."""
-        found = gather_rows(self.tok.quantizer.weighted_text_embeddings(), self.tok.ids(tokens))
+        found = gather_rows(finite_rows(self.tok.quantizer), self.tok.ids(tokens))
         return enlarge(found, self.tok.quantizer.strides[len(tokens) - 1] // self.tok.quantizer.strides[-1])
 
     def _refined(self, tokens: TokenPyramid) -> Tensor:
         assert self.head is not None
         codes = self.tok.codes(tokens)
         trunk = self.head.trunk if self.head.trunk is not None else self.tok.trunk
-        return self.head(self._lookup(tokens), trunk([level.to(self.tok.dtype) for level in codes]))
+        refined = self.head(self._lookup(tokens), trunk([level.to(self.tok.dtype) for level in codes]))
+        # with scale and bias, so that scores are finite too
+        if not all_finite([refined, self.head.log_scale, self.head.bias]):
+            for part in (trunk, self.head):
+                stage = f"the {type(part).__name__} of the segmenter"
+                require_finite(part.state_dict(), stage=stage, advice=WEIGHTS_ADVICE, error=CheckpointError)
+            advice = (
+                f"all weights are finite, but {self.tok.dtype} is too narrow for this head; use float32 or bfloat16"
+            )
+            named = {"the refined embeddings": refined}
+            require_finite(named, stage="the segmentation head", advice=advice, error=CheckpointError)
+        return refined
 
     def _dense(self, source: TokenPyramid | Images, size: int | None) -> tuple[Tensor, int, tuple[int, int]]:
         """The backbone's dense features (B, D, h, w) as unit vectors, their stride, and the images' size."""

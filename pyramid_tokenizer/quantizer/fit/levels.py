@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from pyramid_tokenizer.errors import DataError, NotFittedError
+from pyramid_tokenizer.finite import require_finite
 from pyramid_tokenizer.quantizer.fit.regression import explained, reduced_rank, ridge, whitening
 from pyramid_tokenizer.quantizer.fit.sampling import Samples, sample_cells
 from pyramid_tokenizer.quantizer.level import LevelQuantizer
@@ -75,7 +76,8 @@ def fit_quantizer(
 
     Raises:
         DataError: No images (also: only at the first of the calls of `samples`), images that are all alike, fewer cells
-            than codes, features without text-aligned outputs, or of fewer directions than an `fsq` level has.
+            than codes, features without text-aligned outputs, or of fewer directions than an `fsq` level has, and numbers
+            of a sample or of its statistics that are NaN or infinite.
         NotFittedError: `keep_adapters` of a quantizer that was never fitted.
         ImageValueError: An image size that is no multiple of the coarsest stride.
 
@@ -107,6 +109,8 @@ def fit_quantizer(
         for index, weight in enumerate(weights):
             quantizer.level(index).text_weight.fill_(weight)
         fit_embedding(quantizer, samples)
+        advice = "features are so large that the fit's statistics overflow; use another backbone"
+        require_finite(quantizer.state_dict(), stage="the fitted quantizer", advice=advice, error=DataError)
     except BaseException:
         quantizer.load_state_dict(before)
         raise
@@ -153,11 +157,21 @@ def _projected_cells(
     if not keep_adapter:
         cells = sample_cells(quantizer, index, samples, wanted, generator, projected=False)
         x, pixels, semantics = cells.trim()
+        _require_finite_sample(index, x, pixels, semantics)
         projected = _fit_adapter(level, index, x, pixels, semantics)
         if cells.limit >= min(wanted, cells.seen):
             return projected, pixels, semantics
         del cells, x, projected, pixels, semantics  # so wide that the sample was cut: the next one takes their place
-    return sample_cells(quantizer, index, samples, wanted, generator, projected=True).trim()
+    columns = sample_cells(quantizer, index, samples, wanted, generator, projected=True).trim()
+    _require_finite_sample(index, *columns)
+    return columns
+
+
+def _require_finite_sample(index: int, *columns: Tensor) -> None:
+    names: tuple[str, ...] = ("what the level reads", "its pixel targets", "its semantic targets")
+    named = dict(zip(names, columns, strict=True))
+    advice = "look for NaN or infinity in images, backbone and the levels before this one"
+    require_finite(named, stage=f"the sample of level {index}", advice=advice, error=DataError)
 
 
 def _fit_adapter(level: LevelQuantizer, index: int, x: Tensor, pixels: Tensor, semantics: Tensor) -> Tensor:

@@ -7,6 +7,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from pyramid_tokenizer.errors import DataError
+from pyramid_tokenizer.finite import require_finite
+
 RIDGE_SHARE = 0.03
 """Ridge as a share of the sample count. Measured: weaker ridges blow up between 128-px crops and 256-px photos."""
 
@@ -143,6 +146,8 @@ def _moments(x: Tensor, y: Tensor, centre_x: Tensor, centre_y: Tensor) -> tuple[
 
 
 def _solve(gram: Tensor, cross: Tensor, share: float) -> Tensor:
+    advice = "look for NaN, infinity or huge numbers in images and backbone"
+    require_finite({"x'x": gram, "x'y": cross}, stage="the statistics of the fit", advice=advice, error=DataError)
     diagonal = gram.diagonal()
     scale = diagonal.mean().clamp(min=1e-12)  # x need not be whitened exactly: the ridge is relative to its variance
     system = gram + torch.eye(len(gram), dtype=gram.dtype, device=gram.device) * (share * scale + 1e-9 * scale)
