@@ -13,12 +13,13 @@ from pathlib import Path
 from typing import Any, Self, cast
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from pyramid_tokenizer.backbones import Backbone, load_backbone, name_backbone
 from pyramid_tokenizer.backbones.base import compute_fingerprint
 from pyramid_tokenizer.config.models import Composition, LevelConfig, TokenizerConfig
 from pyramid_tokenizer.decoder import PixelDecoder, TopDownTrunk
+from pyramid_tokenizer.devices import CheckedDevices, check_device
 from pyramid_tokenizer.errors import CheckpointError, NotFittedError
 from pyramid_tokenizer.finite import require_finite
 from pyramid_tokenizer.hub.build import build_config, build_pixel_decoder, build_trunk, open_model
@@ -35,7 +36,7 @@ OWN_PARTS = ("quantizer", "trunk", "pixel_decoder")
 """The parts whose tensors model.safetensors holds; the frozen backbone has files of its own."""
 
 
-class PretrainedModel(nn.Module):
+class PretrainedModel(CheckedDevices):
     """A frozen backbone, a quantizer and a decoder. `PyramidTokenizer` is the one kind there is.
 
     Args:
@@ -138,9 +139,10 @@ class PretrainedModel(nn.Module):
                 ids differ (two photos on the bundled model): encode a dataset in one precision, float32 unless you must.
 
         Raises:
-            ModelNotFoundError, ConfigError: There is no such model, or its config.json cannot be used.
+            ModelNotFoundError, ConfigError: There is no such model or no such device, or its config.json cannot be used.
             CheckpointError, BackboneError: A weight is missing, extra, misshapen or altered, or cannot be fetched.
         """
+        check_device(device)  # before anything is downloaded
         download: dict[str, Any] = {"token": token, "cache_dir": cache_dir, "local_files_only": local_files_only}
         found = open_model(name, subfolder=subfolder, revision=revision, **download)
         tok = cls.from_config(found.config, backbone=found.backbone)

@@ -14,12 +14,13 @@ from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from pyramid_tokenizer import hub
 from pyramid_tokenizer.backbones.features import enlarge
 from pyramid_tokenizer.config.models import SegmentationConfig
 from pyramid_tokenizer.config.plain import to_dict
+from pyramid_tokenizer.devices import CheckedDevices
 from pyramid_tokenizer.errors import CapabilityError, CheckpointError, ConfigError
 from pyramid_tokenizer.finite import all_finite, require_finite
 from pyramid_tokenizer.images.labelled.labels import NO_CLASS
@@ -64,7 +65,7 @@ class Guidance:
     """(B, C_l, h_l, w_l) per level, the trunk's maps, coarse to fine."""
 
 
-class Segmenter(nn.Module):
+class Segmenter(CheckedDevices):
     """Words -> masks, by a tokenizer and, where there is one, a trained head.
 
     Class names are encoded by the tokenizer's own `text`, so that words are encoded once for `segment` and `classify`.

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from torch.utils.data._utils.collate import default_collate_fn_map
 
+from pyramid_tokenizer.devices import check_device
 from pyramid_tokenizer.errors import TokenError, TokenFileError, TokenMismatchError, TokenRangeError
 from pyramid_tokenizer.tokens import format as token_format
 from pyramid_tokenizer.tokens.geometry import check_grids
@@ -171,7 +172,11 @@ precision None)
         Args:
             device: Where they go.
             non_blocking: Do not wait until pinned ids have arrived on a GPU, as in `Tensor.to`.
+
+        Raises:
+            ConfigError: This machine has no such device, or it holds no numbers ("meta").
         """
+        check_device(device)
         return self._with_ids([x.to(device, non_blocking=non_blocking) for x in self.ids])
 
     def pin_memory(self) -> TokenPyramid:

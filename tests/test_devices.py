@@ -1,0 +1,37 @@
+"""Devices that cannot be used are refused by an error of ours, and nothing has moved."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from pyramid_tokenizer import PyramidTokenizer, Segmenter
+from pyramid_tokenizer.devices import check_device
+from pyramid_tokenizer.errors import ConfigError
+
+ABSENT = f"cuda:{torch.cuda.device_count()}"
+
+
+@pytest.mark.parametrize("device", [ABSENT, "meta", "gpu", torch.device("meta"), torch.device(ABSENT)])
+def test_a_device_that_cannot_be_used_is_refused_everywhere(toy_tokenizer, device) -> None:
+    tokens = toy_tokenizer.encode(torch.rand(3, 64, 64))
+    seg = Segmenter(toy_tokenizer)
+    for call in (check_device, toy_tokenizer.to, seg.to, tokens.to, lambda d: toy_tokenizer.to(device=d)):
+        with pytest.raises(ConfigError, match=str(device)):
+            call(device)
+    with pytest.raises(ConfigError, match=str(device)):
+        PyramidTokenizer.from_pretrained("no model of this name is looked for", device=device)
+    assert toy_tokenizer.device.type == tokens.device.type == "cpu"
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_cuda_without_a_gpu_is_refused(toy_tokenizer) -> None:
+    for call in (toy_tokenizer.cuda, lambda: toy_tokenizer.cuda(0), lambda: toy_tokenizer.to("cuda", torch.float32)):
+        with pytest.raises(ConfigError, match="cuda"):
+            call()
+
+
+def test_the_other_forms_of_to_stay(toy_tokenizer) -> None:
+    assert toy_tokenizer.to("cpu", torch.float32) is toy_tokenizer
+    assert toy_tokenizer.to(torch.float32) is toy_tokenizer.to(dtype=torch.float32)
+    assert toy_tokenizer.to(torch.zeros(1)).device.type == "cpu"
