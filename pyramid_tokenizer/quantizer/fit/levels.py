@@ -169,7 +169,7 @@ def _projected_cells(
 
 def _require_finite_sample(index: int, *columns: Tensor) -> None:
     names: tuple[str, ...] = ("what the level reads", "its pixel targets", "its semantic targets")
-    named = dict(zip(names, columns, strict=True))
+    named: dict[str, Tensor] = dict(zip(names, columns, strict=True))
     advice = "look for NaN or infinity in images, backbone and the levels before this one"
     require_finite(named, stage=f"the sample of level {index}", advice=advice, error=DataError)
 
