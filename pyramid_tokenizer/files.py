@@ -16,6 +16,10 @@ PART_SUFFIX = ".part"
 """The ending of temporary names. A killed process can leave such a file behind; nothing reads it and it may be deleted."""
 
 
+_LFS_START = b"version https://git-lfs.github.com/spec/"
+_LFS_LONGEST = 1024  # by the specification of git-lfs a pointer is shorter
+
+
 @contextmanager
 def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
     """A temporary path to write; when the block ends without an error, the file there becomes `path`.
@@ -85,6 +89,37 @@ def write_text(path: str | os.PathLike[str], text: str) -> None:
         OSError: The file cannot be written.
     """
     write_bytes(path, [text.encode("utf-8")])
+
+
+def refuse_lfs_pointer(path: str | os.PathLike[str], *, error: type[Exception]) -> None:
+    r"""Raises `error` where a file is a pointer of git-lfs: the few lines that stand for a large file that was not fetched.
+
+    Args:
+        path: A file; one that does not exist or cannot be read is for the caller to report.
+        error: The class to raise.
+
+    Example:
+        >>> import tempfile
+        >>> target = Path(tempfile.mkdtemp()) / "model.safetensors"
+        >>> write_text(target, "version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\n")
+        >>> try:
+        ...     refuse_lfs_pointer(target, error=ValueError)
+        ... except ValueError as caught:
+        ...     print(str(caught).split(": ")[-1])
+        run `git lfs pull` in its repository, or download the file itself
+    """
+    try:
+        if os.path.getsize(path) > _LFS_LONGEST:
+            return
+        with open(path, "rb") as file:
+            is_pointer = file.read(len(_LFS_START)) == _LFS_START
+    except OSError:
+        return
+    if is_pointer:
+        raise error(
+            f"expected the contents of {os.fspath(path)!r}, got a pointer of git-lfs that stands for them: run `git lfs pull` "
+            "in its repository, or download the file itself"
+        )
 
 
 def temporary_name() -> str:

@@ -2,6 +2,7 @@
 
 import errno
 import os
+import shutil
 import stat
 import threading
 from contextlib import contextmanager
@@ -13,14 +14,16 @@ import torch
 from PIL import Image
 from safetensors import SafetensorError
 
-from pyramid_tokenizer import hub
+from pyramid_tokenizer import PyramidTokenizer, TokenPyramid, hub
 from pyramid_tokenizer.backbones import load_backbone
 from pyramid_tokenizer.cli.evaluation_report import write_json
 from pyramid_tokenizer.config.models import BackboneConfig, DecoderConfig, LevelConfig, QuantizerConfig, TokenizerConfig
 from pyramid_tokenizer.config.training import TrainConfig
-from pyramid_tokenizer.errors import CheckpointError, DataError, ImageFileError, TokenFileError
+from pyramid_tokenizer.errors import CheckpointError, ConfigError, DataError, ImageFileError, TokenFileError
 from pyramid_tokenizer.files import replacing, temporary_name, write_bytes, write_text
+from pyramid_tokenizer.hub.resolve import bundled_models
 from pyramid_tokenizer.images.files import save_image
+from pyramid_tokenizer.images.read import read_image
 from pyramid_tokenizer.images.tables import ParquetImages
 from pyramid_tokenizer.text.cache import EmbeddingCache
 from pyramid_tokenizer.tokens.format import write_file
@@ -230,3 +233,31 @@ def test_no_other_module_renames_or_flushes_files_by_itself():
     package = Path(hub.__file__).parents[1]
     own = {path for path in package.rglob("*.py") if "os.fsync" in path.read_text(encoding="utf-8")}
     assert own == {package / "files.py"}
+
+
+POINTER = f"version https://git-lfs.github.com/spec/v1\noid sha256:{'4d' * 32}\nsize 12345\n"
+
+
+@pytest.mark.parametrize(
+    ("name", "error"),
+    [
+        ("config.json", ConfigError),
+        ("model.safetensors", CheckpointError),
+        ("segmentation_head.safetensors", CheckpointError),
+        ("backbone/open_clip_config.json", CheckpointError),
+        ("backbone/open_clip_model.safetensors", CheckpointError),
+    ],
+)
+def test_a_pointer_of_git_lfs_among_the_files_of_a_model_is_named(tmp_path, name, error):
+    model = shutil.copytree(bundled_models()["tiny"], tmp_path / "tiny")
+    (model / name).write_text(POINTER)
+    with pytest.raises(error, match=f"{Path(name).name}.*git lfs pull"):
+        PyramidTokenizer.from_pretrained(model)
+
+
+@pytest.mark.parametrize(("read", "error"), [(TokenPyramid.load, TokenFileError), (read_image, ImageFileError)])
+def test_a_pointer_of_git_lfs_in_place_of_tokens_or_an_image_is_named(tmp_path, read, error):
+    file = tmp_path / "cat.jpg"
+    file.write_text(POINTER)
+    with pytest.raises(error, match="cat.jpg.*git lfs pull"):
+        read(file)

@@ -25,6 +25,7 @@ from pyramid_tokenizer.errors import (
     PyramidTokenizerError,
     did_you_mean,
 )
+from pyramid_tokenizer.files import refuse_lfs_pointer
 
 _LOCAL, _HUB, _TOY = "local-dir:", "hf-hub:", "toy"
 
@@ -57,6 +58,7 @@ def load_open_clip(
 
     download = download or Download()
     source = _local_source(Path(directory)) if directory is not None else _find_source(config, download)
+    _refuse_lfs_pointers(source)
     try:
         model_config: dict[str, Any] = open_clip.get_model_config(source.name) or {}
         _check_offline(model_config, config.name, download)
@@ -73,6 +75,13 @@ def load_open_clip(
     has_files = directory is not None or config.name.startswith(_LOCAL)
     tokenizer = functools.partial(load_text_tokenizer, source.name, model_config, None if has_files else download)
     return OpenClipBackbone(model, config=config, model_config=model_config, tokenizer=tokenizer)
+
+
+def _refuse_lfs_pointers(source: _Source) -> None:
+    """Raises CheckpointError where a file of the model, or of its text tokenizer, was not fetched by git-lfs."""
+    files = [Path(source.pretrained)] if source.pretrained else Path(source.name.removeprefix(_LOCAL)).iterdir()
+    for file in files:
+        refuse_lfs_pointer(file, error=CheckpointError)
 
 
 def _check_offline(model_config: Mapping[str, Any], name: str, download: Download) -> None:
@@ -229,6 +238,7 @@ def _local_source(directory: Path) -> _Source:
     layout = f"a folder with {CONFIG_FILE} and {WEIGHTS_FILE}"
     if not directory.is_dir():
         raise BackboneError(f"expected {layout}, got no folder {str(directory)!r}: correct the path")
+    refuse_lfs_pointer(directory / CONFIG_FILE, error=CheckpointError)
     try:
         content = json.loads((directory / CONFIG_FILE).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:

@@ -19,7 +19,7 @@ from pyramid_tokenizer.backbones import Backbone
 from pyramid_tokenizer.config.models import BackboneConfig, TokenizerConfig
 from pyramid_tokenizer.config.plain import from_dict, to_dict
 from pyramid_tokenizer.errors import CheckpointError, ConfigError, ModelNotFoundError
-from pyramid_tokenizer.files import temporary_name, write_text
+from pyramid_tokenizer.files import refuse_lfs_pointer, temporary_name, write_text
 from pyramid_tokenizer.finite import require_finite
 from pyramid_tokenizer.hub.card import model_card
 from pyramid_tokenizer.hub.head import HEAD_FILE, StoredHead
@@ -32,9 +32,10 @@ def read_config(directory: Path) -> TokenizerConfig:
 
     Raises:
         ModelNotFoundError: There is no config.json.
-        ConfigError: It is not JSON, or has an unknown, missing or wrong field.
+        ConfigError: It is not JSON, is a pointer of git-lfs, or has an unknown, missing or wrong field.
     """
     path = directory / CONFIG_FILE
+    refuse_lfs_pointer(path, error=ConfigError)
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:

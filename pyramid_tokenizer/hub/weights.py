@@ -12,7 +12,7 @@ from safetensors.torch import save as to_safetensors
 from torch import Tensor
 
 from pyramid_tokenizer.errors import CheckpointError
-from pyramid_tokenizer.files import write_bytes
+from pyramid_tokenizer.files import refuse_lfs_pointer, write_bytes
 
 _NAMES_SHOWN = 5
 
@@ -58,6 +58,7 @@ def load_weights(path: Path) -> dict[str, Tensor]:
     Raises:
         CheckpointError: The file is missing or cannot be read.
     """
+    refuse_lfs_pointer(path, error=CheckpointError)
     try:
         return load_file(path)
     except (SafetensorError, OSError) as error:

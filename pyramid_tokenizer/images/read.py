@@ -33,6 +33,7 @@ from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
 from pyramid_tokenizer.errors import ImageError, ImageFileError, ImageTooLargeError, ImageValueError
+from pyramid_tokenizer.files import refuse_lfs_pointer
 from pyramid_tokenizer.images.checks import (
     check_array,
     check_at_least_one,
@@ -186,6 +187,7 @@ def _check_file(path: str) -> None:
     fault = fault or ("a directory" if os.path.isdir(path) else None if os.path.getsize(path) else "an empty file")
     if fault:
         raise ImageFileError(f"expected an image file, got {fault} at {path!r}: check the path, or write it again")
+    refuse_lfs_pointer(path, error=ImageFileError)
 
 
 def _decode(image: Image.Image, max_pixels: int) -> NDArray[Any]:

@@ -35,7 +35,7 @@ from pathlib import Path
 import numpy as np
 
 from pyramid_tokenizer.errors import TokenFileError
-from pyramid_tokenizer.files import write_bytes
+from pyramid_tokenizer.files import refuse_lfs_pointer, write_bytes
 
 MAGIC = b"PYRTOK"
 VERSION = 2
@@ -215,6 +215,7 @@ def read_file(path: str | os.PathLike[str]) -> bytes:
     Raises:
         TokenFileError: There is no such file, it cannot be read, or its header or its length is wrong.
     """
+    refuse_lfs_pointer(path, error=TokenFileError)
     try:
         with open(path, "rb") as file:
             start = file.read(_LONGEST_HEADER)
