@@ -9,8 +9,15 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from pyramid_tokenizer.cli.group import printable
-from pyramid_tokenizer.cli.options import Device, Model, Size
-from pyramid_tokenizer.cli.terminal import Failures, load_tokenizer, make_console, make_table, show_progress
+from pyramid_tokenizer.cli.options import Device, ListPassedOver, Model, Size
+from pyramid_tokenizer.cli.terminal import (
+    Failures,
+    load_tokenizer,
+    make_console,
+    make_table,
+    show_progress,
+    tell_passed_over,
+)
 from pyramid_tokenizer.cli.words import Images, TextCache, TokenFiles, cache_folder, find_inputs, read_names
 
 if TYPE_CHECKING:
@@ -44,6 +51,7 @@ def classify(
     size: Size = None,
     device: Device = "cpu",
     text_cache: TextCache = "auto",
+    list_passed_over: ListPassedOver = False,
 ) -> None:
     """Name images, or the images of token files.
 
@@ -57,9 +65,10 @@ def classify(
     tok = load_tokenizer(model, device)
     tok.text = TextEncoder(tok.backbone, cache_dir=cache_folder(text_cache))
     console = make_console()
+    tell_passed_over(console, inputs.sources, by_name=list_passed_over)
     table = make_table(None, "file", "name", "similarity")
     table.columns[1].justify = "left"
-    with Failures(len(inputs.sources)) as failures:
+    with Failures(len(inputs.sources), inputs.sources.unlisted) as failures:
         with show_progress(console, "classify", len(inputs.sources)) as advance:
             for source in inputs.sources:
                 with failures.item(source.path):

@@ -10,7 +10,7 @@ import typer
 from pyramid_tokenizer.cli.existing import images_are_done
 from pyramid_tokenizer.cli.files import TOKEN_SUFFIX, check_absent, find_tokens, number_paths, plan_outputs
 from pyramid_tokenizer.cli.group import printable
-from pyramid_tokenizer.cli.options import Device, Force, Levels, Model, SkipExisting
+from pyramid_tokenizer.cli.options import Device, Force, Levels, ListPassedOver, Model, SkipExisting
 from pyramid_tokenizer.cli.terminal import (
     Failures,
     count_levels,
@@ -19,6 +19,7 @@ from pyramid_tokenizer.cli.terminal import (
     load_tokenizer,
     make_console,
     show_progress,
+    tell_passed_over,
 )
 
 Files = Annotated[
@@ -42,6 +43,7 @@ def decode(
     levels: Levels = None,
     out: Out = Path("decoded"),
     device: Device = "cpu",
+    list_passed_over: ListPassedOver = False,
     skip_existing: SkipExisting = False,
     force: Force = False,
 ) -> None:
@@ -59,7 +61,11 @@ def decode(
     outputs = plan_outputs(sources, out=out, suffix=".png", force=force or skip_existing)
     tok = load_tokenizer(model, device)
     console = make_console()
-    with Failures(len(sources)) as failures, show_progress(console, "decode", len(sources)) as advance:
+    tell_passed_over(console, sources, by_name=list_passed_over)
+    with (
+        Failures(len(sources), sources.unlisted) as failures,
+        show_progress(console, "decode", len(sources)) as advance,
+    ):
         for source, output in zip(sources, outputs, strict=True):
             with failures.item(source.path):
                 pyramid = cut_levels(TokenPyramid.load(source.path), levels)

@@ -11,7 +11,7 @@ import typer
 from pyramid_tokenizer.cli.existing import tokens_are_done
 from pyramid_tokenizer.cli.files import TOKEN_SUFFIX, Source, find_images, plan_outputs
 from pyramid_tokenizer.cli.group import printable
-from pyramid_tokenizer.cli.options import Device, Force, Images, Model, Size, SkipExisting
+from pyramid_tokenizer.cli.options import Device, Force, Images, ListPassedOver, Model, Size, SkipExisting
 from pyramid_tokenizer.cli.terminal import (
     Failures,
     concerns_one_file,
@@ -20,6 +20,7 @@ from pyramid_tokenizer.cli.terminal import (
     load_tokenizer,
     make_console,
     show_progress,
+    tell_passed_over,
 )
 
 if TYPE_CHECKING:
@@ -49,11 +50,13 @@ BatchSize = Annotated[
 
 def encode(
     images: Images,
+    *,
     model: Model = "tiny",
     out: Out = Path("tokens"),
     size: Size = None,
     device: Device = "cpu",
     batch_size: BatchSize = 1,
+    list_passed_over: ListPassedOver = False,
     skip_existing: SkipExisting = False,
     force: Force = False,
 ) -> None:
@@ -66,6 +69,7 @@ def encode(
     outputs = plan_outputs(sources, out=out, suffix=TOKEN_SUFFIX, force=force or skip_existing)
     tok = load_tokenizer(model, device)
     console = make_console()
+    tell_passed_over(console, sources, by_name=list_passed_over)
     jobs = list(zip(sources, outputs, strict=True))
     total_tokens, total_bytes = 0, 0
 
@@ -74,7 +78,7 @@ def encode(
             output, fingerprint=tok.fingerprint, image=source.path, size=size, force=force
         )
 
-    with Failures(len(jobs)) as failures, show_progress(console, "encode", len(jobs)) as advance:
+    with Failures(len(jobs), sources.unlisted) as failures, show_progress(console, "encode", len(jobs)) as advance:
         for start in range(0, len(jobs), batch_size):
             readable = _read(jobs[start : start + batch_size], size, failures, is_done)
             for source, output, tokens in _encode(tok, readable, failures):

@@ -8,8 +8,12 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePath
+from typing import TYPE_CHECKING
 
-from pyramid_tokenizer.errors import ImageFileError, PyramidTokenizerError, TokenFileError
+from pyramid_tokenizer.errors import DataError, ImageFileError, PyramidTokenizerError, TokenFileError
+
+if TYPE_CHECKING:
+    from pyramid_tokenizer.images import FolderListing
 
 TOKEN_SUFFIX = ".tokens"
 """The suffix of token files; `pyramid_tokenizer.tokens.format` specifies their bytes."""
@@ -35,55 +39,84 @@ class Source:
     """Its path relative to the folder that was given, or its bare name if the file itself was given."""
 
 
-def find_images(arguments: Sequence[str]) -> list[Source]:
+class Sources(list[Source]):
+    """The files that a command reads, and what it does not read of the folders that were given."""
+
+    def __init__(self, sources: Iterable[Source] = ()) -> None:
+        super().__init__(sources)
+        self.passed_over: dict[Path, str] = {}
+        """Path -> reason, see `images.folders`."""
+        self.unlisted: dict[Path, OSError] = {}
+        """Folders that cannot be listed, with the error."""
+
+
+def find_images(arguments: Sequence[str]) -> Sources:
     """Finds the image files of files, folders and glob patterns; a file that is named itself may have any suffix.
+
+    Which files of a folder count is described in `images.folders`.
 
     Raises:
         ImageFileError: An argument matches nothing.
         DataError: A folder has no images.
     """
-    from pyramid_tokenizer import images as data
+    from pyramid_tokenizer.images import list_folder
 
-    return _find(arguments, data.find_images, ImageFileError, "an image file, a folder of images or a glob pattern")
+    expected = "an image file, a folder of images or a glob pattern"
+    return _find(arguments, list_folder, ImageFileError, expected, DataError)
 
 
-def find_tokens(arguments: Sequence[str]) -> list[Source]:
+def find_tokens(arguments: Sequence[str]) -> Sources:
     """Finds the token files of files, folders (all `*.tokens` below them) and glob patterns.
 
     Raises:
         TokenFileError: An argument matches nothing.
     """
+    from pyramid_tokenizer.images import list_folder
 
-    def list_folder(folder: Path) -> list[Path]:
-        files = sorted(folder.rglob(f"*{TOKEN_SUFFIX}"))
-        if not files:
-            raise TokenFileError(f"expected token files (*{TOKEN_SUFFIX}) in {str(folder)!r}, got none: check the path")
-        return files
+    def list_tokens(folder: Path) -> FolderListing:
+        return list_folder(folder, lambda name: name.lower().endswith(TOKEN_SUFFIX))
 
-    return _find(
-        arguments, list_folder, TokenFileError, f"a token file, a folder of *{TOKEN_SUFFIX} files or a glob pattern"
-    )
+    expected = f"a token file, a folder of *{TOKEN_SUFFIX} files or a glob pattern"
+    return _find(arguments, list_tokens, TokenFileError, expected, TokenFileError)
 
 
 def _find(
     arguments: Sequence[str],
-    list_folder: Callable[[Path], list[Path]],
+    list_folder: Callable[[Path], FolderListing],
     error: type[PyramidTokenizerError],
     expected: str,
-) -> list[Source]:
+    error_if_empty: type[PyramidTokenizerError],
+) -> Sources:
+    rest = Sources()
     found: dict[Path, Source] = {}  # a file that is given twice is read once
     for argument in arguments:
         paths = _existing(argument)
         if not paths:
             raise error(f"expected {expected}, got {argument!r}, which does not exist: check the path")
+        sources: list[Source] = []
         for path in paths:
             if path.is_dir():
-                sources = [Source(file, file.relative_to(path)) for file in list_folder(path)]
+                listing = list_folder(path)
+                sources += [Source(file, file.relative_to(path)) for file in listing.files]
+                rest.passed_over |= listing.passed_over
+                rest.unlisted |= listing.unlisted
             else:
-                sources = [Source(path, PurePath(path.name))]
-            for source in sources:
-                found.setdefault(Path(os.path.realpath(source.path)), source)  # `resolve` fails on a circle of links
-    return list(found.values())
+                sources.append(Source(path, PurePath(path.name)))
+        if not sources:
+            raise error_if_empty(
+                f"expected {expected}, got {argument!r}, in which no file counts: {_reasons(rest)}check the path"
+            )
+        for source in sources:
+            found.setdefault(Path(os.path.realpath(source.path)), source)  # `resolve` fails on a circle of links
+    rest.extend(found.values())
+    return rest
+
+
+def _reasons(rest: Sources) -> str:
+    from pyramid_tokenizer.images.folders import count_reasons
+
+    unlisted = [f"{path} cannot be listed ({error.strerror})" for path, error in rest.unlisted.items()]
+    return "".join(f"{reason}; " for reason in [*unlisted, count_reasons(rest.passed_over)] if reason)
 
 
 def _existing(argument: str) -> list[Path]:

@@ -26,6 +26,14 @@ Levels = Annotated[
 Device = Annotated[
     str, typer.Option(metavar="DEVICE", help='The device on which the model runs, for example "cpu" or "cuda".')
 ]
+ListPassedOver = Annotated[
+    bool,
+    typer.Option(
+        "--list-passed-over",
+        help="Name what is passed over in folders: names that begin with a dot, files with other endings, links to folders, and "
+        "what is no regular file. Without it they are only counted.",
+    ),
+]
 SkipExisting = Annotated[
     bool,
     typer.Option(

@@ -10,7 +10,7 @@ import typer
 from pyramid_tokenizer.cli.existing import images_are_done
 from pyramid_tokenizer.cli.files import find_images, plan_outputs
 from pyramid_tokenizer.cli.group import printable
-from pyramid_tokenizer.cli.options import Device, Force, Images, Levels, Model, Size, SkipExisting
+from pyramid_tokenizer.cli.options import Device, Force, Images, Levels, ListPassedOver, Model, Size, SkipExisting
 from pyramid_tokenizer.cli.terminal import (
     Failures,
     check_levels,
@@ -19,6 +19,7 @@ from pyramid_tokenizer.cli.terminal import (
     make_console,
     make_table,
     show_progress,
+    tell_passed_over,
 )
 
 Out = Annotated[
@@ -34,11 +35,13 @@ Out = Annotated[
 
 def reconstruct(
     images: Images,
+    *,
     model: Model = "tiny",
     out: Out = Path("reconstructed"),
     size: Size = None,
     levels: Levels = None,
     device: Device = "cpu",
+    list_passed_over: ListPassedOver = False,
     skip_existing: SkipExisting = False,
     force: Force = False,
 ) -> None:
@@ -57,8 +60,9 @@ def reconstruct(
     tok = load_tokenizer(model, device)
     check_levels(levels, len(tok.quantizer.strides))
     console = make_console()
+    tell_passed_over(console, sources, by_name=list_passed_over)
     table = make_table(None, "image", "levels", "tokens", "bits/px", "PSNR dB", "SSIM")
-    with Failures(len(sources)) as failures:
+    with Failures(len(sources), sources.unlisted) as failures:
         with show_progress(console, "reconstruct", len(sources)) as advance:
             for source, output in zip(sources, outputs, strict=True):
                 with failures.item(source.path):

@@ -12,8 +12,15 @@ import typer
 from pyramid_tokenizer.cli.existing import header_size, images_are_done
 from pyramid_tokenizer.cli.files import OutputError, Source, check_absent, number_paths, plan_outputs
 from pyramid_tokenizer.cli.group import printable
-from pyramid_tokenizer.cli.options import Device, Force, Model, Size, SkipExisting
-from pyramid_tokenizer.cli.terminal import Failures, describe_size, load_segmenter, make_console, show_progress
+from pyramid_tokenizer.cli.options import Device, Force, ListPassedOver, Model, Size, SkipExisting
+from pyramid_tokenizer.cli.terminal import (
+    Failures,
+    describe_size,
+    load_segmenter,
+    make_console,
+    show_progress,
+    tell_passed_over,
+)
 from pyramid_tokenizer.cli.words import (
     Images,
     Inputs,
@@ -117,6 +124,7 @@ def segment(
     size: Size = None,
     device: Device = "cpu",
     text_cache: TextCache = "auto",
+    list_passed_over: ListPassedOver = False,
     skip_existing: SkipExisting = False,
     force: Force = False,
 ) -> None:
@@ -133,6 +141,7 @@ def segment(
     label_maps = frozenset(map(_labels_path, outputs))
     segmenter = load_segmenter(model, device, text_cache=cache_folder(text_cache))
     console = make_console()
+    tell_passed_over(console, inputs.sources, by_name=list_passed_over)
 
     def is_done(source: Source, output: Path) -> bool:
         count, image_size = _count_and_size(inputs, source, segmenter.tok)
@@ -143,7 +152,10 @@ def segment(
         maps = [_labels_path(path) for path in paths] if labels else []
         return images_are_done(maps, force=force, size=image_size, modes=[mode])
 
-    with Failures(len(outputs)) as failures, show_progress(console, "segment", len(outputs)) as advance:
+    with (
+        Failures(len(outputs), inputs.sources.unlisted) as failures,
+        show_progress(console, "segment", len(outputs)) as advance,
+    ):
         for source, output in zip(inputs.sources, outputs, strict=True):
             with failures.item(source.path):
                 if labels:

@@ -5,15 +5,15 @@ from __future__ import annotations
 import errno
 import io
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import typer
 
-from pyramid_tokenizer.cli.files import OutputError
-from pyramid_tokenizer.cli.group import tell_error
+from pyramid_tokenizer.cli.files import OutputError, Sources
+from pyramid_tokenizer.cli.group import printable, tell_error
 from pyramid_tokenizer.errors import ConfigError, ImageError, PyramidTokenizerError, TokenError, TokenRangeError
 
 if TYPE_CHECKING:
@@ -81,6 +81,7 @@ class Failures:
 
     Args:
         total: How many files the run is about to try.
+        unlisted: Folders that could not be listed, with the error; each counts as a file that could not be used.
 
     Example:
         >>> with Failures(2) as failures:
@@ -91,9 +92,12 @@ class Failures:
         (2, 2)
     """
 
-    def __init__(self, total: int) -> None:
-        self.total, self.tried, self.kept = total, 0, 0
+    def __init__(self, total: int, unlisted: Mapping[Path, OSError] | None = None) -> None:
+        unlisted = unlisted or {}
+        self.total, self.tried, self.kept = total + len(unlisted), len(unlisted), 0
         self.messages: list[str] = []
+        for path, error in unlisted.items():
+            self.add(path, error)
 
     @property
     def done(self) -> int:
@@ -163,6 +167,17 @@ def concerns_one_file(error: Exception) -> bool:
     # a single image can be too large for the memory; torch's own classes cannot be named without importing it
     no_memory = type(error).__name__ == "OutOfMemoryError" or "can't allocate memory" in str(error)
     return no_memory or isinstance(error, (OSError, UnicodeError, MemoryError))
+
+
+def tell_passed_over(console: Console, sources: Sources, *, by_name: bool) -> None:
+    """Says how many files of the folders that were given are passed over, and which, if asked for."""
+    from pyramid_tokenizer.images.folders import count_reasons
+
+    if by_name:
+        for path, reason in sources.passed_over.items():
+            console.print(f"{printable(path)}: passed over, {reason}")
+    if sources.passed_over:
+        console.print(f"{count_reasons(sources.passed_over)}{'' if by_name else '; --list-passed-over names them'}")
 
 
 def load_tokenizer(name: str, device: str = "cpu") -> PyramidTokenizer:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pyramid_tokenizer.cli.files import TOKEN_SUFFIX, Source, find_images, find_tokens
+from pyramid_tokenizer.cli.files import TOKEN_SUFFIX, Source, Sources, find_images, find_tokens
 from pyramid_tokenizer.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ LIST_SUFFIXES = frozenset({".txt", ".csv", ".tsv", ".json", ".yaml", ".yml"})
 class Inputs:
     """The input files of a command, which are all of one kind."""
 
-    sources: list[Source]
+    sources: Sources
     are_tokens: bool
     """Whether the files are token files; otherwise they are images."""
     size: int | None

@@ -14,15 +14,18 @@ from torch import Tensor
 
 from pyramid_tokenizer.errors import DataError, ImageFileError
 from pyramid_tokenizer.files import replacing
+from pyramid_tokenizer.images.folders import is_file_or_broken_link, list_folder, log_listing
 from pyramid_tokenizer.images.packed import PackedStrings
 from pyramid_tokenizer.images.read import ImageLike, read_image
 
-SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".avif"})
+FORMATS_IN_WORDS = ".jpg, .png, .webp, .tif or another ending of a format that Pillow reads"
 _BRACES = re.compile(r"\{([^{}]*)\}")
 
 
 def find_images(source: str | Path) -> list[Path]:
     """All image files below a folder, sorted by path; of a .txt file, the paths that it lists.
+
+    Which files of a folder count is described in `images.folders`; `list_folder` also says what is passed over.
 
     Args:
         source: A folder, or a UTF-8 file with one path a line; relative paths in it start at its own folder.
@@ -32,15 +35,19 @@ def find_images(source: str | Path) -> list[Path]:
     """
     source = Path(source)
     if source.is_dir():
-        files = sorted(path for path in source.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file())
+        listing = list_folder(source)
+        log_listing(source, listing)
+        files, rest = listing.files, listing.summary()
     elif source.is_file() and source.suffix == ".txt":
-        files = read_list(source)
+        files, rest = read_list(source), ""
     else:
         raise DataError(
             f"expected a folder of images or a .txt list of files, got {str(source)!r}: no such folder or list"
         )
     if not files:
-        raise DataError(f"expected images ({', '.join(sorted(SUFFIXES))}) in {str(source)!r}, got none: check the path")
+        raise DataError(
+            f"expected images ({FORMATS_IN_WORDS}) in {str(source)!r}, got none{rest and f', {rest}'}: check the path"
+        )
     return files
 
 
@@ -75,7 +82,7 @@ def expand_pattern(pattern: str) -> list[Path]:
         for pattern in names
         for name in (glob.glob(pattern, recursive=True) if glob.has_magic(pattern) else [pattern])
     }
-    return [Path(name) for name in sorted(found) if os.path.isfile(name)]
+    return [Path(name) for name in sorted(found) if is_file_or_broken_link(name)]
 
 
 def _expand_braces(pattern: str) -> list[str]:

@@ -183,7 +183,7 @@ def _pillow_errors(name: str) -> Iterator[None]:
 
 
 def _check_file(path: str) -> None:
-    fault = None if os.path.exists(path) else "no file"
+    fault = None if os.path.exists(path) else "a broken link" if os.path.islink(path) else "no file"
     fault = fault or ("a directory" if os.path.isdir(path) else None if os.path.getsize(path) else "an empty file")
     if fault:
         raise ImageFileError(f"expected an image file, got {fault} at {path!r}: check the path, or write it again")

@@ -6,7 +6,7 @@ import os
 import re
 import sys
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Container, Iterable, Sequence
 from pathlib import Path
 from typing import Any, Protocol, TypeAlias, runtime_checkable
 
@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from pyramid_tokenizer.errors import DataError
-from pyramid_tokenizer.images.files import SUFFIXES, FileImages, ListedImages, expand_pattern, read_list
+from pyramid_tokenizer.images.files import FORMATS_IN_WORDS, FileImages, ListedImages, expand_pattern, read_list
+from pyramid_tokenizer.images.folders import image_suffixes, list_folder, log_listing
 from pyramid_tokenizer.images.hugging_face import DatasetImages, load_hub_dataset, one_split, open_saved_dataset
 from pyramid_tokenizer.images.read import ImageLike
 from pyramid_tokenizer.images.tables import ParquetImages
@@ -64,7 +65,7 @@ def open_images(source: Source, *, column: str | None = None) -> ImageSource:
 
     Args:
         source: One of
-            a folder: all image files below it, or all .tar or .parquet files, or what `datasets` saved there;
+            a folder: all image files below it, see `images.folders`, or all .tar or .parquet files, or what `datasets` saved;
             a .txt list of paths, one a line;
             a .tar file in WebDataset's layout, see `images.tar`; a .parquet file, see `images.tables`;
             a pattern, "photos/**/*.jpg" or "shards/{000..009}.tar";
@@ -117,7 +118,10 @@ def _open_path(source: str, column: str | None) -> ImageSource:
     if path.is_dir():
         if any((path / name).is_file() for name in ("state.json", "dataset_dict.json")):
             return open_saved_dataset(path, column=column)
-        return _open_files(_by_kind(sorted(path.rglob("*"))), repr(source), column)
+        suffixes = image_suffixes()
+        listing = list_folder(path, lambda name: _kind(name, suffixes) is not None)
+        log_listing(path, listing)
+        return _open_files(_by_kind(listing.files), repr(source), column)
     if not path.is_file():  # first, for a real name may hold [ or {
         if not re.search(r"[*?\[{]", source):
             raise DataError(f"expected {_ACCEPTED}, got {source!r}: nothing of that name exists")
@@ -132,16 +136,20 @@ def _open_path(source: str, column: str | None) -> ImageSource:
 
 def _by_kind(paths: Iterable[Path], others: str | None = None) -> dict[str, list[Path]]:
     """The paths grouped as "image", "tar", "parquet" and "compressed"; other names count as `others`, None drops them."""
+    suffixes = image_suffixes()
     found: dict[str, list[Path]] = defaultdict(list)
-    for path in paths:
-        suffix = path.suffix.lower()
-        kind = {".tar": "tar", ".parquet": "parquet"}.get(suffix) or ("image" if suffix in SUFFIXES else others)
-        kind = "compressed" if _COMPRESSED.fullmatch(path.name) else kind
-        if kind is not None and (
-            others is not None or path.is_file()
-        ):  # listed files may be missing: they are skipped and named
+    for path in paths:  # files may be missing: they are skipped and named when they are read
+        kind = _kind(path.name, suffixes) or others
+        if kind is not None:
             found[kind].append(path)
     return found
+
+
+def _kind(name: str, suffixes: Container[str]) -> str | None:
+    suffix = os.path.splitext(name)[1].lower()
+    if _COMPRESSED.fullmatch(name):
+        return "compressed"
+    return {".tar": "tar", ".parquet": "parquet"}.get(suffix) or ("image" if suffix in suffixes else None)
 
 
 def _open_files(found: dict[str, list[Path]], where: str, column: str | None) -> ImageSource:
@@ -159,7 +167,7 @@ def _open_files(found: dict[str, list[Path]], where: str, column: str | None) ->
         )
     if not kinds:
         raise DataError(
-            f"expected images ({', '.join(sorted(SUFFIXES))}), .tar or .parquet files in {where}, got none: check the path"
+            f"expected images ({FORMATS_IN_WORDS}), .tar or .parquet files in {where}, got none: check the path"
         )
     if kinds == ["tar"]:
         return TarImages(found["tar"], column=column)

@@ -21,7 +21,8 @@ import numpy as np
 from torch import Tensor
 
 from pyramid_tokenizer.errors import DataError
-from pyramid_tokenizer.images.files import SUFFIXES
+from pyramid_tokenizer.images.files import FORMATS_IN_WORDS
+from pyramid_tokenizer.images.folders import image_suffixes
 from pyramid_tokenizer.images.packed import PackedStrings, read_encoded, read_span
 
 # key and field, as webdataset splits a member's name; hidden files such as macOS's ._0001.jpg do not match
@@ -52,7 +53,7 @@ class TarImages:
                 spans.extend((number, member.offset_data, member.size))
                 members.append(member.name)
         if not members:
-            wanted = f"members *.{column}" if column else f"images ({', '.join(sorted(SUFFIXES))})"
+            wanted = f"members *.{column}" if column else f"images ({FORMATS_IN_WORDS})"
             raise DataError(f"expected {wanted} in {len(files)} tar files, the first {self._files[0]}, got none")
         self._spans = np.frombuffer(spans, dtype=np.int64).reshape(-1, 3)  # shard, offset, bytes
         self._members = PackedStrings(members)
@@ -76,11 +77,12 @@ class TarImages:
 
 def _images(file: Path, column: str | None) -> Iterator[tarfile.TarInfo]:
     """The member of each sample that holds its image."""
+    suffixes = image_suffixes()
     named = ((match, member) for member in _members(file) if (match := _MEMBER.fullmatch(member.name)))
     for key, sample in groupby(named, key=lambda pair: pair[0][1]):
         fields = [(match[2].lower(), member) for match, member in sample]
         if column is None:
-            fields = [pair for pair in fields if "." + pair[0].rpartition(".")[2] in SUFFIXES]
+            fields = [pair for pair in fields if "." + pair[0].rpartition(".")[2] in suffixes]
             fields = [pair for pair in fields if "." not in pair[0]] or fields
         else:
             fields = [pair for pair in fields if pair[0] == column.lower().lstrip(".")]

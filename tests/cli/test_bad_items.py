@@ -130,3 +130,35 @@ def test_what_meets_every_file_ends_the_run():
 
 def test_names_are_shown_in_one_line_that_any_terminal_takes():
     assert printable(f"{UNDECODABLE}\n[é]") == "\\udce9cole\\n[é]"
+
+
+@pytest.mark.parametrize("command", ["encode", "classify", "decode"])
+def test_what_is_passed_over_is_counted_and_named_on_request(run, model, photos, tokens, command):
+    folder = tokens if command == "decode" else photos
+    for name in ("._X.JPG", "notes.txt", ".trash.tokens"):
+        (folder / name).touch()
+    words = ["--names", "cat,dog"] if command == "classify" else ["--force"]
+    done = run(command, folder, "--model", model, *words)
+    assert done.exit_code == 0, done.stderr
+    assert done.stdout.splitlines()[0].startswith("3 passed over (")
+    assert "._X.JPG" not in done.stdout
+    named = run(command, folder, "--model", model, *words, "--list-passed-over")
+    assert [line.split(": passed over")[0] for line in named.stdout.splitlines()[:3]] == [
+        str(folder / name) for name in ("._X.JPG", ".trash.tokens", "notes.txt")
+    ]
+
+
+def test_a_broken_link_and_a_folder_that_cannot_be_listed_are_errors(run, model, photos, monkeypatch):
+    (photos / "broken.png").symlink_to("nowhere.png")
+    scan = os.scandir
+
+    def refuse(path):
+        if str(path).endswith("trip"):
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return scan(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    done = run("encode", photos, "--model", model)
+    assert (done.exit_code, done.stdout.splitlines()[-1][:14]) == (1, "2 of 4 images,")
+    assert "trip" in done.stderr.splitlines()[0]
+    assert "broken link" in done.stderr.splitlines()[1]

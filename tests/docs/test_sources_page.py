@@ -24,6 +24,6 @@ def test_the_pages_python_lines_run(tmp_path, image_cache, encoded, write_tar, w
     for block in blocks:
         exec(compile(block, "docs/sources.md", "exec"), names)
         lengths.append(len(names["images"]))
-    assert lengths == [6, 2, 5, 3, 3, 3, 3]
+    assert lengths == [6, 6, 2, 5, 3, 3, 3, 3]
     assert names["batch"].shape == (8, 3, 32, 32)
     assert "6 photos/0.png torch.Size([3, 40, 60])" in capsys.readouterr().out

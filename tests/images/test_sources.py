@@ -161,7 +161,7 @@ def test_an_empty_source_is_an_error_that_says_what_was_looked_for(tmp_path):
     (tmp_path / "empty").mkdir()
     (tmp_path / "empty" / "notes.doc").touch()
     (tmp_path / "empty.txt").write_text("\n")
-    looked_for = r"expected images \(.avif.*.webp\), .tar or .parquet files in "
+    looked_for = r"expected images \(.jpg.*\), .tar or .parquet files in "
     for place in ("empty", "empty.txt", "empty/*.doc", "empty/*.jpg"):
         with pytest.raises(DataError, match=looked_for):
             open_images(str(tmp_path / place))

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
 from pyramid_tokenizer.errors import DataError
+from pyramid_tokenizer.images.folders import image_suffixes, list_folder, log_listing
+
+ANY_FORMAT = ".*"
+"""As a suffix: the ending of any image format that Pillow reads."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -17,7 +21,7 @@ class LabelFiles:
     folder: str
     """Their folder below the root, with / between parts; `{split}` stands for the split's name."""
     suffix: str
-    """What follows an image's key in the file's name, e.g. "_labelTrainIds.png"."""
+    """What follows an image's key in the file's name in any case, e.g. "_labelTrainIds.png", or `ANY_FORMAT`."""
     label_map: Mapping[int, int] | None = None
     """From a value in these files to a class, where it differs from the protocol's map; None takes the protocol's."""
     ignore_ids: tuple[int, ...] = ()
@@ -31,7 +35,7 @@ class Layout:
     image_folder: str
     """Folder of the images below the root; `{split}` stands for the split's name."""
     image_suffixes: tuple[str, ...] = (".jpg",)
-    """What may follow the key in an image's name; the first that exists is taken."""
+    """What may follow the key in an image's name in any case, or `ANY_FORMAT`; the first that exists is taken."""
     label_files: tuple[LabelFiles, ...]
     """Ways in which the labels may be stored; the first that has a file for every image of the split is taken."""
     split_file: str | None = None
@@ -48,8 +52,8 @@ class Layout:
             split: Name of the split, or None.
         """
         name = split or "NAME"
-        labels = " or ".join(f"{files.folder.format(split=name)}/*{files.suffix}" for files in self.label_files)
-        lines = [f"{self.image_folder.format(split=name)}/*{'|'.join(self.image_suffixes)}", labels]
+        labels = " or ".join(f"{files.folder.format(split=name)}/*{_shown(files.suffix)}" for files in self.label_files)
+        lines = [f"{self.image_folder.format(split=name)}/*{'|'.join(map(_shown, self.image_suffixes))}", labels]
         if self.split_file:
             listed = "names of the images, one a line, without suffix"
             optional = "" if split else "optional: "
@@ -90,10 +94,11 @@ def find_pairs(root: Path, layout: Layout, split: str | None) -> tuple[LabelFile
         absent = [key for key in keys if key not in found]
         if keys and not absent:
             return files, [
-                FilePair(key, _image(root, layout, split, key), folder / (key + files.suffix)) for key in keys
+                FilePair(key, image, found[key])
+                for key, image in zip(keys, _find_images(root, layout, split, keys), strict=True)
             ]
         if found:
-            missing += [folder / (key + files.suffix) for key in absent]
+            missing += [folder / (key + _shown(files.suffix)) for key in absent]
     if missing:
         raise DataError(f"{expected}\ngot no {str(missing[0])!r}: download or prepare the labels of every listed image")
     raise DataError(f"{expected}\ngot no labels in {str(root)!r}{_hint(root, layout, split)}")
@@ -113,23 +118,41 @@ def _read_split(root: Path, layout: Layout, split: str | None, expected: str) ->
     return keys
 
 
-def _keys(folder: Path, suffix: str) -> set[str]:
-    files = folder.rglob(f"*{suffix}") if folder.is_dir() else ()
-    # macOS leaves "._name.png" beside every file that it unpacks
-    shown = (path for path in files if not path.name.startswith("."))
-    return {path.relative_to(folder).as_posix()[: -len(suffix)] for path in shown}
+def _keys(folder: Path, suffix: str) -> dict[str, Path]:
+    """Key -> file of all files below a folder that end with a suffix in any case; of files with one key the first counts."""
+    if not folder.is_dir():
+        return {}
+    endings = image_suffixes() if suffix == ANY_FORMAT else (suffix.lower(),)
+    found: dict[str, Path] = {}
+    listing = list_folder(folder, lambda name: name.lower().endswith(tuple(endings)))
+    log_listing(folder, listing)
+    for path in listing.files:
+        length = len(path.suffix) if suffix == ANY_FORMAT else len(suffix)
+        found.setdefault(path.relative_to(folder).as_posix()[:-length], path)
+    return found
 
 
-def _image(root: Path, layout: Layout, split: str | None, key: str) -> Path:
+def _find_images(root: Path, layout: Layout, split: str | None, keys: Sequence[str]) -> Iterator[Path]:
+    """The image of each key. The folder is listed only where a file of exactly the expected name is missing."""
     folder = root / layout.image_folder.format(split=split)
-    for suffix in layout.image_suffixes:
-        path = folder / (key + suffix)
-        if path.is_file():
-            return path
-    names = " or ".join(key + suffix for suffix in layout.image_suffixes)
-    raise DataError(
-        f"expected an image for every label file, got no {names} in {str(folder)!r}: add it, or list a split"
-    )
+    fixed = [suffix for suffix in layout.image_suffixes if suffix != ANY_FORMAT]
+    listed: list[dict[str, Path]] | None = None
+    for key in keys:
+        exact = (folder / (key + suffix) for suffix in fixed)
+        path = next((path for path in exact if path.is_file()), None)
+        if path is None:
+            listed = [_keys(folder, suffix) for suffix in layout.image_suffixes] if listed is None else listed
+            path = next((found[key] for found in listed if key in found), None)
+        if path is None:
+            names = " or ".join(key + _shown(suffix) for suffix in layout.image_suffixes)
+            raise DataError(
+                f"expected an image for every label file, got no {names} in {str(folder)!r}: add it, or list a split"
+            )
+        yield path
+
+
+def _shown(suffix: str) -> str:
+    return f"{suffix} (any image format)" if suffix == ANY_FORMAT else suffix
 
 
 def _hint(root: Path, layout: Layout, split: str | None) -> str:

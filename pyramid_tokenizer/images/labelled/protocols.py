@@ -18,7 +18,7 @@ from pyramid_tokenizer.images.labelled.class_names import (
     VOC_20,
     split_name,
 )
-from pyramid_tokenizer.images.labelled.layouts import LabelFiles, Layout
+from pyramid_tokenizer.images.labelled.layouts import ANY_FORMAT, LabelFiles, Layout
 
 Background = Literal["none", "ignored", "class", "words"]
 """What becomes of pixels that belong to none of the classes. "none": there are none, and unlabelled pixels do not count.
@@ -248,8 +248,8 @@ _ALL = (
         source="this package",
         layout=Layout(
             image_folder="images",
-            image_suffixes=(".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif"),
-            label_files=(LabelFiles(folder="labels", suffix=".png"),),
+            image_suffixes=(ANY_FORMAT,),
+            label_files=(LabelFiles(folder="labels", suffix=ANY_FORMAT),),
             split_file="splits/{split}.txt",
             class_files=("classes.txt",),
         ),
