@@ -18,7 +18,7 @@ from pyramid_tokenizer.cli.evaluation_report import (
 )
 from pyramid_tokenizer.cli.options import Device, Model, Size
 from pyramid_tokenizer.cli.segment import Background, Mode, ModeChoice, Threshold
-from pyramid_tokenizer.cli.terminal import load_segmenter, make_console, show_progress
+from pyramid_tokenizer.cli.terminal import load_segmenter, make_console, show_progress, warnings_as_lines
 from pyramid_tokenizer.cli.words import TextCache, cache_folder, read_background
 
 if TYPE_CHECKING:
@@ -161,14 +161,17 @@ def _measure(
     predict: Callable[[Tensor], Tensor], labelled: SegmentationSet, indices: Sequence[int], console: Console
 ) -> SegmentationScores:
     from pyramid_tokenizer.evaluation import evaluate_segmentation
+    from pyramid_tokenizer.images.labelled.findings import LARGEST_IGNORED_SHARE
 
-    with show_progress(console, "segment", len(indices)) as advance:
+    by_design = labelled.protocol.background == "ignored"
+    with warnings_as_lines(), show_progress(console, "segment", len(indices)) as advance:
         return evaluate_segmentation(
             predict,
             _samples(labelled, indices, advance),
             num_classes=labelled.num_classes,
             names=labelled.protocol.display_names,
             none_class=labelled.protocol.background_class,
+            largest_ignored_share=1.0 if by_design else LARGEST_IGNORED_SHARE,
         )
 
 

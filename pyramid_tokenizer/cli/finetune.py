@@ -10,7 +10,7 @@ import typer
 
 from pyramid_tokenizer.cli.finetune_segmentation import Classes, Joint, Masks, OwnTrunk, Split, train_on_masks
 from pyramid_tokenizer.cli.progress import show_steps
-from pyramid_tokenizer.cli.terminal import load_tokenizer, make_console
+from pyramid_tokenizer.cli.terminal import load_tokenizer, make_console, warnings_as_lines
 from pyramid_tokenizer.cli.training_options import (
     SHEET_EVERY,
     SOURCE_HELP,
@@ -32,7 +32,6 @@ from pyramid_tokenizer.cli.training_options import (
     check_out,
     shared_settings,
     tell_end,
-    warnings_as_lines,
 )
 from pyramid_tokenizer.config.training import TrainConfig
 from pyramid_tokenizer.errors import ConfigError

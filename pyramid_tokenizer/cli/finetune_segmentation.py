@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from pyramid_tokenizer.cli.progress import show_steps
-from pyramid_tokenizer.cli.terminal import load_tokenizer, make_console, show_progress
+from pyramid_tokenizer.cli.terminal import load_tokenizer, make_console, show_progress, warnings_as_lines
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -92,7 +92,7 @@ def train_on_masks(
     names = learned_names(labelled)
     console.print(f"finetune: {len(labelled):,} labelled images, {len(names):,} classes, {model} -> {out}")
     shape = dataclasses.replace(tok.config.segmentation or SegmentationConfig(), shared_decoder=not own_trunk)
-    with show_steps(console) as log:
+    with warnings_as_lines(), show_steps(console) as log:
         train_segmentation(tok, [labelled], config=config, segmentation=shape, out=out, half=half, log=log)
     console.print(f"model written to {out}")
     kept = config.decoupled and not half

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import io
 import sys
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -23,6 +24,19 @@ if TYPE_CHECKING:
     from pyramid_tokenizer.segmentation.segmenter import Segmenter
     from pyramid_tokenizer.tokenizer import PyramidTokenizer
     from pyramid_tokenizer.tokens.pyramid import TokenPyramid
+
+
+@contextmanager
+def warnings_as_lines() -> Iterator[None]:
+    """While it is entered, a warning is one line on stderr, as an error is, without a place in the code."""
+
+    def show(message: Warning | str, *_: Any, **__: Any) -> None:
+        typer.echo(f"warning: {message}", err=True)
+
+    with warnings.catch_warnings():
+        warnings.filterwarnings("default", category=UserWarning)
+        warnings.showwarning = show
+        yield
 
 
 def make_console() -> Console:

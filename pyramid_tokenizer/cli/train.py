@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from pyramid_tokenizer.cli.progress import show_steps
-from pyramid_tokenizer.cli.terminal import make_console
+from pyramid_tokenizer.cli.terminal import make_console, warnings_as_lines
 from pyramid_tokenizer.cli.training_options import (
     SHEET_EVERY,
     USUAL,
@@ -36,7 +36,6 @@ from pyramid_tokenizer.cli.training_options import (
     check_out,
     shared_settings,
     tell_end,
-    warnings_as_lines,
 )
 from pyramid_tokenizer.config.training import TrainConfig
 from pyramid_tokenizer.errors import ConfigError

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import shlex
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -137,19 +134,6 @@ def check_out(out: Path) -> None:
         raise PyramidTokenizerError(
             f"expected a new folder or one with a training to resume as --out, got the model {str(out)!r}: choose another"
         )
-
-
-@contextmanager
-def warnings_as_lines() -> Iterator[None]:
-    """While it is entered, a warning is one line on stderr, as an error is, without a place in the code."""
-
-    def show(message: Warning | str, *_: Any, **__: Any) -> None:
-        typer.echo(f"warning: {message}", err=True)
-
-    with warnings.catch_warnings():
-        warnings.filterwarnings("default", category=UserWarning)
-        warnings.showwarning = show
-        yield
 
 
 def tell_end(console: Console, out: Path, num_images: int) -> None:

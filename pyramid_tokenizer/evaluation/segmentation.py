@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
@@ -13,6 +14,7 @@ from torch import Tensor
 from pyramid_tokenizer.errors import ConfigError, DataError
 from pyramid_tokenizer.evaluation.bootstrap import bootstrap_intervals
 from pyramid_tokenizer.evaluation.confusion import SCORES, ClassCounts, ConfusionMatrix, ConfusionScores
+from pyramid_tokenizer.images.labelled.findings import LARGEST_IGNORED_SHARE, label_findings
 from pyramid_tokenizer.images.labelled.labels import IGNORED, NO_CLASS
 from pyramid_tokenizer.images.labelled.sets import Sample
 from pyramid_tokenizer.images.read import read_image
@@ -32,6 +34,10 @@ class SegmentationScores:
     """The number of images that were counted."""
     names: tuple[str, ...] = ()
     """The names of the classes, or empty."""
+    num_ignored: int = 0
+    """The number of pixels that were not counted, because their label says so."""
+    warnings: tuple[str, ...] = ()
+    """What says that the labels do not mean what the class list says, as `label_findings` words it; empty as a rule."""
 
     def to_dict(self) -> dict[str, Any]:
         """Returns plain data for a JSON file. NaN becomes None; the classes are a list, because names may repeat."""
@@ -44,8 +50,10 @@ class SegmentationScores:
         return {
             "num_images": self.num_images,
             "num_pixels": self.confusion.num_pixels,
+            "num_ignored": self.num_ignored,
             "num_classes": self.confusion.num_classes,
             "num_classes_present": sum(pixels > 0 for pixels in wanted),
+            "warnings": list(self.warnings),
             **single,
             "none_share": _plain(self.confusion.none_share),
             "intervals": {name: [_plain(x) for x in bounds] for name, bounds in self.intervals.items()},
@@ -60,10 +68,14 @@ def evaluate_segmentation(
     num_classes: int,
     names: tuple[str, ...] = (),
     none_class: int | None = None,
+    largest_ignored_share: float = LARGEST_IGNORED_SHARE,
     bootstrap_samples: int = 1000,
     seed: int = 0,
 ) -> SegmentationScores:
     """Scores predicted label maps at the size of the labels, with one image in memory at a time.
+
+    Labels that cannot mean what the class list says are told by a warning and in the result: a class that never occurs, a
+    single class that remains, or most of the area ignored.
 
     Args:
         predict: A function that takes an image (3, H, W) float32 in [0, 1] on the CPU and returns its labels (H, W) of an
@@ -73,13 +85,15 @@ def evaluate_segmentation(
         names: The names of the classes, which are copied into the result.
         none_class: The class that a prediction of −1 stands for, which is the background of a protocol that has one. With
             None, −1 is wrong at every labelled pixel.
+        largest_ignored_share: The largest share of ignored pixels without a warning; 1 for a protocol that ignores the
+            background.
         bootstrap_samples: How many draws the intervals are computed from; 0 leaves the intervals out.
         seed: The seed of the draws.
 
     Raises:
         ConfigError: `names` has another length than `num_classes`, or `none_class` is outside the classes.
-        DataError: There are no samples, an image has another size than its labels, or `ConfusionMatrix.add` refuses labels or
-            predictions. The message names the sample.
+        DataError: There are no samples, all pixels are ignored, an image has another size than its labels, or
+            `ConfusionMatrix.add` refuses labels or predictions. The message names the sample.
         ImageError: An image cannot be read.
 
     Example:
@@ -94,6 +108,7 @@ def evaluate_segmentation(
     total = ConfusionMatrix(num_classes, ignore=IGNORED)
     _check_settings(num_classes, names, none_class)
     per_image: list[ClassCounts] = []
+    num_ignored = 0
     for sample in samples:
         image = read_image(sample.image)
         if image.shape[1:] != sample.labels.shape:
@@ -107,14 +122,27 @@ def evaluate_segmentation(
         matrix.add(predicted, sample.labels, name=sample.name)
         per_image.append(matrix.class_counts())
         total.counts += matrix.counts
+        num_ignored += sample.labels.numel() - matrix.num_pixels
     if not per_image:
         raise DataError("expected at least one sample, got none: check the path and the split")
+    found = label_findings(
+        total.counts.sum(1),
+        num_ignored,
+        names=names or tuple(f"class {index}" for index in range(num_classes)),
+        largest_ignored_share=largest_ignored_share,
+    )
+    if not total.num_pixels:
+        raise DataError(found[-1])
+    for finding in found:
+        warnings.warn(finding, stacklevel=2)
     return SegmentationScores(
         confusion=total,
         scores=total.scores(),
         intervals=bootstrap_intervals(per_image, samples=bootstrap_samples, seed=seed) if bootstrap_samples else {},
         num_images=len(per_image),
         names=tuple(names),
+        num_ignored=num_ignored,
+        warnings=found,
     )
 
 

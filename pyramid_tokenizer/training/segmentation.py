@@ -228,8 +228,8 @@ def train_segmentation(  # noqa: PLR0913
         NotFittedError: The codebooks are empty.
         ConfigError: The crop is no multiple of the coarsest stride, the tokenizer was cast to another dtype, or no set has a
             class that is to be left out.
-        DataError: There are no images, labels have another size than their image, there is no class to learn, or a class has
-            no word of its own.
+        DataError: There are no images, labels have another size than their image, there is no class to learn, the labels of a
+            set hold a single class or none, or a class has no word of its own.
         CheckpointError: The state in `out` belongs to other settings, is damaged, or cannot be written.
 
     Source: Per-class sigmoid over text embeddings: CAT-Seg (arXiv 2303.11797).
@@ -251,6 +251,9 @@ def train_segmentation(  # noqa: PLR0913
             accumulate=config.accumulate,
             left_out=left_out,
         )
+        for finding in crops.check_labels():
+            if accelerator.is_main_process:
+                warnings.warn(finding, stacklevel=2)
         shape = segmentation or tok.config.segmentation or SegmentationConfig()
         seg = new_segmenter(tok, shape, seed=config.seed)
         words = [_words(seg, names) for names in crops.names]

@@ -73,6 +73,20 @@ def test_a_background_class_is_found_by_words_or_a_threshold(run, model, labelle
         assert told in done.stdout
 
 
+def test_masks_of_0_and_255_are_warned_of_on_the_terminal_and_in_the_report(run, model, labelled):
+    for path in (labelled / "labels").iterdir():
+        values = np.asarray(Image.open(path))
+        Image.fromarray(np.where(values == 1, 255, 0).astype(np.uint8)).save(path)
+    (labelled / "classes.txt").write_text("sky\nperson\n")
+    done = run("evaluate", "segmentation", *SMALL, "--model", model, "--json", "x.json")
+    assert done.exit_code == 0, done.stderr
+    told = [line.removeprefix("warning: ") for line in done.stderr.splitlines()]
+    assert told == json.loads((labelled.parent / "x.json").read_text())["warnings"]
+    assert len(told) == 2
+    assert "'person'" in told[0]
+    assert "only 'sky'" in told[1]
+
+
 def test_token_semantics_has_a_row_a_level(run, model, tok, labelled):
     done = run("evaluate", "segmentation", *SMALL, "--model", model, "--token-semantics", "--json", "x.json")
     assert done.exit_code == 0, done.stderr

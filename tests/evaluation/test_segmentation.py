@@ -59,7 +59,8 @@ def test_none_is_a_miss_unless_it_stands_for_a_class():
 
 def test_the_result_is_plain_json_without_nan():
     names = ("a", "a", "c", "never")
-    result = evaluate_segmentation(brightest, samples(), num_classes=4, names=names)
+    with pytest.warns(UserWarning, match="1 of 4 classes, 'never'"):
+        result = evaluate_segmentation(brightest, samples(), num_classes=4, names=names)
     saved = json.loads(json.dumps(result.to_dict(), allow_nan=False))
     assert saved["miou_present"] == result.scores.miou_present
     assert [entry["name"] for entry in saved["classes"]] == list(names)
@@ -68,6 +69,29 @@ def test_the_result_is_plain_json_without_nan():
     assert sum(entry["pixels"] for entry in saved["classes"]) == saved["num_pixels"]
     assert set(saved["intervals"]) == set(SCORES)
     assert all(low <= saved[name] <= high for name, (low, high) in saved["intervals"].items())
+
+
+def test_labels_that_cannot_mean_what_the_classes_say_are_told_in_the_result_and_by_warnings():
+    labels = torch.zeros(4, 4, dtype=torch.int64)
+    labels[:3] = -1  # the value 255 of masks that hold 0 and 255
+    sample = Sample(image=torch.zeros(3, 4, 4), labels=labels, name="person")
+    options = {"samples": [sample], "num_classes": 2, "names": ("background", "person")}
+    with pytest.warns(UserWarning, match="expected") as told:
+        result = evaluate_segmentation(brightest, **options)
+    assert result.warnings == tuple(str(warning.message) for warning in told)
+    assert result.to_dict()["warnings"] == list(result.warnings)
+    assert result.to_dict()["num_ignored"] == 12
+    for facts in ("'person'", "only 'background'", "75 %"):
+        assert sum(facts in warning for warning in result.warnings) == 1
+    with pytest.warns(UserWarning, match="expected") as told:
+        evaluate_segmentation(brightest, **options, largest_ignored_share=1.0)
+    assert len(told) == 2
+
+
+def test_labels_that_are_all_ignored_are_an_error():
+    sample = Sample(image=torch.zeros(3, 4, 4), labels=torch.full((4, 4), -1), name="all")
+    with pytest.raises(DataError, match="100 %"):
+        evaluate_segmentation(brightest, [sample], num_classes=2)
 
 
 def test_without_names_classes_are_numbered_and_without_draws_there_are_no_intervals():

@@ -387,3 +387,15 @@ class TestErrors:
     def test_settings_without_effect_are_told(self, tok, five, config, change):
         with pytest.warns(UserWarning, match="sheet_every and tensorboard are ignored"):
             run(tok, [five], config(head_steps=1, **change))
+
+
+def test_labels_that_cannot_mean_what_the_classes_say_are_told_before_the_first_step(tok, labelled, config):
+    steps = []
+    binary = labelled(["background", "person"], 2, classes=[0, 255])
+    with pytest.raises(DataError, match="'person'"):
+        train_segmentation(tok, [binary], config=config(head_steps=1), segmentation=SMALL, log=steps.append)
+    assert steps == []
+    absent = labelled(["red", "green", "blue"], 2, classes=[0, 1])
+    with pytest.warns(UserWarning, match="1 of 3 classes, 'blue'"):
+        train_segmentation(tok, [absent], config=config(head_steps=1), segmentation=SMALL, log=steps.append)
+    assert len(steps) == 1

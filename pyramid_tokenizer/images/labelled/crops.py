@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -13,6 +14,7 @@ from torch.utils.data import Dataset
 from pyramid_tokenizer.errors import ConfigError, DataError, did_you_mean
 from pyramid_tokenizer.images.crops import ZOOM, CropOrder, draw_crop
 from pyramid_tokenizer.images.labelled.class_names import split_name
+from pyramid_tokenizer.images.labelled.findings import LARGEST_IGNORED_SHARE, label_findings
 from pyramid_tokenizer.images.labelled.labels import IGNORED
 from pyramid_tokenizer.images.labelled.sets import SegmentationSet
 from pyramid_tokenizer.images.read import read_image
@@ -88,15 +90,43 @@ class LabelledCrops(Dataset[LabelledBatch]):
     def pixel_shares(self) -> list[Tensor]:
         """How frequent each class is among the labelled pixels of each set, (N + 1,) float64 per set with a sum of 1.
 
-        The last number is the share of pixels that are none of the classes. All label files are read.
+        The last number is the share of pixels that are none of the classes. All label files are read, once.
         """
         shares = []
-        for labelled, table, names in zip(self.sets, self._tables, self.names, strict=True):
-            counts = torch.zeros(len(names) + 2, dtype=torch.float64)  # ignored pixels first
-            for sample in labelled:
-                counts += torch.bincount(table[sample.labels.flatten() + 1] + 1, minlength=len(counts))
-            shares.append(counts[1:] / counts[1:].sum().clamp(min=1))
+        for counts, table, names in zip(self._label_counts, self._tables, self.names, strict=True):
+            learned = torch.zeros(len(names) + 2, dtype=torch.float64)  # ignored pixels first
+            learned.index_add_(0, table + 1, counts.double())
+            shares.append(learned[1:] / learned[1:].sum().clamp(min=1))
         return shares
+
+    def check_labels(self) -> tuple[str, ...]:
+        """Sentences about labels that cannot mean what the class lists say, as `label_findings` words them.
+
+        All label files are read, once.
+
+        Raises:
+            DataError: In some set there is nothing to learn: no pixel of a class that is learned, or a single class without a
+                pixel of another one or of none.
+        """
+        found: list[str] = []
+        for labelled, counts, names, shares in zip(
+            self.sets, self._label_counts, self.names, self.pixel_shares(), strict=True
+        ):
+            by_design = labelled.protocol.background == "ignored"
+            limit = 1.0 if by_design else LARGEST_IGNORED_SHARE
+            findings = label_findings(counts[1:], int(counts[0]), names=labelled.names, largest_ignored_share=limit)
+            present = [name for name, share in zip((*names, "none of them"), shares.tolist(), strict=True) if share]
+            if len(present) < 2 or not shares[:-1].any():
+                reason = findings[0] if findings else "leave fewer classes out"
+                got = f"pixels of {present[0]!r} alone" if present else "no pixel of any class"
+                raise DataError(f"expected a class to learn and other pixels in {labelled!r}, got {got}: {reason}")
+            found += findings
+        return tuple(found)
+
+    @functools.cached_property
+    def _label_counts(self) -> list[Tensor]:
+        """The number of ignored pixels and of pixels of each class of each set, (1 + N_set,) int64."""
+        return [_count_labels(labelled) for labelled in self.sets]
 
     def __len__(self) -> int:
         return self.order.pass_length(len(self.places))
@@ -128,6 +158,13 @@ class LabelledCrops(Dataset[LabelledBatch]):
             )
         crop = draw_crop(size, crop_px=self.crop_px, zoom=self.zoom, rng=rng)
         return crop.of_image(image), crop.of_labels(labels), which
+
+
+def _count_labels(labelled: SegmentationSet) -> Tensor:
+    counts = torch.zeros(labelled.num_classes + 1, dtype=torch.int64)  # ignored pixels first
+    for sample in labelled:
+        counts += torch.bincount(sample.labels.flatten() + 1, minlength=len(counts))
+    return counts
 
 
 def _spellings(name: str) -> set[str]:

@@ -224,3 +224,26 @@ def test_pixel_shares_are_those_of_all_labelled_pixels(five):
             counts[index] += int((sample.labels == index).sum())
     counts = torch.cat([counts[:2], counts[3:], torch.zeros(1)])  # "blue" is ignored, and nothing is of no class
     torch.testing.assert_close(crops.pixel_shares(), [(counts / counts.sum()).double()], rtol=1e-5, atol=1e-6)
+
+
+class TestCheckOfLabels:
+    def test_a_set_whose_labels_hold_all_classes_has_no_findings(self, five):
+        assert crops_of(five).check_labels() == ()
+
+    def test_a_class_that_never_occurs_and_ignored_areas_are_told(self, labelled):
+        own = labelled(FIVE, 2, classes=[0, 1, *[IGNORED_VALUE] * 6])
+        absent, ignored = crops_of(own, labelled(FIVE, 6)).check_labels()
+        assert "3 of 5 classes, 'blue', 'yellow', 'black'" in absent
+        assert "% of the pixels ignored" in ignored
+
+    @pytest.mark.parametrize(
+        ("names", "classes", "facts"),
+        [
+            (["background", "person"], [0, IGNORED_VALUE], "'none of them' alone.*'person'"),
+            (["red", "green"], [1], "'green' alone.*'red'|'green' alone.*only 'green'"),
+            (["red", "green"], [IGNORED_VALUE], "no pixel of any class"),
+        ],
+    )
+    def test_a_set_that_teaches_nothing_is_an_error(self, labelled, five, names, classes, facts):
+        with pytest.raises(DataError, match=facts):
+            crops_of(five, labelled(names, 2, classes=classes)).check_labels()
