@@ -11,6 +11,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from pyramid_tokenizer.arguments import check_whole
 from pyramid_tokenizer.errors import ConfigError, ImageError, ImageValueError
 from pyramid_tokenizer.images.read import ImageLike, read_image
 from pyramid_tokenizer.tokens.pyramid import TokenPyramid
@@ -46,8 +47,7 @@ def encode_by_size(
         ImageError: An image that cannot be read; the message tells its position. Also for one image in place of many.
         ConfigError: `batch_size` is below 1, or `on_error` is another word.
     """
-    if batch_size < 1:
-        raise ConfigError(f"expected batch_size >= 1, got {batch_size}: it is how many images are encoded together")
+    check_whole(batch_size=batch_size)
     if on_error not in ("raise", "skip"):
         raise ConfigError(f'expected on_error "raise" or "skip", got {on_error!r}: name one of the two')
     results: dict[int, TokenPyramid | None] = {}
@@ -74,8 +74,14 @@ def encode_by_size(
 
 def _read_each(images: Iterable[ImageLike], size: int | None, on_error: OnError) -> Iterator[tuple[int, Tensor | None]]:
     """Position and pixels (3, H, W) of each image; None for one that is skipped."""
-    # a path has letters and an array has rows: both can be iterated, and neither is a list of images
-    if isinstance(images, (str, os.PathLike)) or not isinstance(images, Iterable) or getattr(images, "ndim", 4) != 4:
+    # a path has letters, an array rows and a file lines: all can be iterated, and none is a list of images
+    one = (str, os.PathLike, bytes, bytearray, memoryview)
+    if (
+        isinstance(images, one)
+        or hasattr(images, "read")
+        or not isinstance(images, Iterable)
+        or getattr(images, "ndim", 4) != 4
+    ):
         raise ImageValueError(f"expected several images, got one {type(images).__name__}: use encode, or [image]")
     for position, image in enumerate(images):
         try:

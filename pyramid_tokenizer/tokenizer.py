@@ -13,13 +13,14 @@ from typing import Any, overload
 import torch
 from torch import Tensor
 
+from pyramid_tokenizer.arguments import check_kind, check_whole
 from pyramid_tokenizer.backbones import Backbone
 from pyramid_tokenizer.backbones.features import FeaturePyramid
 from pyramid_tokenizer.bucketing import OnError, encode_by_size
 from pyramid_tokenizer.config.models import TokenizerConfig
-from pyramid_tokenizer.decoder import PixelDecoder, TopDownTrunk
-from pyramid_tokenizer.errors import CheckpointError, NotFittedError, TokenMismatchError, TokenRangeError
-from pyramid_tokenizer.finite import all_finite, require_finite
+from pyramid_tokenizer.decoder import PixelDecoder, TopDownTrunk, explain_pixels
+from pyramid_tokenizer.errors import ImageValueError, NotFittedError
+from pyramid_tokenizer.finite import all_finite
 from pyramid_tokenizer.hub.pretrained import PretrainedModel
 from pyramid_tokenizer.images import ImageLike, pad_to_multiple, to_batch
 from pyramid_tokenizer.quantizer.fit.batches import image_batches
@@ -27,11 +28,9 @@ from pyramid_tokenizer.quantizer.fit.levels import LevelReport, fit_quantizer
 from pyramid_tokenizer.quantizer.pyramid import WEIGHTS_ADVICE, PyramidQuantizer
 from pyramid_tokenizer.text import Classification, Templates, TextEncoder
 from pyramid_tokenizer.tokens import TokenHealth, TokenPyramid, Vocabulary, measure_health
-from pyramid_tokenizer.tokens.geometry import grids_of
+from pyramid_tokenizer.tokens.geometry import cut_to_grids
 from pyramid_tokenizer.tokens.pyramid import trusted_pyramid
-
-FIT_CROP_PX = 160
-"""Side of the crops that `fit` draws, before it is rounded up to a multiple of the tokenizer's strides."""
+from pyramid_tokenizer.tokens.wrapping import check_fits, check_own, check_pyramid, pyramid_of_ids
 
 Images = ImageLike | Sequence[ImageLike]
 """One image, or several of one size: see `images.read.to_batch`."""
@@ -90,7 +89,7 @@ class PyramidTokenizer(PretrainedModel):
         height, width = batch.shape[-2:]
         ids = self.quantizer.encode(self._features(batch))
         return trusted_pyramid(
-            ids=[level.contiguous() for level in self._cut(ids, (height, width))],
+            ids=[level.contiguous() for level in cut_to_grids(ids, (height, width), self.quantizer.strides)],
             codebook_sizes=self.quantizer.codebook_sizes,
             image_size=(height, width),
             fingerprint=self.fingerprint,
@@ -135,7 +134,7 @@ class PyramidTokenizer(PretrainedModel):
         batch = to_batch(images, size=size)
         height, width = batch.shape[-2:]
         maps = self.quantizer.encode_continuous(self._features(batch))
-        return self._to_images(self._cut(maps, (height, width)), (height, width))
+        return self._to_images(cut_to_grids(maps, (height, width), self.quantizer.strides), (height, width))
 
     @torch.no_grad()
     def features(self, batch: Tensor, *, with_dense: bool = False) -> FeaturePyramid:
@@ -144,6 +143,7 @@ class PyramidTokenizer(PretrainedModel):
         They include embedding and dense features with `with_dense`, or where a level reads these. BackboneError where they are
         NaN or infinite.
         """
+        check_kind(batch, Tensor, name="batch", fix="make one by images.to_batch(images)", error=ImageValueError)
         features = self._features(batch, with_dense=with_dense)
         features.require_finite()
         return features
@@ -156,17 +156,23 @@ class PyramidTokenizer(PretrainedModel):
 
     def ids(self, tokens: TokenPyramid) -> list[Tensor]:
         """The tokens' ids, (B, h_l, w_l) int64 per level, on the tokenizer's device. Their values are not checked again."""
-        self._check_own(tokens.fingerprint)
+        check_pyramid(tokens)
+        check_own(tokens.fingerprint, self.fingerprint)
         if not self._fitted:
             raise NotFittedError("expected fitted codebooks, got empty ones: call fit(images) or load a trained model")
-        sizes = self.quantizer.codebook_sizes[: len(tokens)]
-        grids = grids_of(tokens.image_size, self.quantizer.strides)[: len(tokens)]
-        if tokens.codebook_sizes != sizes or tokens.grids != grids:
-            raise TokenRangeError(
-                f"expected codebook_sizes {sizes} and grids {grids} for images of {tokens.image_size} px, got "
-                f"{tokens.codebook_sizes} and {tokens.grids}: give the tokens of one encode, with their own image size"
-            )
+        check_fits(tokens, codebook_sizes=self.quantizer.codebook_sizes, strides=self.quantizer.strides)
         return [ids.to(self.device) for ids in tokens.ids]
+
+    def tokens(self, ids: Sequence[Any], *, image_size: tuple[int, int]) -> TokenPyramid:
+        """Tokens of ids of this tokenizer that came without the rest, checked; `tokens.wrapping.pyramid_of_ids` has the rules.
+
+        Example:
+            >>> tok = PyramidTokenizer.from_pretrained("tiny")
+            >>> tok.decode(tok.tokens([[[7, 5, 3]]], image_size=(32, 96))).shape  # level 0 of one image, one row of three ids
+            torch.Size([1, 3, 32, 96])
+        """
+        kind = {"codebook_sizes": self.quantizer.codebook_sizes, "strides": self.quantizer.strides}
+        return pyramid_of_ids(ids, image_size=image_size, fingerprint=self.fingerprint, precision=None, **kind)
 
     def codes(self, tokens: TokenPyramid) -> tuple[Tensor, ...]:
         """Codebook vectors of the tokens: (B, d_l, h_l, w_l) float32 per level."""
@@ -226,7 +232,7 @@ class PyramidTokenizer(PretrainedModel):
     def health(self, tokens: TokenPyramid | Iterable[TokenPyramid]) -> TokenHealth:
         """How well tokens, of any image sizes, use the codebooks: usage, perplexity, unused codes and advice per level."""
         health = measure_health(tokens)
-        self._check_own(health.fingerprint)
+        check_own(health.fingerprint, self.fingerprint)
         return health
 
     def fit(
@@ -267,8 +273,9 @@ class PyramidTokenizer(PretrainedModel):
             >>> [report.vectors for report in tok.fit(photos, num_crops=10, crop_px=64)]
             [640]
         """
-        side = crop_px or math.ceil(FIT_CROP_PX / self.multiple_px) * self.multiple_px
-        batches = image_batches(source, num_crops=num_crops, crop_px=side, seed=seed)
+        check_whole(vectors_per_code=vectors_per_code)
+        crops = {"num_crops": num_crops, "crop_px": crop_px, "multiple_px": self.multiple_px, "seed": seed}
+        batches = image_batches(source, **crops)
 
         def samples() -> Iterable[tuple[FeaturePyramid, Tensor]]:
             for batch in batches():
@@ -279,40 +286,14 @@ class PyramidTokenizer(PretrainedModel):
         reports = fit_quantizer(self.quantizer, samples, **options)
         self.update_fingerprint()
         if self.pixel_decoder.is_trained and not keep_adapters:
-            self.trunk.reset_parameters()
-            self.pixel_decoder.reset_parameters()
-            warnings.warn(
-                "the trained decoder was reset because it does not fit the new codes: train it again, or fit with "
-                "keep_adapters=True, which keeps it",
-                stacklevel=2,
-            )
+            self.reset_decoder()
         return reports
-
-    def _check_own(self, fingerprint: str) -> None:
-        if fingerprint != self.fingerprint:
-            raise TokenMismatchError(
-                f"expected tokens of tokenizer {self.fingerprint[:12]}, got tokens of {fingerprint[:12]}: "
-                "load the tokenizer that made them, or encode the images again"
-            )
-
-    def _cut(self, levels: Sequence[Tensor], image_size: tuple[int, int]) -> list[Tensor]:
-        """Maps (..., h, w) without the padding that a backbone coarser than level 0 needs beyond the tokens' own."""
-        grids = grids_of(image_size, self.quantizer.strides)
-        return [level[..., :h, :w] for level, (h, w) in zip(levels, grids, strict=True)]
 
     def _to_images(self, codes: Sequence[Tensor], image_size: tuple[int, int]) -> Tensor:
         linear_reconstruction = self.quantizer.linear_reconstruction(codes)
         fused = self.trunk([level.to(self.dtype) for level in codes])[-1]
         images = self.pixel_decoder(fused, linear_reconstruction.to(self.dtype)).float()
         if not all_finite([images]):
-            self._explain_pixels(images)
-        images = images.clamp(0, 1)
-        return images[..., : image_size[0], : image_size[1]]
-
-    def _explain_pixels(self, images: Tensor) -> None:
-        """Raises the CheckpointError for NaN or infinite pixels; it names the weight or the precision that made them."""
-        for what, part in (("trunk", self.trunk), ("pixel decoder", self.pixel_decoder)):
-            require_finite(part.state_dict(), stage=f"the {what}", advice=WEIGHTS_ADVICE, error=CheckpointError)
-        self.quantizer.require_finite_weights()
-        advice = f"all weights are finite, but {self.dtype} is too narrow for this decoder; use float32 or bfloat16"
-        require_finite({"pixels": images}, stage="decoded images", advice=advice, error=CheckpointError)
+            self.quantizer.require_finite_weights()
+            explain_pixels(images, self.trunk, self.pixel_decoder, weights_advice=WEIGHTS_ADVICE)
+        return images.clamp(0, 1)[..., : image_size[0], : image_size[1]]

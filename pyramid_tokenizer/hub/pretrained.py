@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import math
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self, cast
@@ -15,6 +16,7 @@ from typing import Any, Self, cast
 import torch
 from torch import Tensor
 
+from pyramid_tokenizer.arguments import check_path
 from pyramid_tokenizer.backbones import Backbone, load_backbone, name_backbone
 from pyramid_tokenizer.backbones.base import compute_fingerprint
 from pyramid_tokenizer.config.models import Composition, LevelConfig, TokenizerConfig
@@ -204,6 +206,16 @@ class PretrainedModel(CheckedDevices):
             getattr(self, part).load_state_dict(own)
         self.update_fingerprint()
 
+    def reset_decoder(self) -> None:
+        """Puts trunk and pixel decoder back to their untrained state, with a warning at the line that called `fit`."""
+        self.trunk.reset_parameters()
+        self.pixel_decoder.reset_parameters()
+        warnings.warn(
+            "the trained decoder was reset because it does not fit the new codes: train it again, or fit with "
+            "keep_adapters=True, which keeps it",
+            stacklevel=3,
+        )
+
     def save_pretrained(
         self,
         directory: str | Path,
@@ -219,6 +231,7 @@ class PretrainedModel(CheckedDevices):
         """
         if not self.quantizer.is_fitted:
             raise NotFittedError("expected fitted codebooks to save, got empty ones: call fit first")
+        check_path(directory, name="directory")
         # anew, because files that do not fit their fingerprint cannot be loaded
         config = dataclasses.replace(self.config, fingerprint=self.update_fingerprint())
         tensors = self.own_tensors()

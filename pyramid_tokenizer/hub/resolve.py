@@ -8,6 +8,7 @@ import warnings
 from pathlib import Path, PurePosixPath
 from typing import Any, NoReturn
 
+from pyramid_tokenizer.arguments import check_path
 from pyramid_tokenizer.errors import ConfigError, ModelNotFoundError, did_you_mean
 from pyramid_tokenizer.hub.directory import CONFIG_FILE, WEIGHTS_FILE
 from pyramid_tokenizer.hub.head import HEAD_FILE
@@ -67,6 +68,7 @@ def resolve_model(
         there is no such directory; check the path
     """
     _check_subfolder(subfolder)
+    check_path(name, name="the model's name")
     text = str(name)
     path = Path(name).expanduser() / subfolder
     bundled = {} if isinstance(name, Path) or subfolder else bundled_models()

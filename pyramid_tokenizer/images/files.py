@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import glob
+import io
 import os
 import re
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 from PIL import Image
 from torch import Tensor
@@ -162,8 +164,10 @@ class ListedImages:
     """
 
     def __init__(self, images: Sequence[ImageLike]):
-        self._images = images
-        for image in images:
+        # file objects by their bytes, because they cannot be pickled and forked workers would share their positions
+        files = isinstance(images, (list, tuple)) and any(hasattr(image, "read") for image in images)
+        self._images = [_content(image) for image in images] if files else images
+        for image in self._images:
             if isinstance(image, Image.Image):
                 # loaded now, because forked workers would share the position in its open file
                 with suppress(Exception):  # `read` says what is wrong with it
@@ -184,3 +188,12 @@ class ListedImages:
             ImageError: It is not an image.
         """
         return read_image(self._images[index])
+
+
+def _content(image: Any) -> Any:
+    """All bytes of a file object; anything else as it is."""
+    if not hasattr(image, "read") or isinstance(image, io.TextIOBase):
+        return image
+    if image.seekable():
+        image.seek(0)
+    return image.read()

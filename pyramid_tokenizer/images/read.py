@@ -20,10 +20,11 @@ It does not cover how Pillow decompresses a file: a JPEG may differ by one step 
 
 from __future__ import annotations
 
+import io
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, TypeAlias
+from typing import Any, BinaryIO, TypeAlias
 
 import numpy as np
 import torch
@@ -45,8 +46,10 @@ from pyramid_tokenizer.images.checks import (
 )
 from pyramid_tokenizer.images.integers import array_in_16_bits, is_wide_array, mode_i_in_16_bits, tensor_from_integers
 
-ImageLike: TypeAlias = Image.Image | str | os.PathLike[str] | NDArray[Any] | Tensor
-"""A PIL image of any mode, a path, an array or a tensor.
+ImageLike: TypeAlias = Image.Image | str | os.PathLike[str] | bytes | BinaryIO | NDArray[Any] | Tensor
+"""A PIL image of any mode, a path, the bytes of an image file, a file object opened for bytes, an array or a tensor.
+
+A file object is read from its start and left open.
 
 Arrays are (H, W) or (H, W, C) with C = 1 grey, 2 grey + alpha, 3 RGB or 4 RGBA; bool, uint8 in 0..255, uint16 in
 0..65535 or float in [0, 1].
@@ -161,8 +164,31 @@ def _to_array(image: object, max_pixels: int) -> NDArray[Any]:
         # Opened here and not by Pillow, so that it is closed on every kind of failure.
         with _pillow_errors(repr(path)), open(path, "rb") as file, Image.open(file) as opened:
             return _decode(opened, max_pixels)
+    if isinstance(image, (bytes, bytearray, memoryview)):
+        return _decode_file(io.BytesIO(image), f"{len(image)} bytes", max_pixels)
+    if hasattr(image, "read"):
+        return _decode_file(image, f"the file object {getattr(image, 'name', type(image).__name__)!r}", max_pixels)
     got = type(image).__name__
-    raise ImageValueError(f"expected a PIL image, path, array, tensor, or a list of these, got {got}: convert it")
+    fix = _FIXES.get(got, "convert it")
+    raise ImageValueError(
+        f"expected a PIL image, path, bytes, file object, array, tensor, or a list of these, got {got}: {fix}"
+    )
+
+
+_FIXES = {
+    "TokenPyramid": "tokens are decoded by tok.decode(tokens), and several are joined by TokenPyramid.cat",
+    "dict": 'pass the image in it, e.g. item["image"]',
+    "list": "pass one image, or use to_batch",
+}
+"""What to do with objects that are no image, by the name of their type."""
+
+
+def _decode_file(file: Any, name: str, max_pixels: int) -> NDArray[Any]:
+    """The array of an open file, which stays open."""
+    if isinstance(file, io.TextIOBase):
+        raise ImageValueError(f"expected a file object opened for bytes, got text from {name}: open it with mode 'rb'")
+    with _pillow_errors(name), Image.open(file) as opened:
+        return _decode(opened, max_pixels)
 
 
 @contextmanager

@@ -9,6 +9,7 @@ import math
 import typing
 from collections.abc import Sequence
 from dataclasses import dataclass
+from numbers import Real
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,6 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from pyramid_tokenizer import hub
+from pyramid_tokenizer.arguments import check_kind
 from pyramid_tokenizer.backbones.features import enlarge
 from pyramid_tokenizer.config.models import SegmentationConfig
 from pyramid_tokenizer.config.plain import to_dict
@@ -87,6 +89,10 @@ class Segmenter(CheckedDevices):
 
     def __init__(self, tok: PyramidTokenizer, head: SegmentationHead | None = None):
         super().__init__()
+        load = 'load one by PyramidTokenizer.from_pretrained("tiny"), or both by Segmenter.from_pretrained'
+        check_kind(tok, PyramidTokenizer, name="tok", fix=load)
+        if head is not None:
+            check_kind(head, SegmentationHead, name="head", fix=f"leave it out, or {load}")
         self.tok = tok
         self.head = None if head is None else head.to(device=tok.device, dtype=tok.dtype)
         self._kept: ScoreTables | None = None
@@ -157,8 +163,11 @@ class Segmenter(CheckedDevices):
             ImageError: As `PyramidTokenizer.encode`.
         """
         mode = self._resolve(mode, resolution)
-        if threshold is not None and math.isnan(threshold):
-            raise ConfigError("expected a number as threshold, got NaN: give a score, or None for no threshold")
+        if threshold is not None:
+            fix = "give a score, on the scale of SegmentationMap.scores"
+            check_kind(threshold, Real, name="threshold", fix=fix)
+            if math.isnan(threshold):
+                raise ConfigError(f"expected a number as threshold, got NaN: {fix}")
         text = self.text.encode_names(names, background=background)
         score, stride, grid, image_size = self._score(source, text, mode, size)
         size_px = image_size if resolution == "pixels" else None
@@ -250,7 +259,7 @@ class Segmenter(CheckedDevices):
     def _resolve(self, mode: Mode, resolution: Resolution) -> Mode:
         for value, kind, what in ((mode, Mode, "mode"), (resolution, Resolution, "resolution")):
             choices = typing.get_args(kind)
-            if value not in choices:
+            if not isinstance(value, str) or value not in choices:
                 raise ConfigError(f"expected {what} in {choices}, got {value!r}: name one of them")
         if mode == "decoder" and self.head is None:
             raise ConfigError(

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Protocol
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from pyramid_tokenizer.arguments import check_kind
 from pyramid_tokenizer.errors import BackboneError, ConfigError, did_you_mean
 from pyramid_tokenizer.text.cache import EmbeddingCache, text_fingerprint
 from pyramid_tokenizer.text.embeddings import VocabularyEmbeddings
@@ -165,6 +166,7 @@ def _read_templates(templates: Templates) -> tuple[str, ...]:
             hint = did_you_mean(templates, TEMPLATES, otherwise=own)
             raise ConfigError(f"expected {known} or a list of templates, got {templates!r}: {hint}")
         return TEMPLATES[templates]
+    check_kind(templates, Iterable, name="templates", fix='write a list such as ["a photo of a {}"]')
     chosen = tuple(templates)
     wrong = [template for template in chosen if not isinstance(template, str) or template.count("{}") != 1]
     if wrong or not chosen:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import itertools
 from collections.abc import Sequence
 
+from torch import Tensor
+
 from pyramid_tokenizer.errors import TokenRangeError
 
 
@@ -22,6 +24,12 @@ def grids_of(image_size: tuple[int, int], strides: Sequence[int]) -> tuple[tuple
     h, w = (-(-side // strides[0]) for side in image_size)
     ratios = [strides[0] // stride for stride in strides]
     return tuple((h * ratio, w * ratio) for ratio in ratios)
+
+
+def cut_to_grids(levels: Sequence[Tensor], image_size: tuple[int, int], strides: Sequence[int]) -> list[Tensor]:
+    """Maps (..., h, w) without the padding that a backbone coarser than level 0 needs beyond the tokens' own."""
+    grids = grids_of(image_size, strides)
+    return [level[..., :h, :w] for level, (h, w) in zip(levels, grids, strict=True)]
 
 
 def check_grids(grids: Sequence[tuple[int, int]], image_size: tuple[int, int]) -> None:

@@ -181,7 +181,7 @@ and keep revival on, scaled by tokens per entry, until shortly before training e
     counts: list[Tensor] = []
     kind: tuple[str, tuple[int, ...]] = ("", ())
     num_images = 0
-    for pyramid in (tokens,) if isinstance(tokens, TokenPyramid) else tokens:
+    for pyramid in tokens if isinstance(tokens, Iterable) else (tokens,):
         if not isinstance(pyramid, TokenPyramid):
             raise TokenError(f"expected TokenPyramids, got {type(pyramid).__name__}: pass what `encode` gives")
         if not counts:

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from torch.utils.data._utils.collate import default_collate_fn_map
 
+from pyramid_tokenizer.arguments import check_path
 from pyramid_tokenizer.devices import check_device
 from pyramid_tokenizer.errors import TokenError, TokenFileError, TokenMismatchError, TokenRangeError
 from pyramid_tokenizer.tokens import format as token_format
@@ -205,10 +206,10 @@ precision None)
             >>> TokenPyramid.cat(tokens.unbind()) == tokens
             True
         """
-        pyramids = list(pyramids)
+        pyramids = list(pyramids) if isinstance(pyramids, Iterable) else [pyramids]
         if not pyramids or not all(isinstance(p, TokenPyramid) for p in pyramids):
             got = sorted({type(p).__name__ for p in pyramids}) or "none"
-            raise TokenError(f"expected one TokenPyramid or more to join, got {got}: encode images first")
+            raise TokenError(f"expected a list of one TokenPyramid or more to join, got {got}: encode images first")
         for index, other in enumerate(pyramids):
             _check_joinable(pyramids[0], other, index)
         return pyramids[0]._with_ids([torch.cat(level) for level in zip(*(p.ids for p in pyramids), strict=True)])
@@ -260,6 +261,7 @@ precision None)
         Raises:
             TokenFileError: The file cannot be written, e.g. its directory does not exist.
         """
+        check_path(path, name="path", error=TokenFileError)
         token_format.write_file(path, self.to_bytes())
 
     @classmethod
@@ -272,6 +274,7 @@ precision None)
         Raises:
             TokenFileError: There is no such file, or `from_bytes` refuses its bytes; the message names the file.
         """
+        check_path(path, name="path", error=TokenFileError)
         data = token_format.read_file(path)
         try:
             return cls.from_bytes(data)

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from pyramid_tokenizer.arguments import check_whole
 from pyramid_tokenizer.errors import ConfigError, TokenError, TokenMismatchError, TokenSequenceError
 from pyramid_tokenizer.tokens.geometry import grids_of
 from pyramid_tokenizer.tokens.pyramid import TokenPyramid, trusted_pyramid
+from pyramid_tokenizer.tokens.wrapping import check_pyramid
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -54,8 +56,11 @@ class Vocabulary:
     """The fingerprint of the tokenizer whose codebooks the ids point into; `unflatten` puts it into its tokens."""
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "codebook_sizes", tuple(self.codebook_sizes))
-        object.__setattr__(self, "strides", tuple(self.strides))
+        for name in ("codebook_sizes", "strides"):
+            values = getattr(self, name)
+            values = tuple(values) if isinstance(values, Iterable) else (values,)
+            check_whole(None, **{f"{name}[{level}]": value for level, value in enumerate(values)})
+            object.__setattr__(self, name, values)
         sizes, strides = self.codebook_sizes, self.strides
         if not sizes or len(sizes) != len(strides) or min(sizes) < 2:
             got = f"codebook_sizes {sizes}, strides {strides}"
@@ -112,6 +117,7 @@ class Vocabulary:
         Raises:
             TokenSequenceError: `token` is not in [0, size).
         """
+        check_whole(None, error=TokenSequenceError, token=token)
         if not 0 <= token < self.size:
             raise TokenSequenceError(
                 f"expected an integer in [0, {self.size}), got {token}: use the vocabulary that made it"
@@ -146,6 +152,10 @@ class Vocabulary:
             (1359, 77)
         """
         levels = len(self.strides) if levels is None else levels
+        if not isinstance(image_size, (tuple, list)) or len(image_size) != 2:
+            got = type(image_size).__name__
+            raise TokenError(f"expected image_size as (height, width), got {got}: give both in pixels, e.g. (256, 256)")
+        check_whole(None, error=TokenError, height=image_size[0], width=image_size[1], levels=levels)
         if min(image_size) < 1 or not 1 <= levels <= len(self.strides):
             got = f"{image_size} and {levels} levels"
             raise TokenError(
@@ -219,6 +229,7 @@ class Vocabulary:
         return torch.cat([*parts, special(self.end)], dim=1)
 
     def _check_tokens(self, tokens: TokenPyramid) -> None:
+        check_pyramid(tokens)
         sizes, strides = self.codebook_sizes[: len(tokens)], self.strides[: len(tokens)]
         if tokens.fingerprint != self.fingerprint or tokens.codebook_sizes != sizes:
             raise TokenMismatchError(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import pickle
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +17,7 @@ from PIL import Image, ImageOps
 from pyramid_tokenizer.errors import ImageTooLargeError
 from pyramid_tokenizer.images.pixels import pad_to_multiple, to_pil, to_uint8
 from pyramid_tokenizer.images.read import read_image, to_batch
+from pyramid_tokenizer.images.sources import open_images
 
 IMAGES = hnp.arrays(np.uint8, st.tuples(st.integers(1, 9), st.integers(1, 9), st.just(3)))
 
@@ -46,6 +49,18 @@ def test_a_path_a_pil_image_an_array_and_a_tensor_of_one_image_are_the_same_pixe
     assert torch.equal(read_image(array), reference(array))
     assert torch.equal(to_batch(forms), reference(array)[None].expand(6, -1, -1, -1))
     assert torch.equal(to_batch(array), reference(array)[None])
+
+
+def test_bytes_and_file_objects_are_images_and_stay_open(tmp_path: Path) -> None:
+    Image.fromarray(noise()).save(tmp_path / "a.png")
+    data = (tmp_path / "a.png").read_bytes()
+    with open(tmp_path / "a.png", "rb") as file, io.BytesIO(data) as buffer:
+        for form in (data, bytearray(data), memoryview(data), file, buffer):
+            for _ in range(2):  # from the start each time
+                assert torch.equal(read_image(form), reference(noise()))
+        assert not file.closed and not buffer.closed
+        listed = open_images([buffer, file, noise()])
+        assert all(torch.equal(pickle.loads(pickle.dumps(listed)).read(i), reference(noise())) for i in range(3))
 
 
 @settings(deadline=None)

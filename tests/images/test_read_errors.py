@@ -77,7 +77,8 @@ def encoded(format: str, array: np.ndarray) -> bytes:
         (torch.zeros(3, 0, 8), "empty"),
         (Image.new("RGB", (0, 8)), "empty"),
         (None, "NoneType"),
-        (b"bytes", "bytes"),
+        (io.StringIO("text"), "'rb'"),
+        ({"image": 3}, r'item\["image"\]'),
         ([np.zeros((4, 4, 3), dtype=np.uint8)], "list"),
     ],
 )
@@ -150,6 +151,12 @@ def test_what_is_no_image_file_is_named(tmp_path: Path, content: bytes | str | N
     for form in (path, str(path)):
         with pytest.raises(ImageFileError, match=f"{message}.*image.jpg"):
             read_image(form)
+
+
+@pytest.mark.parametrize("data", [b"", b"bytes", bytearray(b"\x89PNG\r\n\x1a\n"), io.BytesIO(b"GIF89a")])
+def test_bytes_that_are_no_image_are_a_file_error(data: object) -> None:
+    with pytest.raises(ImageFileError):
+        read_image(data)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("kept", [0.5, 0.9, 0.99])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, TypeAlias, cast
@@ -9,8 +10,12 @@ from typing import Any, TypeAlias, cast
 import numpy as np
 from torch import Tensor
 
-from pyramid_tokenizer.errors import ConfigError, DataError
+from pyramid_tokenizer.arguments import check_whole
+from pyramid_tokenizer.errors import DataError
 from pyramid_tokenizer.images import ImageSource, RandomCrops, open_images
+
+FIT_CROP_PX = 160
+"""Side of the crops that are drawn, before it is rounded up to a multiple of the tokenizer's strides."""
 
 CROPS_PER_BATCH = 16
 """Crops that go through the backbone together."""
@@ -19,7 +24,7 @@ Batches: TypeAlias = Callable[[], Iterable[Tensor]]
 """Gives the same batches (B, 3, H, W) at each call."""
 
 
-def image_batches(source: Any, *, num_crops: int, crop_px: int, seed: int) -> Batches:
+def image_batches(source: Any, *, num_crops: int, crop_px: int | None, multiple_px: int = 1, seed: int) -> Batches:
     """Batches of images that can be read again and again.
 
     Args:
@@ -27,11 +32,12 @@ def image_batches(source: Any, *, num_crops: int, crop_px: int, seed: int) -> Ba
             iterable that gives the same ones each time, such as `RandomCrops` or a loader without shuffling, or a function
             that returns one.
         num_crops: Crops to draw; batches that are ready are taken as they are.
-        crop_px: Side of a crop in pixels.
+        crop_px: Side of a crop in pixels; None takes 160 px, rounded up to a multiple of `multiple_px`.
+        multiple_px: See `crop_px`.
         seed: Draws the crops.
 
     Raises:
-        ConfigError: `num_crops` is below 1.
+        ConfigError: `num_crops` or `crop_px` is no whole number of at least 1, or `seed` no whole number.
         DataError: An iterator, which can be read only once, or a source that `open_images` refuses.
 
     Example:
@@ -40,8 +46,9 @@ def image_batches(source: Any, *, num_crops: int, crop_px: int, seed: int) -> Ba
         >>> [tuple(batch.shape) for batch in batches()]
         [(16, 3, 32, 32), (4, 3, 32, 32)]
     """
-    if num_crops < 1:
-        raise ConfigError(f"expected num_crops >= 1, got {num_crops}: give the number of crops to fit on")
+    side = math.ceil(FIT_CROP_PX / multiple_px) * multiple_px if crop_px is None else crop_px
+    check_whole(num_crops=num_crops, crop_px=side)
+    check_whole(None, seed=seed)
     if isinstance(source, Iterator):
         raise DataError(
             "expected a source that can be read more than once, got an iterator: give a list, or a function that makes a "
@@ -51,7 +58,7 @@ def image_batches(source: Any, *, num_crops: int, crop_px: int, seed: int) -> Ba
         return cast("Batches", source)
     if _holds_batches(source):
         return lambda: source
-    crops = RandomCrops(open_images(source), batch_size=CROPS_PER_BATCH, crop_px=crop_px, seed=seed)
+    crops = RandomCrops(open_images(source), batch_size=CROPS_PER_BATCH, crop_px=side, seed=seed)
     return lambda: _first(crops, num_crops)
 
 

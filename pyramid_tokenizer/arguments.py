@@ -1,0 +1,52 @@
+"""Checks of arguments that every part of the package shares: of the right kind, a whole number, a path."""
+
+from __future__ import annotations
+
+import numbers
+import os
+from typing import Any
+
+from pyramid_tokenizer.errors import ConfigError, PyramidTokenizerError
+
+
+def check_kind(
+    value: object, kind: type, *, name: str, fix: str, error: type[PyramidTokenizerError] = ConfigError
+) -> None:
+    """Raises the error unless the value is of the kind.
+
+    Args:
+        value: What was given.
+        kind: What is taken.
+        name: The argument's name.
+        fix: How the right kind is made, in a few words.
+        error: The class that is raised.
+
+    Example:
+        >>> check_kind(3, str, name="repo_id", fix='write "user/repo"')
+        Traceback (most recent call last):
+        pyramid_tokenizer.errors.ConfigError: expected repo_id as str, got int: write "user/repo"
+    """
+    if not isinstance(value, kind):
+        raise error(f"expected {name} as {kind.__name__}, got {type(value).__name__}: {fix}")
+
+
+def check_whole(least: int | None = 1, *, error: type[PyramidTokenizerError] = ConfigError, **values: Any) -> None:
+    """Raises the error unless every value is a whole number, of at least `least` where that is not None.
+
+    Example:
+        >>> check_whole(batch_size=0)
+        Traceback (most recent call last):
+        pyramid_tokenizer.errors.ConfigError: expected batch_size as a whole number of at least 1, got 0: correct it
+    """
+    for name, value in values.items():
+        whole = isinstance(value, numbers.Integral) and not isinstance(value, bool)
+        if not whole or (least is not None and value < least):
+            range_ = "" if least is None else f" of at least {least}"
+            shown = repr(value) if isinstance(value, (numbers.Number, str, type(None))) else type(value).__name__
+            raise error(f"expected {name} as a whole number{range_}, got {shown}: correct it")
+
+
+def check_path(value: object, *, name: str, error: type[PyramidTokenizerError] = ConfigError) -> None:
+    """Raises the error unless the value is a str or an `os.PathLike`."""
+    if not isinstance(value, (str, os.PathLike)):
+        raise error(f"expected {name} as a str or Path, got {type(value).__name__}: pass the name of a file or folder")

@@ -1,0 +1,24 @@
+"""Says why decoded pixels are NaN or infinite."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from pyramid_tokenizer.errors import CheckpointError
+from pyramid_tokenizer.finite import require_finite
+
+
+def explain_pixels(images: Tensor, trunk: nn.Module, pixel_decoder: nn.Module, *, weights_advice: str) -> None:
+    """Raises the CheckpointError for NaN or infinite pixels; it names the weight or the precision that made them.
+
+    Args:
+        images: Decoded images, some of whose numbers are NaN or infinite.
+        trunk: The trunk that took part.
+        pixel_decoder: The pixel decoder that took part.
+        weights_advice: What to do where a weight is not finite.
+    """
+    for what, part in (("trunk", trunk), ("pixel decoder", pixel_decoder)):
+        require_finite(part.state_dict(), stage=f"the {what}", advice=weights_advice, error=CheckpointError)
+    dtype = next(pixel_decoder.parameters()).dtype
+    advice = f"all weights are finite, but {dtype} is too narrow for this decoder; use float32 or bfloat16"
+    require_finite({"pixels": images}, stage="decoded images", advice=advice, error=CheckpointError)
