@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
+from dataclasses import replace
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -54,6 +55,13 @@ class Mode(StrEnum):
     dense = "dense"
 
 
+class OutputSize(StrEnum):
+    """The choices of --output-size."""
+
+    photo = "photo"
+    resized = "resized"
+
+
 Classes = Annotated[
     str | None,
     typer.Option(
@@ -98,6 +106,14 @@ Labels = Annotated[
         "With more than 255 classes it has 16 bits, and 65535 is the background.",
     ),
 ]
+OutputSizeChoice = Annotated[
+    OutputSize,
+    typer.Option(
+        metavar="photo|resized",
+        help="With --size: whether overlays and label maps have the photo's own size, with each label enlarged to the nearest "
+        "pixels, or the size to which the photo was resized.",
+    ),
+]
 Out = Annotated[
     Path,
     typer.Option(
@@ -122,6 +138,7 @@ def segment(
     model: Model = "tiny",
     out: Out = Path("segmented"),
     size: Size = None,
+    output_size: OutputSizeChoice = OutputSize.photo,
     device: Device = "cpu",
     text_cache: TextCache = "auto",
     list_passed_over: ListPassedOver = False,
@@ -137,6 +154,7 @@ def segment(
     words = read_background(background, threshold)
     names = read_names(classes, classes_file, option="--classes", background=words)
     inputs = find_inputs(images, tokens, size=size)
+    at_photo_size = size is not None and output_size is OutputSize.photo
     outputs = _plan(inputs.sources, out=out, labels_of=len(names) if labels else None, force=force or skip_existing)
     label_maps = frozenset(map(_labels_path, outputs))
     segmenter = load_segmenter(model, device, text_cache=cache_folder(text_cache))
@@ -144,7 +162,7 @@ def segment(
     tell_passed_over(console, inputs.sources, by_name=list_passed_over)
 
     def is_done(source: Source, output: Path) -> bool:
-        count, image_size = _count_and_size(inputs, source, segmenter.tok)
+        count, image_size = _count_and_size(inputs, source, segmenter.tok, None if at_photo_size else size)
         paths = number_paths(output, count)
         if image_size is None or not images_are_done(paths, force=force):
             return False
@@ -167,16 +185,35 @@ def segment(
                 what = inputs.read(source)
                 pixels = _images(segmenter.tok, what)
                 found = segmenter.segment(what, names, background=words, threshold=threshold, mode=mode.value)
+                if at_photo_size:
+                    pixels, found = _enlarge_to_photo(source.path, found)
                 for summary in _write(pixels, found, output, labels=labels, force=force or skip_existing):
                     console.print(f"{printable(source.path)}: {summary}")
             advance()
         failures.tell_kept(console)
 
 
-def _count_and_size(inputs: Inputs, source: Source, tok: PyramidTokenizer) -> tuple[int, tuple[int, int] | None]:
-    """How many images a file has, and their height and width; None where reading or segmenting it will be an error."""
+def _enlarge_to_photo(path: Path, found: SegmentationMap) -> tuple[Tensor, SegmentationMap]:
+    """The photo (1, 3, H, W) at its own size, and labels and scores at that size by their nearest values."""
+    import torch.nn.functional as F
+
+    from pyramid_tokenizer.images.read import to_batch
+
+    photo = to_batch(path)
+    # as float64 every label is exact
+    labels, scores = (
+        F.interpolate(values[None].double(), photo.shape[-2:], mode="nearest-exact")[0]
+        for values in (found.labels.cpu(), found.scores.cpu())
+    )
+    return photo, replace(found, labels=labels.long(), scores=scores.float())
+
+
+def _count_and_size(
+    inputs: Inputs, source: Source, tok: PyramidTokenizer, size: int | None
+) -> tuple[int, tuple[int, int] | None]:
+    """How many images a file has, and the height and width of their results; None where segmenting it will be an error."""
     if not inputs.are_tokens:
-        return 1, header_size(source.path, inputs.size)
+        return 1, header_size(source.path, size)
     from pyramid_tokenizer.tokens.pyramid import TokenPyramid
 
     tokens = TokenPyramid.load(source.path)

@@ -15,7 +15,7 @@ from pyramid_tokenizer.errors import ConfigError, DataError
 from pyramid_tokenizer.evaluation.bootstrap import bootstrap_intervals
 from pyramid_tokenizer.evaluation.confusion import SCORES, ClassCounts, ConfusionMatrix, ConfusionScores
 from pyramid_tokenizer.images.labelled.findings import LARGEST_IGNORED_SHARE, label_findings
-from pyramid_tokenizer.images.labelled.labels import IGNORED, NO_CLASS
+from pyramid_tokenizer.images.labelled.labels import IGNORED, NO_CLASS, size_mismatch
 from pyramid_tokenizer.images.labelled.sets import Sample
 from pyramid_tokenizer.images.read import read_image
 
@@ -112,9 +112,7 @@ def evaluate_segmentation(
     for sample in samples:
         image = read_image(sample.image)
         if image.shape[1:] != sample.labels.shape:
-            got = f"{tuple(image.shape[1:])} for labels {tuple(sample.labels.shape)}"
-            fix = "make the labels anew, or apply the EXIF orientation to the stored pixels"
-            raise DataError(f"expected an image of the size of its labels, got {got} in {sample.name!r}: {fix}")
+            raise DataError(size_mismatch(tuple(image.shape[1:]), tuple(sample.labels.shape), sample.name))
         predicted = predict(image)
         if none_class is not None:
             predicted = torch.where(predicted == NO_CLASS, none_class, predicted)

@@ -167,13 +167,27 @@ def test_many_classes_make_a_label_map_of_16_bits(run, model, segmenter, photos,
 
 
 def test_size_and_mode_are_those_of_the_library(segment, segmenter, photos):
-    done = segment("photos/b.png", "--size", 24, "--mode", "dense", "--labels")
+    done = segment("photos/b.png", "--size", 24, "--mode", "dense", "--labels", "--output-size", "resized")
     assert done.exit_code == 0, done.stderr
     labels = segmenter.segment(photos / "b.png", NAMES, mode="dense", size=24).labels[0].numpy()
     assert labels.shape == (24, 24)
     assert np.array_equal(read("segmented/b.labels.png"), labels)
     expected = overlay(to_pil(read_image(photos / "b.png", size=24))[0], labels, ["cat", "dog", "tree"])
     assert np.array_equal(read("segmented/b.png"), np.asarray(expected))
+
+
+def test_results_of_a_resized_photo_have_its_own_size(segment, segmenter, photos):
+    done = segment("photos/b.png", "--size", 24, "--labels")
+    assert done.exit_code == 0, done.stderr
+    assert "48x48 px" in done.stdout
+    labels = segmenter.segment(photos / "b.png", NAMES, size=24).labels[0].numpy()
+    doubled = labels.repeat(2, axis=0).repeat(2, axis=1)
+    assert np.array_equal(read("segmented/b.labels.png"), doubled)
+    assert np.array_equal(
+        read("segmented/b.png"), np.asarray(overlay(photos / "b.png", doubled, ["cat", "dog", "tree"]))
+    )
+    again = segment("photos/b.png", "--size", 24, "--labels", "--skip-existing")
+    assert (again.exit_code, "1 of 1 files" in again.stdout) == (0, True), again.stderr
 
 
 def test_tokens_of_another_tokenizer_and_damaged_ones_are_passed_over(run, other_model, segment, tokens, here):

@@ -15,7 +15,7 @@ from pyramid_tokenizer.errors import ConfigError, DataError, did_you_mean
 from pyramid_tokenizer.images.crops import ZOOM, CropOrder, draw_crop
 from pyramid_tokenizer.images.labelled.class_names import split_name
 from pyramid_tokenizer.images.labelled.findings import LARGEST_IGNORED_SHARE, label_findings
-from pyramid_tokenizer.images.labelled.labels import IGNORED
+from pyramid_tokenizer.images.labelled.labels import IGNORED, size_mismatch
 from pyramid_tokenizer.images.labelled.sets import SegmentationSet
 from pyramid_tokenizer.images.read import read_image
 
@@ -152,10 +152,7 @@ class LabelledCrops(Dataset[LabelledBatch]):
         labels = self._tables[which][sample.labels + 1]  # the table begins with ignored pixels
         size = image.shape[-2], image.shape[-1]
         if labels.shape != size:
-            raise DataError(
-                f"expected labels of the image's size {size}, got {tuple(labels.shape)} for {sample.name!r}: resize them to the "
-                "nearest value"
-            )
+            raise DataError(size_mismatch(size, tuple(labels.shape), sample.name))
         crop = draw_crop(size, crop_px=self.crop_px, zoom=self.zoom, rng=rng)
         return crop.of_image(image), crop.of_labels(labels), which
 

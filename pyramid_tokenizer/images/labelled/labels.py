@@ -11,3 +11,27 @@ write 255, 65535, 459 or 0 for it.
 
 Both are -1 and never meet: one stands in what a model predicts, the other in what it is compared with.
 """
+
+
+def size_mismatch(image: tuple[int, ...], labels: tuple[int, ...], name: str) -> str:
+    """The message of an error about an image and labels of different sizes, with where each size comes from.
+
+    Args:
+        image: Height and width of the image file, upright.
+        labels: Height and width of the label file.
+        name: Name of the sample.
+
+    Example:
+        >>> size_mismatch((4, 6), (6, 4), "a").split(": ")[1]
+        'the sides are swapped, so apply the EXIF orientation of the image to the labels'
+    """
+    if labels == image[::-1]:
+        fix = "the sides are swapped, so apply the EXIF orientation of the image to the labels"
+    else:
+        fix = (
+            "make the labels at the image's own size (`segment` does so without --output-size resized), or resize them"
+        )
+    return (
+        f"expected labels of the size of their image, got {image[1]}x{image[0]} px from the image file and "
+        f"{labels[1]}x{labels[0]} px from the label file of {name!r}: {fix}"
+    )
