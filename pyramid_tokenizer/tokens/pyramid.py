@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-import operator
 import os
-import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data._utils.collate import default_collate_fn_map
 
@@ -18,13 +18,11 @@ from pyramid_tokenizer.arguments import check_path
 from pyramid_tokenizer.devices import check_device
 from pyramid_tokenizer.errors import TokenError, TokenFileError, TokenMismatchError, TokenRangeError
 from pyramid_tokenizer.tokens import format as token_format
+from pyramid_tokenizer.tokens.checks import check_origin, checked_level, whole_numbers
 from pyramid_tokenizer.tokens.geometry import check_grids
 
 Precision = Literal["float32", "bfloat16", "float16", "float64"]
 """What a backbone can compute in: the name of its dtype."""
-
-_LIMIT = 2**32
-"""Sizes and codebook sizes stay below this, so that every pyramid fits the file format."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False, repr=False)
@@ -75,20 +73,20 @@ precision None)
     precisions; None for ids that no encoder made, e.g. a language model's. Any precision can be decoded and searched."""
 
     def __post_init__(self) -> None:
-        sizes = _integers(self.codebook_sizes, "codebook_sizes", least=2)
-        image_size = _integers(self.image_size, "image_size", least=1)
+        sizes = whole_numbers(self.codebook_sizes, "codebook_sizes", least=2)
+        image_size = whole_numbers(self.image_size, "image_size", least=1)
         if len(image_size) != 2:
             raise TokenError(
                 f"expected image_size as (height, width), got {self.image_size}: give the original size in pixels"
             )
-        _check_origin(self.fingerprint, self.precision)
+        check_origin(self.fingerprint, self.precision)
         if not isinstance(self.ids, (tuple, list)) or not 1 <= len(self.ids) <= 255 or len(self.ids) != len(sizes):
             got = f"{len(self.ids)} levels" if isinstance(self.ids, (tuple, list)) else type(self.ids).__name__
             raise TokenError(
                 f"expected ids as a tuple of 1 to 255 tensors, one for each of {len(sizes)} codebook_sizes, got {got}: "
                 "give one tensor (B, h, w) per level"
             )
-        ids = tuple(_checked_level(level, x, k) for level, (x, k) in enumerate(zip(self.ids, sizes, strict=True)))
+        ids = tuple(checked_level(level, x, k) for level, (x, k) in enumerate(zip(self.ids, sizes, strict=True)))
         if len({(len(x), x.device) for x in ids}) > 1:
             got = ", ".join(f"{len(x)} on {x.device}" for x in ids)
             raise TokenError(f"expected as many images on one device in every level, got {got}: use ids of one encode")
@@ -183,6 +181,10 @@ precision None)
     def pin_memory(self) -> TokenPyramid:
         """The same tokens in page-locked memory, for a fast copy to a GPU; a `DataLoader(pin_memory=True)` calls it."""
         return self._with_ids([x.pin_memory() for x in self.ids])
+
+    def numpy(self) -> tuple[NDArray[np.int64], ...]:
+        """The ids as arrays (B, h_l, w_l), one per level, coarse to fine; copies, which may be changed."""
+        return tuple(x.cpu().numpy().copy() for x in self.ids)
 
     def unbind(self) -> list[TokenPyramid]:
         """One pyramid of batch size 1 per image, in order; `cat` inverts it. They share the memory of the batch."""
@@ -357,45 +359,3 @@ def _check_joinable(first: TokenPyramid, other: TokenPyramid, index: int) -> Non
             f"expected one image size, grid and device, got {got}: keep a list (in a DataLoader: collate_fn=list), encode images "
             "of one size, or move them"
         )
-
-
-def _check_origin(fingerprint: Any, precision: Any) -> None:
-    if not isinstance(fingerprint, str) or not re.fullmatch("[0-9a-f]{64}", fingerprint):
-        expected = "a fingerprint of 64 lower-case hexadecimal digits"
-        raise TokenError(f"expected {expected}, got {fingerprint!r}: use the tokenizer's own")
-    if precision is not None and (not isinstance(precision, str) or precision not in token_format.PRECISIONS):
-        names = ", ".join(str(name) for name in token_format.PRECISIONS)
-        raise TokenError(
-            f"expected a precision among {names}, got {precision!r}: give the name of the backbone's dtype, or None for ids "
-            "that no encoder made"
-        )
-
-
-def _integers(values: Any, name: str, *, least: int) -> tuple[int, ...]:
-    try:
-        numbers = tuple(operator.index(v) for v in values)
-    except TypeError:
-        raise TokenError(f"expected {name} as a tuple of integers, got {values!r}: write e.g. (256, 256)") from None
-    if not all(least <= n < _LIMIT for n in numbers):
-        raise TokenRangeError(f"expected {name} of {least} or more and below 2^32, got {numbers}: correct them")
-    return numbers
-
-
-def _checked_level(level: int, ids: Any, codebook_size: int) -> Tensor:
-    if not isinstance(ids, Tensor) or ids.dtype.is_floating_point or ids.dtype.is_complex or ids.dtype == torch.bool:
-        got = ids.dtype if isinstance(ids, Tensor) else type(ids).__name__
-        raise TokenError(
-            f"expected ids of level {level} as an integer tensor, got {got}: pass indices into the codebook"
-        )
-    if ids.ndim != 3 or 0 in ids.shape:
-        expected = f"ids of level {level} of shape (B, h, w), none of them 0"
-        raise TokenRangeError(f"expected {expected}, got {tuple(ids.shape)}: keep the batch dimension")
-    # An own copy: writing into the caller's tensor later must not put unchecked ids in here.
-    own = ids.to(torch.int64, copy=True, memory_format=torch.contiguous_format)
-    low, high = (int(x) for x in torch.aminmax(own))
-    if low < 0 or high >= codebook_size:
-        worst = high if high >= codebook_size else low
-        raise TokenRangeError(
-            f"expected ids of level {level} in [0, {codebook_size}), got {worst}: they belong to another codebook"
-        )
-    return own

@@ -448,3 +448,12 @@ def test_equality_and_bytes_do_not_depend_on_the_device():
 def test_moving_to_the_same_device_changes_nothing():
     assert same(make().to("cpu"), make())
     assert same(make().to(torch.device("cpu")), make())
+
+
+def test_numpy_gives_copies_of_the_ids_per_level():
+    tokens = make()
+    arrays = tokens.numpy()
+    assert [a.tolist() for a in arrays] == [x.tolist() for x in tokens.ids]
+    assert {str(a.dtype) for a in arrays} == {"int64"}
+    arrays[0][:] = 99
+    assert same(tokens, make())
