@@ -495,3 +495,12 @@ def test_size_for_tokens_is_ignored_with_a_warning_at_the_callers_line(toy_token
         with pytest.warns(UserWarning, match="size=64 is ignored") as caught:
             call(tokens, ["dog"], size=64)
         assert caught[0].filename == __file__
+
+
+def test_fitting_on_identical_images_fails_at_the_first_level_after_one_run_of_the_backbone(toy_config, monkeypatch):
+    tok, runs = PyramidTokenizer.from_config(toy_config), []
+    forward = tok.backbone.forward
+    monkeypatch.setattr(tok.backbone, "forward", lambda *a, **k: runs.append(1) or forward(*a, **k))
+    with pytest.raises(DataError, match=r"different cells .* level 0, got 1 in"):
+        tok.fit([torch.full((3, 64, 64), 0.5)] * 3, num_crops=64, crop_px=64)
+    assert len(runs) == 1

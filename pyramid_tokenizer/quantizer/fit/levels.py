@@ -198,6 +198,8 @@ def _fit_codebook(
 ) -> LevelReport:
     projected, pixels, semantics = cells
     start = level.codebook if keep_adapter else None
+    if level.kind.learned and start is None:
+        _require_distinct(projected, level.codebook_size, index)
     entries = level.kind.fit_entries(
         projected, level.codebook_size, iterations=iterations, generator=generator, start=start
     )
@@ -214,6 +216,18 @@ def _fit_codebook(
         semantics_explained=semantics_explained,
         quantisation_loss=float(loss),
     )
+
+
+def _require_distinct(projected: Tensor, count: int, index: int) -> None:
+    """Raises DataError for fewer different projections (N, d), of unit scale, than codes; rounding is no difference."""
+    if len(projected[:: max(1, len(projected) // (2 * count))].mul(1e4).round().unique(dim=0)) >= count:
+        return  # enough in a part of them
+    distinct = len(projected.mul(1e4).round().unique(dim=0))
+    if distinct < count:
+        raise DataError(
+            f"expected at least {count} different cells for the {count} codes of level {index}, got {distinct} in "
+            f"{len(projected)}: images are alike or flat; give others, or a smaller codebook"
+        )
 
 
 def fit_read_outs(level: LevelQuantizer, codes: Tensor, pixels: Tensor, semantics: Tensor) -> tuple[float, float]:
