@@ -13,11 +13,14 @@ from tests.training.test_loop import Toy, run
 
 @pytest.fixture(autouse=True)
 def handlers():
+    own = {number: signal.getsignal(number) for number in SIGNALS}
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job starts with Ctrl-C ignored
     before = {number: signal.getsignal(number) for number in SIGNALS}
     yield before
-    assert {number: signal.getsignal(number) for number in SIGNALS} == before
-    for number, handler in before.items():
+    left = {number: signal.getsignal(number) for number in SIGNALS}
+    for number, handler in own.items():
         signal.signal(number, handler)
+    assert left == before
 
 
 @pytest.mark.parametrize(
