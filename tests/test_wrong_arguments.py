@@ -85,7 +85,9 @@ def calls(toy_tokenizer, tokens, smooth):
 
 
 @pytest.mark.parametrize(
-    "wrong", [object(), {1: 2}, 1.5, np.zeros((1, 2, 2, 2, 2)), torch.zeros(2, 2), [object()]], ids=repr
+    "wrong",
+    [object(), {1: 2}, 1.5, np.zeros((1, 2, 2, 2, 2)), torch.zeros(2, 2), [object()]],
+    ids=["object", "dict", "float", "array", "tensor", "list"],
 )
 def test_no_method_ends_in_an_error_that_is_not_ours(calls, wrong):
     foreign, accepted = {}, []

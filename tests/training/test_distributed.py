@@ -14,7 +14,7 @@ from pyramid_tokenizer.training import distributed
 
 PROCESS = """
 import sys, torch, torch.distributed as dist
-from pyramid_tokenizer import distributed
+from pyramid_tokenizer.training import distributed
 store, number = sys.argv[1:]
 dist.init_process_group("gloo", init_method=f"file://{store}", rank=int(number), world_size=2)
 values = torch.tensor([1.0, 10.0]) * (distributed.rank() + 1)

@@ -152,7 +152,7 @@ def test_a_state_restores_the_course_of_the_averages():
 
 PROCESS = """
 import sys, torch, torch.distributed as dist
-from pyramid_tokenizer.ema_codebook import EmaCodebook
+from pyramid_tokenizer.training.ema_codebook import EmaCodebook
 store, number, result = sys.argv[1:]
 number = int(number)
 torch.set_num_threads(1)
