@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from pyramid_tokenizer import PyramidTokenizer
@@ -19,9 +20,12 @@ SCRIPTS = sorted(EXAMPLES.glob("0*.py"))
 @pytest.fixture
 def photos(tmp_path, smooth) -> Path:
     """A folder of four images of 64 x 64 px."""
-    folder = tmp_path / "photos"
+    return write_photos(tmp_path / "photos", smooth(4))
+
+
+def write_photos(folder: Path, images: torch.Tensor) -> Path:
     folder.mkdir()
-    for i, image in enumerate(smooth(4)):
+    for i, image in enumerate(images):
         pixels = image.mul(255).byte().permute(1, 2, 0).numpy()
         Image.fromarray(pixels).save(folder / f"{i}.png")
     return folder
@@ -66,8 +70,9 @@ def test_a_sequence_and_its_coarse_part_become_images(run, photos, tmp_path) -> 
     assert not np.array_equal(whole, coarse)
 
 
-def test_a_backbone_becomes_a_tokenizer_that_loads(run, photos, tmp_path) -> None:
-    few = ("--crops", 80, "--crop-px", 256, "--vectors-per-code", 1)
+def test_a_backbone_becomes_a_tokenizer_that_loads(run, smooth, tmp_path) -> None:
+    photos = write_photos(tmp_path / "large", smooth(4, 160, 200))  # crops of smaller ones would be alike
+    few = ("--crops", 300, "--crop-px", 128, "--vectors-per-code", 1)
     shown = run("03_your_clip.py", "--clip", "toy", "--images", photos, *few)
     assert len(re.findall(r"level \d: \d+ tokens use", shown)) == 3
     assert PyramidTokenizer.from_pretrained(tmp_path / "my-tok").quantizer.is_fitted
