@@ -13,6 +13,15 @@ from pyramid_tokenizer.arguments import check_whole
 from pyramid_tokenizer.errors import ConfigError, TokenError, TokenMismatchError, TokenSequenceError
 from pyramid_tokenizer.tokens.geometry import grids_of
 from pyramid_tokenizer.tokens.pyramid import TokenPyramid, trusted_pyramid
+from pyramid_tokenizer.tokens.sequences import (
+    Integers,
+    SequenceReader,
+    as_rows,
+    check_padding,
+    find_images,
+    name_of,
+    span_of,
+)
 from pyramid_tokenizer.tokens.wrapping import check_pyramid
 
 
@@ -28,7 +37,7 @@ class Vocabulary:
         end                                           after any level: a prefix of levels is a sequence too
 
     The integers are, in this order: begin, end, row, L level markers, s_0 crop tokens, then the K_l ids of each level, coarse
-    to fine.
+    to fine. `find` tells where images are among the ids of a text.
 
     Raises:
         ConfigError: No levels, not one stride per codebook, a codebook of fewer than 2 entries, or a stride that is not
@@ -181,38 +190,73 @@ class Vocabulary:
         (h, w), stride, (height, width) = tokens.grids[0], self.strides[0], tokens.image_size
         return self._assemble(tokens.ids, (h * stride - height, w * stride - width))
 
-    def unflatten(self, sequence: Tensor) -> TokenPyramid:
+    def unflatten(self, sequence: Integers) -> TokenPyramid:
         """The tokens that `flatten` was given, from the integers alone.
 
         Args:
-            sequence: (B, N) or (N,), any integer dtype; all of a batch must decode to one image size.
+            sequence: (B, N) or (N,), a tensor, an array or a list of integers; all of a batch must decode to one image size.
+                Behind the end there may be padding, one integer repeated: any outside [0, size), or the mark of begin or end.
 
         Returns:
             Tokens of as many levels as the sequence has, with this vocabulary's fingerprint and no precision, on the
                 sequence's device.
 
         Raises:
-            TokenSequenceError: The sequence breaks the grammar; the message tells the position, what was expected and
-                what came.
+            TokenSequenceError: The sequence breaks the grammar, or goes on after the end; the message tells the position,
+                what was expected and what came.
         """
-        sequence = self._checked_sequence(sequence)
-        (h, w), crop, levels = _Reader(self, sequence[0].cpu()).read()
+        rows, lengths = as_rows(sequence)
+        reader = SequenceReader(self, rows[0, : lengths[0]].cpu())
+        (h, w), crop, levels = reader.read()
         image_size = (h * self.strides[0] - crop[0], w * self.strides[0] - crop[1])
         grids = grids_of(image_size, self.strides[:levels])
-        self._check_batch(sequence, grids, crop)
+        batch = self._checked_batch(rows, lengths, reader.position, grids, crop)
         ids, start = [], 4
-        for level, (rows, columns) in enumerate(grids):
-            marked = columns + 1 if level == 0 else columns
-            cells = sequence[:, start : start + rows * marked].unflatten(1, (rows, marked))
-            ids.append(cells[:, :, :columns] - self.level_offsets[level])  # (B, h_l, w_l)
-            start += rows * marked + 1
-        return trusted_pyramid(  # `_check_batch` has checked every id
+        for level, (height, width) in enumerate(grids):
+            marked = width + 1 if level == 0 else width
+            cells = batch[:, start : start + height * marked].unflatten(1, (height, marked))
+            ids.append(cells[:, :, :width] - self.level_offsets[level])  # (B, h_l, w_l)
+            start += height * marked + 1
+        return trusted_pyramid(  # `_checked_batch` has checked every id
             ids=ids,
             codebook_sizes=self.codebook_sizes[:levels],
             image_size=image_size,
             fingerprint=self.fingerprint,
             precision=None,  # a sequence does not tell, and a language model has none
         )
+
+    def find(self, sequence: Integers, *, offset: int = 0) -> list[tuple[int, int]]:
+        """Where the images are in a sequence that also has other integers, such as the ids of a text.
+
+        Only whole images count, of all levels or of a prefix of them: those that `unflatten` reads. One that is cut off at
+        the sequence's begin or end, or that other integers interrupt, is left out; `unflatten` of its part tells why.
+
+        Args:
+            sequence: (N,), a tensor, an array or a list of integers.
+            offset: The integer that stands for 0 of this vocabulary, where it is put behind that of a language model. All
+                integers outside [offset, offset + size) are other ones.
+
+        Returns:
+            Start and stop of each image, in order: `vocabulary.unflatten(sequence[start:stop] - offset)` is the image.
+
+        Raises:
+            TokenSequenceError: No integers, or several sequences.
+            ConfigError: An offset that is negative or no whole number.
+
+        Example:
+            >>> vocabulary = Vocabulary(codebook_sizes=(4,), strides=(16,), fingerprint="0" * 64)
+            >>> image = [1000 + i for i in (0, 4, 4, 3, 20, 2, 1)]
+            >>> mixed = [17, *image, 999, 3, *image[:5]]  # the second image has no end
+            >>> vocabulary.find(mixed, offset=1000)
+            [(1, 8)]
+        """
+        check_whole(0, offset=offset)
+        rows, lengths = as_rows(sequence)
+        if len(rows) != 1:
+            raise TokenSequenceError(
+                f"expected one sequence (N,), got {len(rows)} of them: find the images of each one alone"
+            )
+        return find_images(self, rows[0, : lengths[0]].cpu() - offset)
 
     def _assemble(self, ids: Sequence[Tensor], crop: tuple[int, int]) -> Tensor:
         size, device = len(ids[0]), ids[0].device
@@ -243,19 +287,22 @@ class Vocabulary:
                 "vocabulary of the tokenizer that made the tokens"
             )
 
-    def _checked_sequence(self, sequence: Tensor) -> Tensor:
-        dtype = sequence.dtype if isinstance(sequence, Tensor) else None
-        if dtype is None or dtype.is_floating_point or dtype.is_complex or dtype == torch.bool:
-            got = dtype or type(sequence).__name__
-            raise TokenSequenceError(f"expected an integer tensor (B, N) or (N,), got {got}: pass what `flatten` gives")
-        rows = sequence[None] if sequence.ndim == 1 else sequence
-        if rows.ndim != 2 or not len(rows):
+    def _checked_batch(
+        self,
+        rows: Tensor,
+        lengths: list[int],
+        stop: int,
+        grids: Sequence[tuple[int, int]],
+        crop: tuple[int, int],
+    ) -> Tensor:
+        """The rows (B, N) up to the end of their images (B, stop), after all checks."""
+        short = [index for index, length in enumerate(lengths) if length < stop]
+        if short:
             raise TokenSequenceError(
-                f"expected a sequence of shape (B, N) or (N,), got {tuple(sequence.shape)}: pass what `flatten` gives"
+                f"expected at least {stop} integers in every sequence, as sequence 0 has them, got {lengths[short[0]]} in "
+                f"sequence {short[0]}: a batch decodes to one image size; unflatten other sizes alone"
             )
-        return rows.to(torch.int64)
-
-    def _check_batch(self, sequence: Tensor, grids: Sequence[tuple[int, int]], crop: tuple[int, int]) -> None:
+        sequence = rows[:, :stop]
         # The sequences of the smallest and of the largest ids bound what is allowed at every position.
         zeros = [torch.zeros(1, h, w, dtype=torch.int64, device=sequence.device) for h, w in grids]
         low = self._assemble(zeros, crop)
@@ -263,89 +310,11 @@ class Vocabulary:
         wrong = ((sequence < low) | (sequence > high)).nonzero()
         if len(wrong):
             image, position = wrong[0].tolist()
-            expected = _span(self, int(low[0, position]), int(high[0, position]))
-            got = _name(self, int(sequence[image, position]))
+            expected = span_of(self, int(low[0, position]), int(high[0, position]))
+            got = name_of(self, int(sequence[image, position]))
             raise TokenSequenceError(
                 f"expected {expected} at position {position} of sequence {image}, as sequence 0 has it, got {got}: "
                 "a batch decodes to one image size; unflatten other sizes alone"
             )
-
-
-class _Reader:
-    """Reads one sequence from left to right and raises at the first integer that the grammar does not allow."""
-
-    def __init__(self, vocabulary: Vocabulary, sequence: Tensor) -> None:
-        self.vocabulary = vocabulary
-        self.sequence = sequence
-        self.position = 0
-
-    def read(self) -> tuple[tuple[int, int], tuple[int, int], int]:
-        """The grid of level 0, the crop at bottom and right, and the number of levels."""
-        v = self.vocabulary
-        self.take(v.begin)
-        first, last = v.crop_offset, v.crop_offset + v.strides[0] - 1
-        crop = (self.take(first, last) - first, self.take(first, last) - first)
-        self.take(v.level_markers[0])
-        grid = self.read_rows()
-        levels = 1
-        while levels < len(v.strides) and self.peek() == v.level_markers[levels]:
-            self.position += 1
-            scale = v.strides[0] // v.strides[levels]
-            self.take_ids(levels, grid[0] * grid[1] * scale * scale)
-            levels += 1
-        more = f" or {v.describe(v.level_markers[levels])}" if levels < len(v.strides) else ""
-        self.take(v.end, also=more + (" or another row" if levels == 1 else ""))
-        if self.position < len(self.sequence):
-            raise self.error("nothing after the end")
-        return grid, crop, levels
-
-    def read_rows(self) -> tuple[int, int]:
-        columns = max(1, self.count_ids(0, len(self.sequence)))
-        rows = 0
-        while rows == 0 or self.count_ids(0, 1):
-            self.take_ids(0, columns)
-            self.take(self.vocabulary.row, also=" or another id of level 0" if rows == 0 else "")
-            rows += 1
-        return rows, columns
-
-    def count_ids(self, level: int, most: int) -> int:
-        """How many ids of one level come next, up to `most`."""
-        offset = self.vocabulary.level_offsets[level]
-        ahead = self.sequence[self.position : self.position + most]
-        other = ((ahead < offset) | (ahead >= offset + self.vocabulary.codebook_sizes[level])).nonzero()
-        return int(other[0]) if len(other) else len(ahead)
-
-    def take_ids(self, level: int, count: int) -> None:
-        found = self.count_ids(level, count)
-        self.position += found
-        if found < count:
-            offset = self.vocabulary.level_offsets[level]
-            raise self.error(_span(self.vocabulary, offset, offset + self.vocabulary.codebook_sizes[level] - 1))
-
-    def take(self, low: int, high: int | None = None, *, also: str = "") -> int:
-        high = low if high is None else high
-        token = self.peek()
-        if token is None or not low <= token <= high:
-            raise self.error(_span(self.vocabulary, low, high) + also)
-        self.position += 1
-        return token
-
-    def peek(self) -> int | None:
-        return int(self.sequence[self.position]) if self.position < len(self.sequence) else None
-
-    def error(self, expected: str) -> TokenSequenceError:
-        token = self.peek()
-        got = "the end of the sequence" if token is None else _name(self.vocabulary, token)
-        return TokenSequenceError(
-            f"expected {expected} at position {self.position}, got {got}: pass a whole sequence as `flatten` writes it"
-        )
-
-
-def _name(vocabulary: Vocabulary, token: int) -> str:
-    inside = 0 <= token < vocabulary.size
-    return f"{token} {vocabulary.describe(token)}" if inside else f"{token} (not in [0, {vocabulary.size}))"
-
-
-def _span(vocabulary: Vocabulary, low: int, high: int) -> str:
-    one = vocabulary.describe(low)
-    return one if low == high else f"one of {one} to {vocabulary.describe(high)}"
+        check_padding(self, rows, lengths, stop)
+        return sequence

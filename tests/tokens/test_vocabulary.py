@@ -4,6 +4,7 @@ import itertools
 import math
 import re
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
@@ -84,6 +85,12 @@ def test_a_sequence_with_any_integer_replaced_is_another_valid_one_or_refused(da
     assert SMALL.flatten(tokens)[0].tolist() == sequence.tolist()
 
 
+def without_padding(sequence):
+    """What is left without one of the marks of begin or end, repeated behind the first end."""
+    stop = sequence.index(SMALL.end) + 1
+    return sequence[:stop] if set(sequence[stop:]) in ({SMALL.begin}, {SMALL.end}) else sequence
+
+
 @given(st.lists(st.integers(0, SMALL.size - 1), max_size=12))
 def test_random_integers_never_raise_anything_else(tail):
     for sequence in (tail, VALID[:4] + tail, VALID[:AFTER_ROWS] + tail):
@@ -91,7 +98,7 @@ def test_random_integers_never_raise_anything_else(tail):
             tokens = SMALL.unflatten(torch.tensor(sequence, dtype=torch.int64))
         except TokenSequenceError:
             continue
-        assert SMALL.flatten(tokens)[0].tolist() == sequence
+        assert SMALL.flatten(tokens)[0].tolist() == without_padding(sequence)
 
 
 def test_the_integers_are_laid_out_as_documented():
@@ -163,9 +170,11 @@ def replaced(position: int, *tokens: int, count: int = 1) -> list[int]:
         (replaced(27, 13, 1), 27, "<pyramid:end>", "13 <pyramid:1:0>"),
         (replaced(27, 4), 27, "<pyramid:end>", "4 <pyramid:level:1>"),
         (VALID[:-1], 27, "<pyramid:end>", "the end of the sequence"),
-        ([*VALID, 1], 28, "nothing after the end", "1 <pyramid:end>"),
-        ([*VALID, *VALID], 28, "nothing after the end", "0 <pyramid:begin>"),
-        ([*VALID[:10], 1, 4], 11, "nothing after the end", "4 <pyramid:level:1>"),
+        ([*VALID, *VALID], 28, "nothing but padding after the end", "0 <pyramid:begin>"),
+        ([*VALID[:10], 1, 4], 11, "nothing but padding after the end", "4 <pyramid:level:1>"),
+        ([*VALID, 13, 13], 28, "nothing but padding after the end", "13 <pyramid:1:0>"),
+        ([*VALID, -100, 50], 29, "nothing but padding after the end", "50 (not in [0, 21))"),
+        ([*VALID, 1, 1, 0], 30, "nothing but padding after the end", "0 <pyramid:begin>"),
     ],
 )
 def test_each_breach_of_the_grammar_is_told_with_its_position(sequence, position, expected, got):
@@ -206,17 +215,80 @@ def test_sequences_of_equal_length_but_other_grids_are_refused():
 
 
 @pytest.mark.parametrize(
-    "sequence", [torch.zeros(0, 5, dtype=torch.int64), torch.zeros(1, 1, 5, dtype=torch.int64), torch.tensor(3)]
+    "sequence",
+    [torch.zeros(0, 5, dtype=torch.int64), torch.zeros(1, 1, 5, dtype=torch.int64), torch.tensor(3), 3, [[[3]], [[4]]]],
 )
 def test_a_sequence_of_another_shape_is_refused(sequence):
     with pytest.raises(TokenSequenceError, match=r"shape \(B, N\) or \(N,\)"):
         SMALL.unflatten(sequence)
 
 
-@pytest.mark.parametrize("sequence", [VALID, torch.tensor(VALID).float(), torch.tensor(VALID) > 3, None])
+@pytest.mark.parametrize(
+    "sequence",
+    [torch.tensor(VALID).float(), torch.tensor(VALID) > 3, None, [0.0, 6.0], ["0", "6"], [0, None], [VALID, 3.5], "06"],
+)
 def test_a_sequence_of_another_kind_is_refused(sequence):
-    with pytest.raises(TokenSequenceError, match="expected an integer tensor"):
-        SMALL.unflatten(sequence)
+    for read in (SMALL.unflatten, SMALL.find):
+        with pytest.raises(TokenSequenceError, match=r"integers of shape .*, got .*(float|bool|str|None|object)"):
+            read(sequence)
+
+
+@pytest.mark.parametrize(
+    "make", [list, np.array, lambda row: [torch.tensor(i) for i in row], lambda row: [np.int32(i) for i in row]]
+)
+def test_lists_and_arrays_are_sequences(make):
+    expected = SMALL.unflatten(torch.tensor(VALID))
+    assert SMALL.unflatten(make(VALID)) == expected
+    assert SMALL.unflatten([make(VALID)] * 2) == TokenPyramid.cat([expected] * 2)
+
+
+@pytest.mark.parametrize("padding", [0, 1, 21, -100, 2**40])
+def test_padding_after_the_end_is_passed_over(padding):
+    expected = SMALL.unflatten(VALID)
+    padded = [*VALID, padding, padding, padding]
+    assert SMALL.unflatten(padded) == expected
+    assert SMALL.unflatten(torch.tensor([padded, padded])) == TokenPyramid.cat([expected] * 2)
+    rows = [VALID, padded[:-1], padded]  # lists of other lengths
+    assert SMALL.unflatten(rows) == SMALL.unflatten(rows[::-1]) == TokenPyramid.cat([expected] * 3)
+
+
+def test_what_a_batch_has_after_the_end_is_told_with_its_row():
+    rows = [[*VALID, 50, 50], [*VALID, 50, 9]]
+    with pytest.raises(TokenSequenceError, match=r"at position 29 of sequence 1, got 9 <pyramid:0:0>"):
+        SMALL.unflatten(rows)
+    with pytest.raises(TokenSequenceError, match=r"at least 28 integers in every sequence.*got 27 in sequence 1"):
+        SMALL.unflatten([VALID, VALID[:-1]])
+
+
+def test_images_are_found_among_the_ids_of_a_text():
+    base = 500
+    image, coarse = [i + base for i in VALID], [i + base for i in [*VALID[:10], 1]]
+    mixed = [3, 0, 1, *image, 7, *image, *coarse, base + SMALL.size, 2]
+    expected = [(3, 31), (32, 60), (60, 71)]
+    for sequence in (mixed, torch.tensor(mixed), np.array(mixed), torch.tensor([mixed])):
+        assert SMALL.find(sequence, offset=base) == expected
+    found = [SMALL.unflatten(torch.tensor(mixed[a:b]) - base) for a, b in expected]
+    assert found == [SMALL.unflatten(VALID), SMALL.unflatten(VALID), SMALL.unflatten(VALID)[:1]]
+    assert SMALL.find([30, *VALID, 40]) == [(1, 29)]
+    assert SMALL.find([]) == SMALL.find([30, 40]) == []
+
+
+@pytest.mark.parametrize(
+    "broken", [VALID[:-1], VALID[1:], VALID[:3], [*VALID[:12], 77, *VALID[12:]], [0], [0, 1], replaced(1, 9)]
+)
+def test_images_that_are_not_whole_are_left_out_and_hide_no_other(broken):
+    for text in ([], [30]):
+        mixed = [*broken, *text, *VALID, *text, *broken]
+        start = len(broken) + len(text)
+        assert SMALL.find(mixed) == [(start, start + len(VALID))]
+
+
+@pytest.mark.parametrize(
+    ("sequence", "offset", "error"), [([VALID, VALID], 0, TokenSequenceError), (VALID, -1, ConfigError)]
+)
+def test_what_cannot_be_searched_is_refused(sequence, offset, error):
+    with pytest.raises(error, match="got 2|got -1"):
+        SMALL.find(sequence, offset=offset)
 
 
 @pytest.mark.parametrize("dtype", [torch.uint8, torch.int16, torch.int32])
