@@ -18,7 +18,8 @@ PyramidTokenizerError
 ├── BackboneError (RuntimeError)        a backbone that cannot be loaded or used, or has no weights
 │   └── CapabilityError                 the backbone has no such output, e.g. no dense text-aligned map
 ├── NotFittedError (RuntimeError)       codebooks that were never fitted
-├── DataError (ValueError)              training data that cannot be used: none, or fewer vectors than codes
+├── DataError (ValueError)              training data that cannot be used: none, or labels that teach nothing
+│   └── TooFewCellsError                fewer different cells of images than a codebook has entries
 └── MissingExtraError (ImportError)     an optional dependency; names the pip command
 """
 
@@ -101,7 +102,11 @@ class NotFittedError(PyramidTokenizerError, RuntimeError):
 
 
 class DataError(PyramidTokenizerError, ValueError):
-    """Training data that cannot be used: none at all, or fewer vectors than codes."""
+    """Training data that cannot be used: none at all, or too little of it."""
+
+
+class TooFewCellsError(DataError):
+    """Fewer cells of images, or fewer different ones, than a codebook has entries."""
 
 
 class MissingExtraError(PyramidTokenizerError, ImportError):

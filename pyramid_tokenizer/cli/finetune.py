@@ -30,11 +30,12 @@ from pyramid_tokenizer.cli.training_options import (
     TensorBoard,
     Workers,
     check_out,
+    frozen_command,
     shared_settings,
     tell_end,
 )
 from pyramid_tokenizer.config.training import TrainConfig
-from pyramid_tokenizer.errors import ConfigError
+from pyramid_tokenizer.errors import ConfigError, TooFewCellsError
 
 HEAD_BATCH_SIZE = 8
 """Default of --batch-size for a segmentation head: crops are larger and logits of many classes take memory."""
@@ -178,9 +179,12 @@ def finetune(
         **shared_settings(steps=steps, **common),
     )
     assert images is not None
-    _train_on_images(
-        model, images, config=config, column=column, steps=steps, codebooks=codebooks.value, out=out, half=half
-    )
+    options = {"column": column, "steps": steps, "codebooks": codebooks.value, "out": out, "half": half}
+    try:
+        _train_on_images(model, images, config=config, **options)
+    except TooFewCellsError as error:
+        command = frozen_command(context, model=model, out=out, without=())
+        raise TooFewCellsError(f"{error}. This works: {command}") from error
 
 
 def check_kind(context: typer.Context, *, images: str | None, masks: Path | None) -> None:

@@ -34,11 +34,12 @@ from pyramid_tokenizer.cli.training_options import (
     TensorBoard,
     Workers,
     check_out,
+    frozen_command,
     shared_settings,
     tell_end,
 )
 from pyramid_tokenizer.config.training import TrainConfig
-from pyramid_tokenizer.errors import ConfigError
+from pyramid_tokenizer.errors import ConfigError, TooFewCellsError
 
 if TYPE_CHECKING:
     from pyramid_tokenizer.config.models import TokenizerConfig
@@ -78,6 +79,7 @@ Pretrained = Annotated[
 
 
 def train(
+    context: typer.Context,
     *,
     images: Source,
     out: Out,
@@ -132,8 +134,13 @@ def train(
     tok = _make_tokenizer(backbone, pretrained, config, backbone_dir, model)
     sizes = "+".join(str(size) for size in tok.quantizer.codebook_sizes)
     console.print(f"train: {len(source):,} images, codebooks of {sizes} entries -> {out}")
-    with warnings_as_lines(), show_steps(console) as log:
-        train_images(tok, source, out=out, config=settings, half=half, log=log)
+    try:
+        with warnings_as_lines(), show_steps(console) as log:
+            train_images(tok, source, out=out, config=settings, half=half, log=log)
+    except TooFewCellsError as error:
+        new = ("backbone", "pretrained", "config", "backbone_dir")
+        command = frozen_command(context, model=model or "tiny", out=out, without=new)
+        raise TooFewCellsError(f"{error}. With the codebooks of a trained model it works: {command}") from error
     tell_end(console, out, len(source))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from collections.abc import Iterable
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -119,6 +120,26 @@ def shared_settings(*, accumulate: int, bf16: bool, seed: int, workers: int, ste
         "workers": workers,
         "log_every": log_every,
     }
+
+
+def frozen_command(context: typer.Context, *, model: str, out: Path, without: Iterable[str]) -> str:
+    """The command that trains the decoder of a model on the same images and keeps its codebooks, which needs no fit.
+
+    Args:
+        context: Of the command that failed; its options are taken over.
+        model: The model to be trained further.
+        out: As --out of that command; another folder is named where a run was begun in it.
+        without: Names of parameters that are left out, beside those of a fit and of the model.
+    """
+    if (out / ".training" / "settings.json").exists():
+        out = out.with_name(f"{out.name}-frozen")
+    words = ["pyramid-tokenizer", "finetune", model]
+    dropped = {"model", "out", "codebooks", "codebook_steps", "codebook_lr", "fit_images", *without}
+    for option in context.command.params:
+        source, value = context.get_parameter_source(option.name or ""), context.params.get(option.name or "")
+        if option.name not in dropped and source is not None and source.name == "COMMANDLINE":
+            words += [option.opts[0]] if value is True else [option.opts[0], str(value)]
+    return shlex.join([*words, "--codebooks", "frozen", "--out", str(out)])
 
 
 def check_out(out: Path) -> None:

@@ -35,7 +35,8 @@ class TrainConfig:
     adapters and codebooks for `codebook_steps`. "frozen": every id stays the same, so that stored tokens stay valid. All but
     "fit" need a fitted tokenizer."""
     fit_images: int = 4000
-    """Largest number of crops for the gradient-free fit; of few images, eight crops each."""
+    """Largest number of crops for the gradient-free fit. Of few images, eight crops each are drawn, or so many more that each
+    code has two cells."""
     vectors_per_code: int = 64
     """Cells sampled per codebook entry in the gradient-free fit."""
     codebook_steps: int = 0

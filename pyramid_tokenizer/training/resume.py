@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from pyramid_tokenizer import hub
 from pyramid_tokenizer.config.models import SegmentationConfig
 from pyramid_tokenizer.config.plain import to_dict
 from pyramid_tokenizer.config.training import TrainConfig
-from pyramid_tokenizer.errors import CheckpointError
+from pyramid_tokenizer.errors import CheckpointError, PyramidTokenizerError
 from pyramid_tokenizer.files import write_text
 from pyramid_tokenizer.tokenizer import PyramidTokenizer
 from pyramid_tokenizer.training import distributed
@@ -57,6 +58,28 @@ def check_settings(
             f"expected to resume with {was}, got {now}: use the same settings, another directory, or delete "
             f"{path.parent} to start anew"
         )
+
+
+@contextmanager
+def same_settings(path: Path, tok: PyramidTokenizer, num_images: int, config: TrainConfig) -> Iterator[None]:
+    """`check_settings`, for the first part of a run: where an error refuses its data, the settings of a new run are not kept.
+
+    Nothing is stored that could be resumed then, and other settings may be what helps.
+
+    Args:
+        path: The file of settings.
+        tok: The tokenizer as it was given to the run.
+        num_images: Number of images in the source.
+        config: Settings of the run.
+    """
+    new = not path.exists()
+    check_settings(path, tok, num_images, config)
+    try:
+        yield
+    except PyramidTokenizerError:
+        if new and distributed.is_main():
+            path.unlink(missing_ok=True)
+        raise
 
 
 def once(path: Path, tok: PyramidTokenizer, work: Callable[[], None]) -> None:

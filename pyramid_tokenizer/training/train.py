@@ -19,18 +19,17 @@ from pyramid_tokenizer.errors import ConfigError, NotFittedError
 from pyramid_tokenizer.images import ImageSource, RandomCrops, open_images
 from pyramid_tokenizer.tokenizer import PyramidTokenizer
 from pyramid_tokenizer.training import distributed
+from pyramid_tokenizer.training.fit_crops import fit_batches
 from pyramid_tokenizer.training.loop import run_stage
 from pyramid_tokenizer.training.process import accelerated
 from pyramid_tokenizer.training.reports import Log, tensorboard_log, write_sheet
-from pyramid_tokenizer.training.resume import STATE_SUFFIX, check_settings, once
+from pyramid_tokenizer.training.resume import STATE_SUFFIX, once, same_settings
 from pyramid_tokenizer.training.stages import CodebookStage, DecoderStage
 
 SKIP_LOG = "skipped.tsv"
 """File in the model's folder with name and reason of every image that could not be used."""
 SHEET_IMAGES = 6
 """Images on a sheet of reconstructions."""
-CROPS_PER_IMAGE = 8
-"""Largest number of crops of one image for the gradient-free fit; further ones overlap those before."""
 CONTINUE_STEPS = 500
 """Steps of stage 1 in `finetune(codebooks="continue")` where the config has none."""
 
@@ -76,8 +75,10 @@ def train(
         `tok`, trained, on the accelerator's device.
 
     Raises:
-        DataError: There are no images, too few for the codebooks, or none that can be read.
-        ConfigError: The crop is no multiple of the coarsest stride, the tokenizer was cast to another dtype, sheets or
+        DataError: There are no images, or none that can be read.
+        TooFewCellsError: The images have fewer different cells than the codebooks have entries.
+        ConfigError: The crop is no multiple of the coarsest stride, `config.fit_images` crops have fewer cells than the
+            codebooks have entries, the tokenizer was cast to another dtype, sheets or
             TensorBoard are asked for without `out`, or the caller's own Accelerator has another precision.
         NotFittedError: The codebooks are empty and `config.codebooks` is not "fit".
         CheckpointError: The state in `out` belongs to other settings, is damaged, or cannot be written.
@@ -100,8 +101,8 @@ def train(
     with accelerated(config) as accelerator, training_folder(out) as folder:
         tok.to(accelerator.device)
         run = _Run(tok, source, config, accelerator, folder, out if out is None else Path(out), log)
-        check_settings(folder / "settings.json", tok, len(source), config)
-        once(folder / "fitted.safetensors", tok, run.start_codebooks)
+        with same_settings(folder / "settings.json", tok, len(source), config):
+            once(folder / "fitted.safetensors", tok, run.start_codebooks)
         once(folder / "codebooks.safetensors", tok, run.refine_codebooks)
         once(folder / "decoder.safetensors", tok, run.train_decoder)
         accelerator.wait_for_everyone()
@@ -127,7 +128,8 @@ def finetune(
         tok: A trained tokenizer; it is changed in place.
         images: What `open_images` takes.
         steps: Training steps of the decoder.
-        codebooks: "refit" runs k-means on these images, which takes minutes, in the coordinates that the decoder knows.
+        codebooks: "refit" runs k-means on these images, which takes minutes, in the coordinates that the decoder knows; of
+            few images so many overlapping crops are drawn that each code has two cells, which a warning tells.
             "continue" refines adapters and codebooks by gradients first. "frozen" keeps every id, so that stored tokens stay
             valid.
         out: Directory of the new model, where the same call resumes; None keeps it in memory only.
@@ -224,18 +226,19 @@ class _Run:
         """Fits or refits the codebooks where the config asks for it."""
         if distributed.is_main():
             if not self.tok.quantizer.is_fitted:
-                self._fit(keep_adapters=False)
+                self._fit(self._fit_batches(refit=False), keep_adapters=False)
             elif self.config.codebooks == "refit":
-                self._fit(keep_adapters=True)
+                self._fit(self._fit_batches(refit=True), keep_adapters=True)
         self._share_codebooks()
 
     def refine_codebooks(self) -> None:
         """Stage 1, followed by k-means: the moving averages lag behind the adapters and leave codes unused."""
         if not self.config.codebook_steps:
             return
+        count = self._fit_batches(refit=True)  # before the stage: it can refuse the config
         self._train(CodebookStage(self.tok, self.config), seed=self.config.seed + 1)
         if distributed.is_main():
-            self._fit(keep_adapters=True)
+            self._fit(count, keep_adapters=True)
         self._share_codebooks()
 
     def _share_codebooks(self) -> None:
@@ -248,14 +251,18 @@ class _Run:
         if self.config.decoder_steps:
             self._train(DecoderStage(self.tok, self.config), seed=self.config.seed + 2)
 
-    def _fit(self, *, keep_adapters: bool) -> None:
+    def _fit_batches(self, *, refit: bool) -> int:
+        sizes, strides = self.tok.quantizer.codebook_sizes, self.tok.quantizer.strides
+        levels = {"codebook_sizes": sizes, "strides": strides, "refit": refit}
+        return fit_batches(self.config, num_images=len(self.source), **levels)
+
+    def _fit(self, count: int, *, keep_adapters: bool) -> None:
         config = self.config
         per_step = self.accelerator.num_processes * config.accumulate
         crops = self._crops(seed=config.seed, accumulate=per_step)
-        passes = max(1, min(config.fit_images, CROPS_PER_IMAGE * len(self.source)) // config.batch_size)
 
         def batches() -> Iterator[Tensor]:
-            return (crops[i] for i in range(passes))
+            return (crops[i] for i in range(count))
 
         options = {"vectors_per_code": config.vectors_per_code, "seed": config.seed, "keep_adapters": keep_adapters}
         reports = self.tok.fit(batches, **options)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -15,6 +16,7 @@ import torch
 from PIL import Image
 
 from pyramid_tokenizer.tokenizer import PyramidTokenizer
+from tests.cli.conftest import image
 
 SHORT = ("--steps", 2, "--batch-size", 4, "--crop", 32, "--fit-images", 32, "--sheet-every", 0)
 
@@ -82,6 +84,28 @@ def test_what_does_not_fit_is_one_line(run, model, photos, here, arguments, mess
     assert done.stderr.startswith("error: expected ")
     assert message in done.stderr
     assert not (here / "mine" / "config.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("command", "options"),
+    [("finetune", ()), ("finetune", ("--codebooks", "continue", "--codebook-steps", 1)), ("train", ())],
+)
+def test_where_an_image_is_too_small_for_the_codebooks_the_command_in_the_message_works(
+    run, model, here, command, options
+):
+    (here / "my one").mkdir()
+    image(32, 32, seed=3).save(here / "my one" / "a.png")
+    start = ("finetune", model) if command == "finetune" else ("train", "--model", model)
+    few = ("--images", "my one", "--steps", 2, "--batch-size", 4, "--crop", 32, "--half", "--out", "new model")
+    failed = run(*start, *few, *options)
+    assert failed.exit_code == 1
+    assert "4 different cells for the 4 codes of level 0, got 2" in failed.stderr
+    name, *works = shlex.split(failed.stderr.splitlines()[-1].split("works: ")[1])
+    assert name == "pyramid-tokenizer"
+    assert {"my one", "--half", "--steps", "32", "frozen"} <= set(works)
+    done = run(*works)
+    assert done.exit_code == 0, done.stderr
+    assert "ids are the same" in done.stdout
 
 
 @pytest.mark.slow

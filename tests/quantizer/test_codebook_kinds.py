@@ -185,7 +185,7 @@ def test_learned_entries_that_lie_on_the_grid_are_another_tokenizer_than_the_gri
 
 
 def test_fewer_cells_than_grid_points_are_an_error(smooth):
-    with pytest.raises(DataError, match="expected at least 32 cells for level 0, got 16: give more images"):
+    with pytest.raises(DataError, match="expected at least 32 cells for level 0, got 16 in 4 images"):
         tokenizer_of(PYRAMIDS["scalars"]).fit([smooth(4)])
 
 

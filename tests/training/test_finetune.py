@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 
 from pyramid_tokenizer import PyramidTokenizer
-from pyramid_tokenizer.errors import ConfigError, NotFittedError
+from pyramid_tokenizer.errors import ConfigError, NotFittedError, TooFewCellsError
 from pyramid_tokenizer.images import read_skip_log
 from pyramid_tokenizer.quantizer.codebooks import grid
 from pyramid_tokenizer.training import finetune, train
@@ -45,6 +45,24 @@ def test_refit_moves_codebooks_in_the_adapters_own_coordinates(trained, photos, 
     assert changed(trained, tok) == ({"quantizer"}, set())
     assert tok.fingerprint != trained.fingerprint
     assert {line["stage"] for line in lines} == {"refit"}
+
+
+def test_one_photo_gives_a_refit_two_cells_for_each_code(trained, photos, settings):
+    config = settings(codebook_steps=0, fit_images=100)
+    with pytest.warns(UserWarning, match="16 overlapping crops of 1 image"):
+        _, lines = tune(trained, photos[:1], settings, codebooks="refit", steps=0, config=config)
+    assert [line["vectors"] for line in lines] == [16, 64, 256]  # 8, 16 and 64 codes
+
+
+@pytest.mark.parametrize("codebooks", ["refit", "continue"])
+def test_images_of_too_few_different_cells_leave_no_settings_that_refuse_others(trained, settings, tmp_path, codebooks):
+    images, config = [torch.rand(3, 32, 32)], settings(codebook_steps=2 * (codebooks == "continue"))
+    facts = 'level 0, got 2 in [0-9]+: .*codebooks="frozen"'
+    with pytest.warns(UserWarning, match="1 image"), pytest.raises(TooFewCellsError, match=facts):
+        tune(trained, images, settings, codebooks=codebooks, config=config, out=tmp_path)
+    assert (tmp_path / ".training" / "settings.json").exists() == (
+        codebooks == "continue"
+    )  # its stage 1 can be resumed
 
 
 def test_continue_moves_adapters_too_and_ends_with_a_refit(trained, photos, settings):

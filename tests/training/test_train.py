@@ -172,7 +172,7 @@ def test_a_cast_tokenizer_is_an_error(unfitted, photos, tmp_path, settings):
 
 
 def test_too_few_or_unreadable_images_are_an_error(unfitted, photos, tmp_path, settings):
-    with pytest.raises(DataError, match="expected at least 8 cells for level 0, got 4"):
+    with pytest.raises(ConfigError, match=r"fit_images .* of at least 2, .* \(8, 16\) .* got 1"):
         run(unfitted, photos, tmp_path / "few", settings(batch_size=1, fit_images=1))
     with pytest.raises(DataError, match="expected at least one image, got an empty list"):
         run(unfitted, [], tmp_path / "none", settings())

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from pyramid_tokenizer.errors import DataError
+from pyramid_tokenizer.errors import TooFewCellsError
 from pyramid_tokenizer.quantizer.nearest import nearest
 
 
@@ -33,7 +33,7 @@ def kmeans(
         (K, d) float32 on the device of `vectors`.
 
     Raises:
-        DataError: There are fewer vectors than codes.
+        TooFewCellsError: There are fewer vectors than codes.
 
     Source: S. Lloyd, "Least squares quantization in PCM" (1982); the restarts draw by squared error, as the seeding of
         Arthur and Vassilvitskii, "k-means++" (2007) does.
@@ -44,7 +44,7 @@ def kmeans(
         [0.1, 5.1]
     """
     if len(vectors) < num_codes:
-        raise DataError(
+        raise TooFewCellsError(
             f"expected at least {num_codes} vectors for {num_codes} codes, got {len(vectors)}: "
             "give more images or a smaller codebook"
         )

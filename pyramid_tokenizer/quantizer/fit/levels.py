@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from pyramid_tokenizer.errors import DataError, NotFittedError
+from pyramid_tokenizer.errors import DataError, NotFittedError, TooFewCellsError
 from pyramid_tokenizer.finite import require_finite
 from pyramid_tokenizer.quantizer.fit.regression import explained, reduced_rank, ridge, whitening
 from pyramid_tokenizer.quantizer.fit.sampling import Samples, sample_cells
@@ -75,9 +75,10 @@ def fit_quantizer(
         One report per level, coarse to fine.
 
     Raises:
-        DataError: No images (also: only at the first of the calls of `samples`), images that are all alike, fewer cells
-            than codes, features without text-aligned outputs, or of fewer directions than an `fsq` level has, and numbers
-            of a sample or of its statistics that are NaN or infinite.
+        DataError: No images (also: only at the first of the calls of `samples`), images that are all alike, features
+            without text-aligned outputs, or of fewer directions than an `fsq` level has, and numbers of a sample or of its
+            statistics that are NaN or infinite.
+        TooFewCellsError: A level has fewer cells, or fewer different ones, than codes.
         NotFittedError: `keep_adapters` of a quantizer that was never fitted.
         ImageValueError: An image size that is no multiple of the coarsest stride.
 
@@ -198,8 +199,8 @@ def _fit_codebook(
 ) -> LevelReport:
     projected, pixels, semantics = cells
     start = level.codebook if keep_adapter else None
-    if level.kind.learned and start is None:
-        _require_distinct(projected, level.codebook_size, index)
+    if level.kind.learned:
+        _require_distinct(projected, level.codebook_size, index, refit=keep_adapter)
     entries = level.kind.fit_entries(
         projected, level.codebook_size, iterations=iterations, generator=generator, start=start
     )
@@ -218,15 +219,20 @@ def _fit_codebook(
     )
 
 
-def _require_distinct(projected: Tensor, count: int, index: int) -> None:
-    """Raises DataError for fewer different projections (N, d), of unit scale, than codes; rounding is no difference."""
+def _require_distinct(projected: Tensor, count: int, index: int, *, refit: bool) -> None:
+    """Raises TooFewCellsError for fewer different projections (N, d), of unit scale, than codes; rounding is no difference."""
     if len(projected[:: max(1, len(projected) // (2 * count))].mul(1e4).round().unique(dim=0)) >= count:
         return  # enough in a part of them
     distinct = len(projected.mul(1e4).round().unique(dim=0))
     if distinct < count:
-        raise DataError(
+        instead = (
+            'or leave the codebooks as they are (finetune with codebooks="frozen")'
+            if refit
+            else "or a smaller codebook"
+        )
+        raise TooFewCellsError(
             f"expected at least {count} different cells for the {count} codes of level {index}, got {distinct} in "
-            f"{len(projected)}: images are alike or flat; give others, or a smaller codebook"
+            f"{len(projected)}: images are few and small, alike or flat; give others, {instead}"
         )
 
 

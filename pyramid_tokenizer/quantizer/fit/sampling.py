@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
@@ -10,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from pyramid_tokenizer.backbones.features import FeaturePyramid, semantic_target
-from pyramid_tokenizer.errors import DataError
+from pyramid_tokenizer.errors import DataError, TooFewCellsError
 from pyramid_tokenizer.quantizer.pyramid import PyramidQuantizer
 
 Samples = Callable[[], Iterable[tuple[FeaturePyramid, Tensor]]]
@@ -83,13 +84,16 @@ def sample_cells(
         targets (N, D).
 
     Raises:
-        DataError: No images, or fewer cells than the level has codes.
+        DataError: No images.
+        TooFewCellsError: Fewer cells than the level has codes.
     """
     level = quantizer.level(index)
     width = level.dim if projected else level.adapter.in_features
     width += level.pixel_readout.out_features + level.embedding_dim
     cells = _Cells(min(wanted, MAX_SAMPLE_FLOATS // width), generator)
+    num_images = 0
     for features, images in samples():
+        num_images += len(images)
         codes = _codes_before(quantizer, index, features)
         x = quantizer.level_input(index, features, codes)
         semantics = semantic_target(features, x.shape[-2:])
@@ -104,9 +108,10 @@ def sample_cells(
             "per level, so give a list or a function that reads it anew, not an iterator"
         )
     if cells.seen < level.codebook_size:
-        raise DataError(
-            f"expected at least {level.codebook_size} cells for level {index}, got {cells.seen}: "
-            "give more images or a smaller codebook (20 to 50 cells per code are a good number)"
+        enough = math.ceil(level.codebook_size * num_images / cells.seen)
+        raise TooFewCellsError(
+            f"expected at least {level.codebook_size} cells for level {index}, got {cells.seen} in {num_images} images or "
+            f"crops: give at least {enough} of that size, or a smaller codebook (20 to 50 cells per code are a good number)"
         )
     return cells
 

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from pyramid_tokenizer.backbones import ToyBackbone
 from pyramid_tokenizer.backbones.features import FeaturePyramid, semantic_target
 from pyramid_tokenizer.config.models import LevelConfig, QuantizerConfig
-from pyramid_tokenizer.errors import DataError
+from pyramid_tokenizer.errors import DataError, TooFewCellsError
 from pyramid_tokenizer.quantizer.build import build_quantizer
 from pyramid_tokenizer.quantizer.fit import levels, sampling
 from pyramid_tokenizer.quantizer.fit.kmeans import kmeans
@@ -233,9 +233,10 @@ def test_no_images_are_an_error():
         fit_quantizer(build(), list)
 
 
-@pytest.mark.parametrize(("composition", "level", "got"), [("residual", 0, 8), ("bottom_up", 2, 128)])
-def test_fewer_cells_than_codes_are_an_error(composition, level, got, smooth):
-    with pytest.raises(DataError, match=f"expected at least 200 cells for level {level}, got {got}: give more images"):
+@pytest.mark.parametrize(("composition", "level", "got", "enough"), [("residual", 0, 8, 50), ("bottom_up", 2, 128, 4)])
+def test_fewer_cells_than_codes_are_an_error_that_says_how_many_images_do(composition, level, got, enough, smooth):
+    facts = f"at least 200 cells for level {level}, got {got} in 2 images .* at least {enough} of that size"
+    with pytest.raises(TooFewCellsError, match=facts):
         fit(build(composition, sizes=(200, 200, 200)), smooth(2))
 
 

@@ -8,7 +8,7 @@ import torch
 
 from pyramid_tokenizer.backbones import ToyBackbone
 from pyramid_tokenizer.config.models import LevelConfig, QuantizerConfig
-from pyramid_tokenizer.errors import DataError, NotFittedError
+from pyramid_tokenizer.errors import DataError, NotFittedError, TooFewCellsError
 from pyramid_tokenizer.quantizer.build import build_quantizer
 from pyramid_tokenizer.quantizer.fit.levels import fit_quantizer
 from pyramid_tokenizer.tokenizer import PyramidTokenizer
@@ -145,7 +145,10 @@ def test_a_refit_needs_a_fit(smooth):
 
 @pytest.mark.parametrize(
     ("images", "message"),
-    [(torch.full((16, 3, 64, 64), 0.5), "cells of level 0 that are all alike"), (None, "cells for level 2, got 64")],
+    [
+        (torch.full((16, 3, 64, 64), 0.5), "2 different cells for the 2 codes of level 0, got 1"),
+        (None, "cells for level 2, got 64"),
+    ],
 )
 def test_a_refit_that_fails_leaves_the_quantizer_as_it_was(images, message, smooth):
     quantizer = build(sizes=(2, 4, 100))
@@ -155,6 +158,13 @@ def test_a_refit_that_fails_leaves_the_quantizer_as_it_was(images, message, smoo
         fit(quantizer, smooth(1) if images is None else images, keep_adapters=True)
     for name, tensor in quantizer.state_dict().items():
         assert torch.equal(tensor, before[name]), name
+
+
+def test_a_refit_on_fewer_different_cells_than_codes_says_that_codebooks_can_stay(smooth):
+    quantizer = build(sizes=(4, 4, 4))
+    fit(quantizer, smooth(24))
+    with pytest.raises(TooFewCellsError, match='4 different cells .* level 0, got 2 in 6: .*codebooks="frozen"'):
+        fit(quantizer, smooth(2, 32, 32).repeat(3, 1, 1, 1), keep_adapters=True)
 
 
 def test_a_tokenizers_refit_changes_codebooks_and_read_outs_alone(toy_tokenizer, smooth):
