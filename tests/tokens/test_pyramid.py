@@ -4,6 +4,7 @@ import copy
 import dataclasses
 import functools
 import hashlib
+import io
 import math
 import pickle
 import runpy
@@ -182,6 +183,28 @@ def test_strided_ids_and_inference_tensors_are_taken():
 def test_copies_have_the_same_fields(make_copy, tokens):
     for part in (tokens, tokens[:1], tokens.unbind()[-1]):
         assert same(make_copy(part), part)
+
+
+def test_the_loader_of_torch_that_runs_no_code_reads_tokens_with_every_check():
+    def through_torch(content):
+        file = io.BytesIO()
+        torch.save(content, file)
+        file.seek(0)
+        return torch.load(file, weights_only=True)
+
+    tokens = make()
+    loaded = through_torch({"step": 3, "tokens": [tokens, tokens[:1]]})
+    assert same(loaded["tokens"][0], tokens)
+    assert same(loaded["tokens"][1], tokens[:1])
+    for name, wrong, error in (
+        ("ids", (tokens.ids[0] + 1000, *tokens.ids[1:]), TokenRangeError),
+        ("image_size", (-3, 5), TokenError),
+        ("fingerprint", "x", TokenError),
+    ):
+        forged = copy.copy(tokens)
+        object.__setattr__(forged, name, wrong)
+        with pytest.raises(error):
+            through_torch(forged)
 
 
 def test_what_was_taken_from_a_batch_is_pickled_without_the_rest_of_it():
