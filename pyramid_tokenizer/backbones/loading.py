@@ -229,8 +229,9 @@ def _fetched(fetch: Callable[[], Path], what: str) -> Path:
         return fetch()
     except Exception as error:
         raise BackboneError(
-            f"expected to fetch the weights {what!r}, got {_reason(error)}: check the network, or fetch the checkpoint "
-            f"elsewhere and give its path as backbone.pretrained (or a folder as the name {_LOCAL}PATH)"
+            f"expected to fetch the weights {what!r}, got {_reason(error)}: check the network (once the files are in "
+            "the cache, local_files_only=True reads them there), or fetch the checkpoint elsewhere and give its path as "
+            f"backbone.pretrained (or a folder as the name {_LOCAL}PATH)"
         ) from error
 
 

@@ -9,6 +9,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any, NoReturn
 
 from pyramid_tokenizer.arguments import check_path
+from pyramid_tokenizer.backbones.fetch import hub_silence
 from pyramid_tokenizer.errors import ConfigError, ModelNotFoundError, did_you_mean
 from pyramid_tokenizer.hub.directory import CONFIG_FILE, WEIGHTS_FILE
 from pyramid_tokenizer.hub.head import HEAD_FILE
@@ -130,11 +131,14 @@ def _download(repo_id: str, subfolder: str, options: dict[str, Any]) -> Path:
 
     inside = PurePosixPath(subfolder)
     patterns = [str(inside / pattern) for pattern in MODEL_FILES]
+    asked = {"revision": options["revision"], "token": options["token"]}
+    silence = None if options["local_files_only"] else hub_silence(repo_id, str(inside / CONFIG_FILE), **asked)
+    offline: dict[str, Any] = {"local_files_only": True} if silence is not None else {}
     try:
-        path = Path(huggingface_hub.snapshot_download(repo_id, allow_patterns=patterns, **options)) / inside
+        path = Path(huggingface_hub.snapshot_download(repo_id, allow_patterns=patterns, **options | offline)) / inside
     # the client lets through its own errors, OSErrors and those of whichever HTTP library its version stands on
     except Exception as error:
-        reason = _why_not_downloaded(repo_id, options["revision"], options["local_files_only"], error)
+        reason = _why_not_downloaded(repo_id, options["revision"], options["local_files_only"], silence or error)
         raise ModelNotFoundError(reason) from error
     if not (path / CONFIG_FILE).is_file():
         place = f"folder {subfolder!r} of the Hub repository" if subfolder else "Hub repository"
