@@ -112,12 +112,23 @@ def refuse_lfs_pointer(path: str | os.PathLike[str], *, error: type[Exception]) 
         if os.path.getsize(path) > _LFS_LONGEST:
             return
         with open(path, "rb") as file:
-            is_pointer = file.read(len(_LFS_START)) == _LFS_START
+            start = file.read(len(_LFS_START))
     except OSError:
         return
-    if is_pointer:
+    refuse_lfs_bytes(start, name=repr(os.fspath(path)), error=error)
+
+
+def refuse_lfs_bytes(data: bytes | bytearray | memoryview, *, name: str, error: type[Exception]) -> None:
+    """As `refuse_lfs_pointer`, for the bytes of a file.
+
+    Args:
+        data: All bytes of the file, or the first ones of a file of at most 1 kB.
+        name: What the error calls them.
+        error: The class to raise.
+    """
+    if len(data) <= _LFS_LONGEST and bytes(data[: len(_LFS_START)]) == _LFS_START:
         raise error(
-            f"expected the contents of {os.fspath(path)!r}, got a pointer of git-lfs that stands for them: run `git lfs pull` "
+            f"expected the contents of {name}, got a pointer of git-lfs that stands for them: run `git lfs pull` "
             "in its repository, or download the file itself"
         )
 

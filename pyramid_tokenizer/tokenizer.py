@@ -18,7 +18,7 @@ from pyramid_tokenizer.backbones import Backbone
 from pyramid_tokenizer.backbones.features import FeaturePyramid
 from pyramid_tokenizer.bucketing import OnError, encode_by_size
 from pyramid_tokenizer.config.models import TokenizerConfig
-from pyramid_tokenizer.decoder import PixelDecoder, TopDownTrunk, explain_pixels
+from pyramid_tokenizer.decoder import PixelDecoder, TopDownTrunk, explain_maps, explain_pixels
 from pyramid_tokenizer.errors import ImageValueError, NotFittedError
 from pyramid_tokenizer.finite import all_finite
 from pyramid_tokenizer.hub.pretrained import PretrainedModel
@@ -120,7 +120,7 @@ class PyramidTokenizer(PretrainedModel):
     @torch.no_grad()
     def decode(self, tokens: TokenPyramid) -> Tensor:
         """Images of tokens, or of any prefix of their levels: (B, 3, H, W) float32 in [0, 1], at the original size."""
-        return self._to_images(self.codes(tokens), tokens.image_size)
+        return self._to_images(self.quantizer.codes(self.ids(tokens)), tokens.image_size)
 
     def reconstruct(self, images: Images, *, size: int | None = None) -> Tensor:
         """`decode(encode(images, size=size))`: (B, 3, H, W) float32 in [0, 1]."""
@@ -176,12 +176,18 @@ class PyramidTokenizer(PretrainedModel):
 
     def codes(self, tokens: TokenPyramid) -> tuple[Tensor, ...]:
         """Codebook vectors of the tokens: (B, d_l, h_l, w_l) float32 per level."""
-        return self.quantizer.codes(self.ids(tokens))
+        codes = self.quantizer.codes(self.ids(tokens))
+        if not all_finite(codes):
+            self.quantizer.require_finite_weights()
+        return codes
 
     @torch.no_grad()
     def fused(self, tokens: TokenPyramid) -> list[Tensor]:
         """The trunk's maps of tokens or of a prefix: (B, width_l, h_l, w_l) for every level of the pyramid."""
-        return self.trunk([level.to(self.dtype) for level in self.codes(tokens)])
+        maps = self.trunk([level.to(self.dtype) for level in self.codes(tokens)])
+        if not all_finite(maps):
+            explain_maps(maps, self.trunk, weights_advice=WEIGHTS_ADVICE)
+        return maps
 
     @torch.no_grad()
     def embedding(self, tokens: TokenPyramid) -> Tensor:

@@ -23,6 +23,7 @@ from pyramid_tokenizer.errors import CheckpointError, ConfigError, DataError, Im
 from pyramid_tokenizer.files import replacing, temporary_name, write_bytes, write_text
 from pyramid_tokenizer.hub.resolve import bundled_models
 from pyramid_tokenizer.images.files import save_image
+from pyramid_tokenizer.images.packed import read_encoded
 from pyramid_tokenizer.images.read import read_image
 from pyramid_tokenizer.images.tables import ParquetImages
 from pyramid_tokenizer.text.cache import EmbeddingCache
@@ -261,3 +262,12 @@ def test_a_pointer_of_git_lfs_in_place_of_tokens_or_an_image_is_named(tmp_path, 
     file.write_text(POINTER)
     with pytest.raises(error, match="cat.jpg.*git lfs pull"):
         read(file)
+
+
+@pytest.mark.parametrize(
+    ("read", "error"),
+    [(read_image, ImageFileError), (read_encoded, ImageFileError), (TokenPyramid.from_bytes, TokenFileError)],
+)
+def test_the_bytes_of_a_pointer_of_git_lfs_are_named(read, error):
+    with pytest.raises(error, match="git lfs pull"):
+        read(POINTER.encode())

@@ -134,3 +134,14 @@ def test_statistics_of_a_fit_are_finite() -> None:
     huge = torch.tensor([[-1e30], [1e30], [0.0]])
     with pytest.raises(DataError, match="statistics"):
         ridge(huge, huge)
+
+
+def test_codes_and_fused_maps_that_are_not_finite_name_their_part(toy_tokenizer):
+    tokens = toy_tokenizer.encode(torch.rand(1, 3, 32, 32))
+    for part, call in (("quantizer.levels.1.codebook", "codes"), ("trunk", "fused")):
+        tok = copy.deepcopy(toy_tokenizer)
+        weights = [tensor for name, tensor in tok.own_tensors().items() if name.startswith(part)]
+        for tensor in weights:
+            tensor.fill_(float("nan"))
+        with pytest.raises(CheckpointError, match=part.split(".")[0]):
+            getattr(tok, call)(tokens)

@@ -124,7 +124,7 @@ class Encoded(Dataset[Tensor]):
         return tokens.ids[-1][0], self.seg.segment(tokens, LISTS[1]).labels[0]
 
 
-@pytest.mark.parametrize("method", ["fork", "spawn"])
+@pytest.mark.parametrize("method", ["fork", "spawn", pytest.param("forkserver", marks=pytest.mark.slow)])
 def test_the_workers_of_a_dataloader_find_the_same(seg: Segmenter, smooth: Callable[..., Tensor], method: str) -> None:
     images = smooth(4, 40, 56)
     wanted_ids, wanted = seg.tok.encode(images).ids[-1], seg.segment(images, LISTS[1]).labels

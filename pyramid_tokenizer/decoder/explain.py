@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from torch import Tensor, nn
 
 from pyramid_tokenizer.errors import CheckpointError
@@ -19,6 +21,16 @@ def explain_pixels(images: Tensor, trunk: nn.Module, pixel_decoder: nn.Module, *
     """
     for what, part in (("trunk", trunk), ("pixel decoder", pixel_decoder)):
         require_finite(part.state_dict(), stage=f"the {what}", advice=weights_advice, error=CheckpointError)
-    dtype = next(pixel_decoder.parameters()).dtype
+    _refuse({"pixels": images}, "decoded images", pixel_decoder)
+
+
+def explain_maps(maps: Sequence[Tensor], trunk: nn.Module, *, weights_advice: str) -> None:
+    """As `explain_pixels`, for the trunk's maps, one per level."""
+    require_finite(trunk.state_dict(), stage="the trunk", advice=weights_advice, error=CheckpointError)
+    _refuse({f"level {index}": level for index, level in enumerate(maps)}, "the trunk's maps", trunk)
+
+
+def _refuse(tensors: dict[str, Tensor], stage: str, part: nn.Module) -> None:
+    dtype = next(part.parameters()).dtype
     advice = f"all weights are finite, but {dtype} is too narrow for this decoder; use float32 or bfloat16"
-    require_finite({"pixels": images}, stage="decoded images", advice=advice, error=CheckpointError)
+    require_finite(tensors, stage=stage, advice=advice, error=CheckpointError)

@@ -10,6 +10,7 @@ from PIL import Image
 from torch import Tensor
 
 from pyramid_tokenizer.errors import ImageFileError
+from pyramid_tokenizer.files import refuse_lfs_bytes
 from pyramid_tokenizer.images.read import read_image
 
 
@@ -72,6 +73,7 @@ def read_encoded(data: bytes | None) -> Tensor:
     """
     if not data:
         raise ImageFileError("expected the bytes of an image, got none: fill them in, or leave the image out")
+    refuse_lfs_bytes(data, name=f"{len(data)} bytes", error=ImageFileError)
     try:
         image = Image.open(io.BytesIO(data))
     except Exception as error:  # damaged bytes make Pillow's readers raise nearly any class

@@ -34,7 +34,7 @@ from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
 from pyramid_tokenizer.errors import ImageError, ImageFileError, ImageTooLargeError, ImageValueError
-from pyramid_tokenizer.files import refuse_lfs_pointer
+from pyramid_tokenizer.files import refuse_lfs_bytes, refuse_lfs_pointer
 from pyramid_tokenizer.images.checks import (
     check_array,
     check_at_least_one,
@@ -105,7 +105,12 @@ def read_image(image: ImageLike, *, size: int | None = None, max_pixels: int = D
                 f"expected one image, got a batch of {len(batch)}: use to_batch, or one image of it, e.g. batch[0]"
             )
         return batch[0]
-    return _read_array(_to_array(image, max_pixels), size, max_pixels)
+    try:
+        return _read_array(_to_array(image, max_pixels), size, max_pixels)
+    except ImageError as error:  # of the pixels, which do not know their file
+        if not isinstance(image, (str, os.PathLike)) or (name := repr(os.fspath(image))) in str(error):
+            raise
+        raise type(error)(f"{name}: {error}") from error
 
 
 def to_batch(
@@ -165,6 +170,7 @@ def _to_array(image: object, max_pixels: int) -> NDArray[Any]:
         with _pillow_errors(repr(path)), open(path, "rb") as file, Image.open(file) as opened:
             return _decode(opened, max_pixels)
     if isinstance(image, (bytes, bytearray, memoryview)):
+        refuse_lfs_bytes(image, name=f"{len(image)} bytes", error=ImageFileError)
         return _decode_file(io.BytesIO(image), f"{len(image)} bytes", max_pixels)
     if hasattr(image, "read"):
         return _decode_file(image, f"the file object {getattr(image, 'name', type(image).__name__)!r}", max_pixels)

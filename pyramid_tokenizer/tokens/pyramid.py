@@ -17,6 +17,7 @@ from torch.utils.data._utils.collate import default_collate_fn_map
 from pyramid_tokenizer.arguments import check_path
 from pyramid_tokenizer.devices import check_device
 from pyramid_tokenizer.errors import TokenError, TokenFileError, TokenMismatchError, TokenRangeError
+from pyramid_tokenizer.files import refuse_lfs_bytes
 from pyramid_tokenizer.tokens import format as token_format
 from pyramid_tokenizer.tokens.checks import check_origin, checked_level, whole_numbers
 from pyramid_tokenizer.tokens.geometry import check_grids
@@ -38,7 +39,8 @@ class TokenPyramid:
     `precision` tells how ids were made and not what they mean, so it does not count. Equal pyramids of one precision have
     equal bytes. They cannot be hashed, because `ids` are tensors: use `to_bytes()` as a key.
 
-    A `torch.utils.data.DataLoader` joins the pyramids that a data set returns into one batch by `cat`, and pins it.
+    A `torch.utils.data.DataLoader` joins the pyramids that a data set returns into one batch by `cat`, and pins it. Its workers
+    may hold a tokenizer and encode, under each of the start methods "fork", "spawn" and "forkserver".
     `torch.load(weights_only=True)` reads pyramids in what `torch.save` wrote, with every check; `save` and `load` are smaller.
 
     Raises:
@@ -241,6 +243,7 @@ precision None)
         """
         if not isinstance(data, (bytes, bytearray, memoryview)):
             raise TokenFileError(f"expected bytes, got {type(data).__name__}: use TokenPyramid.load(path) for a file")
+        refuse_lfs_bytes(data, name="a token file", error=TokenFileError)
         header, ids = token_format.unpack(data)
         try:
             return cls(

@@ -80,3 +80,11 @@ def test_dark_16_bit_images_and_files_are_dark_and_not_refused(tmp_path: Path) -
     Image.fromarray(dark.astype(np.int32)).save(tmp_path / "dark32.tiff")
     with pytest.raises(ImageValueError, match=r"255\.\.255"):
         read_image(tmp_path / "dark32.tiff")
+
+
+def test_a_file_whose_integers_are_refused_is_named(tmp_path):
+    path = tmp_path / "depth.tif"
+    Image.fromarray(np.full((4, 4), 70_000, dtype=np.int32)).save(path)
+    for read in (read_image, lambda file: to_batch([file])):
+        with pytest.raises(ImageValueError, match="depth.tif.*70000"):
+            read(path)

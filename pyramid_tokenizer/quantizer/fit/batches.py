@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -38,7 +39,8 @@ def image_batches(source: Any, *, num_crops: int, crop_px: int | None, multiple_
 
     Raises:
         ConfigError: `num_crops` or `crop_px` is no whole number of at least 1, or `seed` no whole number.
-        DataError: An iterator, which can be read only once, or a source that `open_images` refuses.
+        DataError: An iterator, which can be read only once, a function that needs arguments, or a source that
+            `open_images` refuses.
 
     Example:
         >>> import torch
@@ -55,11 +57,24 @@ def image_batches(source: Any, *, num_crops: int, crop_px: int | None, multiple_
             "new iterator at each call"
         )
     if callable(source):
+        _check_needs_nothing(source)
         return cast("Batches", source)
     if _holds_batches(source):
         return lambda: source
     crops = RandomCrops(open_images(source), batch_size=CROPS_PER_BATCH, crop_px=side, seed=seed)
     return lambda: _first(crops, num_crops)
+
+
+def _check_needs_nothing(source: Callable[..., Any]) -> None:
+    try:
+        inspect.signature(source).bind()
+    except TypeError as error:
+        raise DataError(
+            f"expected a function that gives batches (B, 3, H, W) when it is called without arguments, got one of which "
+            f"Python says: {error}; wrap it, e.g. lambda: make_batches(photos)"
+        ) from error
+    except ValueError:  # some functions written in C do not tell what they take
+        pass
 
 
 def _first(crops: RandomCrops, count: int) -> Iterator[Tensor]:

@@ -86,6 +86,12 @@ def test_an_iterator_is_refused(images):
         crops_of(iter(images))
 
 
+def test_a_function_that_needs_arguments_is_refused(images):
+    with pytest.raises(DataError, match="without arguments, got .*'path'"):
+        crops_of(lambda path, size=3: [])
+    assert list(crops_of(lambda size=3: [size])()) == [3]
+
+
 @pytest.mark.parametrize("source", [[], "no/such/folder", 7])
 def test_what_open_images_refuses_is_refused(source):
     with pytest.raises(DataError):
