@@ -3,6 +3,7 @@
 python benchmarks/presets.py             one or two backbones of every family: the table of docs/backbones.md
 python benchmarks/presets.py RN50x4      of these names
 python benchmarks/presets.py --all       of every name that open_clip knows (a minute), and why some cannot be used
+python benchmarks/presets.py --readings  how many of these names have which dense features (two minutes)
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import argparse
 import math
 import sys
+from collections import Counter
 from collections.abc import Sequence
 
 from pyramid_tokenizer.backbones import describe_backbone
@@ -66,6 +68,20 @@ def table_of(names: Sequence[str]) -> str:
     return "\n".join(lines)
 
 
+def readings_of(names: Sequence[str]) -> str:
+    """Markdown: how many of the names each family has, by the dense readings; names that cannot be used are told on stderr."""
+    counts: Counter[tuple[str, str]] = Counter()
+    for name in names:
+        try:
+            found = describe_backbone(name)
+        except BackboneError as error:
+            print(f"{name}: {error}", file=sys.stderr)
+        else:
+            counts[found.family, ", ".join(found.dense_readings) or "none"] += 1
+    rows = [(*key, str(count)) for key, count in sorted(counts.items())]
+    return "\n".join(_line(cells) for cells in (("family", "dense readings", "names"), ["---"] * 3, *rows))
+
+
 def _line(cells: Sequence[str]) -> str:
     return f"| {' | '.join(cells)} |"
 
@@ -76,13 +92,14 @@ def main() -> None:
         "names", nargs="*", metavar="NAME", help="open_clip model names; one or two of a family if not given"
     )
     parser.add_argument("--all", action="store_true", help="every name that open_clip knows")
+    parser.add_argument("--readings", action="store_true", help="count every name by its dense readings instead")
     arguments = parser.parse_args()
     names = arguments.names or NAMES
-    if arguments.all:
+    if arguments.all or (arguments.readings and not arguments.names):
         import open_clip
 
         names = open_clip.list_models()
-    print(table_of(names))
+    print(readings_of(names) if arguments.readings else table_of(names))
 
 
 if __name__ == "__main__":

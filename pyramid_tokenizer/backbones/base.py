@@ -295,7 +295,7 @@ def check_reading(reading: str | None, readings: tuple[str, ...], *, backbone: s
     if not readings:
         raise CapabilityError(
             f"expected a backbone with dense features, got {backbone}, whose {no_dense_reason}: check `has_dense`, or use "
-            "a ConvNeXt, MobileCLIP, ResNet or plain ViT model"
+            "a ViT, SigLIP, EVA, ConvNeXt, MobileCLIP or ResNet model"
         )
     if reading is not None and reading not in readings:
         raise CapabilityError(

@@ -1,5 +1,7 @@
 """Dense features of ViTs: one vector of CLIP's joint space for every patch, computed from the last block.
 
+`last_block.py` finds the parts of that block, family by family; backbones that are read in another way are in `locations.py`.
+
 A ViT is trained through one pooled token, and the features of single patches are not aligned with text: the residual stream
 and the last FFN move them away. Work on training-free segmentation found a remedy: of the last block keep only the attention
 branch (no residual, no FFN), and let each token attend to similar tokens. The backbone's own final norm and projection are
@@ -22,44 +24,40 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 DENSE_READINGS: tuple[str, ...] = ("kk_gaussian", "vv", "kk", "qq", "v")
-"""The dense readings of a plain ViT; the first one is the default."""
+"""The dense readings of a ViT whose last block has plain attention; the first one is the default."""
 
 GAUSSIAN_SIGMA = 5.0
 """Standard deviation in patches: NACLIP's published setting, for crops of 14 patches per side."""
-
-_NO_PATCH_EMBEDDING = (
-    "makes the embedding out of all patches together, so that no single patch has an embedding of its own"
-)
 
 Layer = Callable[[Tensor], Tensor]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LastBlock:
-    """A ViT's last block without its FFN, and its head, under one set of names for open_clip and timm.
+    """A ViT's last block without its FFN, and its head, under one set of names for all families.
 
     It is made anew for each call: one that is stored would still refer to the old weights after a copy of the backbone.
     """
 
     norm: Layer
-    """(B, N, C) -> (B, N, C), the norm before the attention."""
+    """(B, N, C) -> (B, N, C), the norm before the attention; the identity where a block has none."""
     qkv: Layer
     """(B, N, C) -> (B, N, 3 A): queries, keys and values of all heads, side by side."""
     num_heads: int
     """Number of heads; each has A / num_heads channels."""
-    norm_q: Layer
-    """(B, heads, N, A / heads) -> the same: the norm of queries; the identity in most backbones."""
-    norm_k: Layer
-    """The norm of keys."""
+    queries: Layer
+    """(B, heads, N, A / heads) -> the same: what the block does to queries before it compares them with keys, that is a norm,
+    rotary positions, both or nothing."""
+    keys: Layer
+    """The same of keys."""
     out: Layer
-    """(B, N, A) -> (B, N, C): output projection, and LayerScale where the block has one."""
+    """(B, N, A) -> (B, N, C): output projection, and the norm or LayerScale behind it where the block has one."""
     head: Layer
     """(B, N, C) -> (B, N, D): what the backbone does to its pooled token, here done to every token."""
 
@@ -78,7 +76,7 @@ def dense_features(block: LastBlock, cells: Tensor, prefix: Tensor, *, reading: 
     height, width = cells.shape[-2:]
     tokens = torch.cat([prefix, cells.flatten(2).transpose(1, 2)], dim=1)  # (B, p + h * w, C)
     q, k, v = block.qkv(block.norm(tokens)).unflatten(2, (3, block.num_heads, -1)).permute(2, 0, 3, 1, 4)
-    read = attend(block.norm_q(q), block.norm_k(k), v, grid=(height, width), reading=reading)
+    read = attend(block.queries(q), block.keys(k), v, grid=(height, width), reading=reading)
     read = block.out(read.transpose(1, 2).flatten(2))  # (B, h * w, C)
     return block.head(read).transpose(1, 2).unflatten(2, (height, width))  # (B, D, h, w)
 
@@ -134,77 +132,3 @@ def gaussian_window(
 def _gaussian_line(side: int, sigma: float, device: torch.device | None) -> Tensor:
     places = torch.arange(side, device=device, dtype=torch.float32)
     return torch.exp(-(places[:, None] - places).square() / (2 * sigma**2))  # (side, side)
-
-
-def open_clip_block(visual: Any) -> LastBlock:
-    """The last block of open_clip's own `VisionTransformer`, where `open_clip_no_dense_reason` is empty.
-
-    Whether the model norms before or after pooling, and pools by class token or mean, makes no difference for a single patch.
-    """
-    block = visual.transformer.resblocks[-1]
-
-    def head(x: Tensor) -> Tensor:
-        x = visual.ln_post(x)
-        return x @ visual.proj if visual.proj is not None else x
-
-    return LastBlock(
-        norm=block.ln_1,
-        qkv=lambda x: F.linear(x, block.attn.in_proj_weight, block.attn.in_proj_bias),
-        num_heads=block.attn.num_heads,
-        norm_q=_same,
-        norm_k=_same,
-        out=lambda x: block.ls_1(block.attn.out_proj(x)),
-        head=head,
-    )
-
-
-def timm_block(visual: Any) -> LastBlock:
-    """The last block of a timm `VisionTransformer` in open_clip's `TimmModel`, where `timm_no_dense_reason` is empty."""
-    trunk = visual.trunk
-    block = trunk.blocks[-1]
-    return LastBlock(
-        norm=block.norm1,
-        qkv=block.attn.qkv,
-        num_heads=block.attn.num_heads,
-        norm_q=block.attn.q_norm,
-        norm_k=block.attn.k_norm,
-        out=lambda x: block.ls1(block.attn.proj(block.attn.norm(x))),
-        head=lambda x: visual.head(trunk.head(trunk.fc_norm(trunk.norm(x)))),
-    )
-
-
-def open_clip_no_dense_reason(visual: Any) -> str:
-    """Why an open_clip `VisionTransformer` has no dense features, a clause that follows "whose"; "" where it has them."""
-    from open_clip.transformer import ResidualAttentionBlock
-
-    if visual.attn_pool is not None:
-        return f"attentional pooler {_NO_PATCH_EMBEDDING}"
-    blocks = visual.transformer.resblocks
-    if type(blocks[-1]) is not ResidualAttentionBlock:
-        return f"last block is a {type(blocks[-1]).__name__}, not a plain ResidualAttentionBlock"
-    return "" if len(blocks) > 1 else "only block is the last one"
-
-
-def timm_no_dense_reason(visual: Any) -> str:
-    """Why a `TimmModel` has no dense features by attention, a clause that follows "whose"; "" where it has them."""
-    from timm.layers.attention import Attention
-    from timm.models.vision_transformer import Block, VisionTransformer
-
-    trunk = visual.trunk
-    pool = getattr(trunk, "global_pool", "")
-    if pool in ("map", "prr") or "pool" in visual.head._modules:
-        return f"attention-pool head {_NO_PATCH_EMBEDDING}"
-    if type(trunk) is not VisionTransformer:
-        return f"trunk {type(trunk).__name__} is neither pooled by a plain mean nor a plain ViT"
-    if pool not in ("token", "avg"):
-        return f"pool {pool!r} is neither the class token nor a mean"
-    block = trunk.blocks[-1]
-    attention = getattr(block, "attn", None)  # some blocks hold its weights themselves
-    plain = type(block) is Block and type(attention) is Attention and getattr(attention, "gate", None) is None
-    if not plain:
-        return f"last block is a {type(block).__name__}, not a plain pre-norm one with ungated attention"
-    return "" if len(trunk.blocks) > 1 else "only block is the last one"
-
-
-def _same(x: Tensor) -> Tensor:
-    return x

@@ -85,10 +85,10 @@ def run_small(run: Callable[[Tensor], Output], side: int, weight: Tensor) -> Out
         ) from error
 
 
-def with_penultimate(blocks: Sequence[int] | None, count: int) -> tuple[list[int], list[int]]:
-    """The blocks that are asked for, all of them for None, and the same with the last but one, whose tokens the last reads."""
+def with_block(blocks: Sequence[int] | None, count: int, block: int) -> tuple[list[int], list[int]]:
+    """The blocks that are asked for, all `count` of them for None, and the same with `block`, in increasing order."""
     asked = list(range(count) if blocks is None else blocks)
-    return asked, sorted({*asked, max(0, count - 2)})
+    return asked, sorted({*asked, block})
 
 
 def as_indices(blocks: Sequence[int] | None) -> list[int] | None:

@@ -10,8 +10,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from pyramid_tokenizer.backbones.dense import DENSE_READINGS, dense_features, timm_block, timm_no_dense_reason
-from pyramid_tokenizer.backbones.reader import ReaderOutput, as_indices, run_small, with_part, with_penultimate
+from pyramid_tokenizer.backbones.dense import DENSE_READINGS, dense_features
+from pyramid_tokenizer.backbones.last_block import timm_block, timm_has_plain_block
+from pyramid_tokenizer.backbones.locations import PROJECTION, VALUES, apply_to_cells, timm_head
+from pyramid_tokenizer.backbones.reader import ReaderOutput, as_indices, run_small, with_block, with_part
 
 
 class TimmReader:
@@ -21,8 +23,9 @@ class TimmReader:
     ViTamin), but not those that are built for one image size (Swin, relative positions).
 
     Dense features: where the backbone pools by a global mean, its own head (norm, convolutions, projection) is applied to every
-    cell of the last features as if the cell were an image of 1x1. For ConvNeXt that is proj(norm(F4)) per location. A plain ViT
-    (MobileCLIP-B, ViTamin) is read as in `dense.py`. Networks with an attention pool (SigLIP) have none.
+    cell of the last features as if the cell were an image of 1x1. For ConvNeXt that is proj(norm(F4)) per location. Behind an
+    attention pool (SigLIP, PE-Core) the pool's values are taken in the same way, see `locations.py`. Other ViTs (MobileCLIP-B,
+    ViTamin, EVA) are read by their last block as in `dense.py`.
     """
 
     def __init__(self, visual: Any):
@@ -34,9 +37,7 @@ class TimmReader:
         if hasattr(trunk, "dynamic_img_size"):
             _allow_any_size(trunk)
         self._by_cell = self._pools_by_mean()
-        self.no_dense_reason = "" if self._by_cell else timm_no_dense_reason(visual)
-        by_attention = () if self.no_dense_reason else DENSE_READINGS
-        self.dense_readings: tuple[str, ...] = ("projection",) if self._by_cell else by_attention
+        self.dense_readings, self.no_dense_reason = (PROJECTION, "") if self._by_cell else timm_readings(visual)
 
     def maps(self, x: Tensor, blocks: Sequence[int] | None) -> list[Tensor]:
         """Maps of the blocks, shallow to deep."""
@@ -46,27 +47,42 @@ class TimmReader:
 
     def with_dense(self, x: Tensor, blocks: Sequence[int] | None, *, reading: str | None = None) -> ReaderOutput:
         """Maps with the image embedding and, where there are any, the dense features."""
-        if self.dense_readings and not self._by_cell:
+        if self.dense_readings == DENSE_READINGS:
             return self._with_dense_vit(x, blocks, reading or self.dense_readings[0])
         features, maps = self._at_size(x).forward_intermediates(x, indices=as_indices(blocks))
-        return ReaderOutput(
-            maps=maps,
-            embedding=_head(self._visual, features),
-            dense=self._head_per_cell(features) if self._by_cell else None,
-        )
+        return ReaderOutput(maps=maps, embedding=_head(self._visual, features), dense=self._dense(x, features))
 
     def _with_dense_vit(self, x: Tensor, blocks: Sequence[int] | None, reading: str) -> ReaderOutput:
-        count = len(self._trunk.blocks)
-        asked, read = with_penultimate(blocks, count)
-        options = {"return_prefix_tokens": True, "output_dict": True}
-        output = self._trunk.forward_intermediates(x, indices=read, **options)
+        before_last = len(self._trunk.blocks) - 2
+        asked, read = with_block(blocks, len(self._trunk.blocks), before_last)
+        visual = with_part(self._visual, "_modules", "trunk", self._at_size(x))
+        has_prefix = (
+            self._trunk.num_prefix_tokens > 0
+        )  # timm 1.0.31's Eva fails where it is asked for a prefix that it lacks
+        output = visual.forward_intermediates(x, indices=read, output_extra_tokens=has_prefix)
         maps = dict(zip(read, output["image_intermediates"], strict=True))
-        cells = maps[count - 2]
-        prefixes = output.get("image_intermediates_prefix")  # not there without class token
-        prefix = prefixes[read.index(count - 2)] if prefixes else cells.new_zeros(len(cells), 0, cells.shape[1])
-        dense = dense_features(timm_block(self._visual), cells, prefix, reading=reading)
-        embedding = _head(self._visual, output["image_features"])
-        return ReaderOutput(maps=[maps[b] for b in asked], embedding=embedding, dense=dense)
+        cells, prefix = maps[before_last], x.new_zeros(len(x), 0, self._trunk.embed_dim)
+        if has_prefix:
+            prefix = output["image_intermediates_prefix"][read.index(before_last)]
+        dense = dense_features(timm_block(visual, grid=cells.shape[-2:]), cells, prefix, reading=reading)
+        return ReaderOutput(maps=[maps[b] for b in asked], embedding=output["image_features"], dense=dense)
+
+    def _dense(self, x: Tensor, features: Tensor) -> Tensor | None:
+        """The dense features from the trunk's final ones: a map (B, C, h, w), or tokens (B, p + h * w, C) of a ViT."""
+        if self._by_cell:
+            return self._head_per_cell(features)
+        if not self.dense_readings:
+            return None
+        if features.ndim == 4:
+            cells = self._trunk.forward_head(features)  # its norm; the pool is open_clip's
+        else:
+            patches = features[:, self._trunk.num_prefix_tokens :]
+            cells = patches.transpose(1, 2).unflatten(2, self._grid(x))  # (B, C, h, w)
+        return apply_to_cells(timm_head(self._visual), cells)
+
+    def _grid(self, x: Tensor) -> list[int]:
+        """Rows and columns of a ViT's patches."""
+        return list(self._trunk.patch_embed.dynamic_feat_size(tuple(x.shape[-2:])))
 
     def _at_size(self, x: Tensor) -> Any:
         """The trunk, or a shallow copy with rotary positions (EVA-02, PE-Core) for the grid of `x`.
@@ -76,7 +92,7 @@ class TimmReader:
         rope: Any = getattr(self._trunk, "rope", None)
         if not hasattr(rope, "update_feat_shape"):
             return self._trunk
-        grid = list(self._trunk.patch_embed.dynamic_feat_size(tuple(x.shape[-2:])))
+        grid = self._grid(x)
         if list(rope.feat_shape) == grid:
             return self._trunk
         rope = copy.deepcopy(rope)
@@ -102,6 +118,29 @@ class TimmReader:
         made_up = made_up.to(device="cpu" if weight.is_meta else weight.device, dtype=weight.dtype)
         whole, mean = _head(visual, made_up), _head(visual, made_up.mean(dim=(2, 3), keepdim=True))
         return whole.ndim == 2 and torch.allclose(whole, mean, rtol=1e-3, atol=1e-4)
+
+
+def timm_readings(visual: Any) -> tuple[tuple[str, ...], str]:
+    """The dense readings of a `TimmModel` that does not pool cells by a plain mean, and why there are none.
+
+    The reason is a clause that follows "whose", or "".
+    """
+    from timm.layers.attention_pool import AttentionPoolLatent
+    from timm.models.eva import Eva
+    from timm.models.vision_transformer import VisionTransformer
+
+    trunk = visual.trunk
+    if "pool" in visual.head._modules:
+        return VALUES, ""
+    if type(trunk) not in (VisionTransformer, Eva):
+        return (), f"trunk {type(trunk).__name__} is neither pooled by a plain mean nor a ViT whose head is known"
+    if type(trunk.attn_pool) is AttentionPoolLatent:
+        return VALUES, ""
+    if trunk.attn_pool is not None:
+        return (), f"attention pool {type(trunk.attn_pool).__name__} has no values of single patches"
+    if trunk.global_pool not in ("token", "avg"):
+        return (), f"pool {trunk.global_pool!r} is neither the class token nor a mean"
+    return (DENSE_READINGS if timm_has_plain_block(trunk) else PROJECTION), ""
 
 
 def _allow_any_size(trunk: Any) -> None:

@@ -107,8 +107,9 @@ def _show_backbone(name: str, size: int, console: Console) -> None:
     console.print(f"family       {found.family}, {found.num_parameters:,} parameters, frozen")
     console.print(f"blocks       {', '.join(str(block) for block in found.config.blocks)} of {found.num_blocks}")
     console.print(f"             {_describe_maps(found)}")
+    readings = ", ".join(found.dense_readings)
     console.print(
-        f"text-aligned {'features of every location' if found.has_dense else 'embedding of the whole image only'}"
+        f"text-aligned {f'features of every location: {readings}' if readings else 'embedding of the whole image only'}"
     )
     console.print(f"weights      {', '.join(found.pretrained) or 'open_clip publishes none'}")
     _show_levels(levels, size, console)

@@ -29,7 +29,7 @@ DENSE_READINGS = {
     "vit": VIT,
     "resnet": ("values",),
     "convnext": ("projection",),
-    "timm_vit": (),  # pools by attention, as SigLIP does
+    "timm_vit": ("values",),  # pools by attention, as SigLIP does
     "timm_clip": VIT,
 }
 
@@ -49,7 +49,7 @@ def pictures(count: int, height: int, width: int) -> Tensor:
 
 
 def outputs_of(features: Any) -> tuple[Tensor, ...]:
-    return (*features.maps, features.embedding, *([] if features.dense is None else [features.dense]))
+    return (*features.maps, features.embedding, features.dense)
 
 
 def assert_same(one: Any, other: Any) -> None:
@@ -57,8 +57,7 @@ def assert_same(one: Any, other: Any) -> None:
     for left, right in zip(one.maps, other.maps, strict=True):
         assert torch.equal(left, right)
     assert torch.equal(one.embedding, other.embedding)
-    assert (one.dense is None) == (other.dense is None)
-    assert one.dense is None or torch.equal(one.dense, other.dense)
+    assert torch.equal(one.dense, other.dense)
 
 
 def test_channels_strides_and_dimension_are_those_of_the_family(family: str, backbone: Any) -> None:
@@ -80,9 +79,8 @@ def test_maps_have_the_promised_grid_at_native_and_other_sizes(family: str, back
         assert found.dtype == torch.float32
         assert found.isfinite().all()
     assert features.embedding.shape == (2, backbone.embedding_dim)
-    if backbone.has_dense:
-        coarsest = backbone.strides[0]
-        assert features.dense.shape == (2, backbone.embedding_dim, height // coarsest, width // coarsest)
+    coarsest = backbone.strides[0]
+    assert features.dense.shape == (2, backbone.embedding_dim, height // coarsest, width // coarsest)
 
 
 def test_every_map_depends_on_the_image(backbone: Any) -> None:
@@ -175,10 +173,7 @@ def test_a_batch_of_two_equals_two_singles(backbone: Any) -> None:
 def test_dense_readings_are_those_of_the_family_and_the_first_is_the_aligned_one(family: str, backbone: Any) -> None:
     images = pictures(1, 64, 64)
     assert backbone.dense_readings == DENSE_READINGS[family]
-    assert backbone.has_dense == bool(backbone.dense_readings)
-    if not backbone.has_dense:
-        assert backbone(images, with_dense=True).dense is None
-        return
+    assert backbone.has_dense
     with_dense = backbone(images, with_dense=True).dense
     assert torch.equal(backbone.dense(images), with_dense)
     maps = [backbone.dense(images, reading=reading) for reading in backbone.dense_readings]
@@ -189,14 +184,10 @@ def test_dense_readings_are_those_of_the_family_and_the_first_is_the_aligned_one
         assert not any(torch.equal(found, other) for other in maps[:index])
 
 
-def test_a_dense_reading_that_is_not_defined_is_refused_and_says_which_are(family: str, backbone: Any) -> None:
+def test_a_dense_reading_that_is_not_defined_is_refused_and_says_which_are(backbone: Any) -> None:
     known = ", ".join(backbone.dense_readings)
-    message = rf"{known}.*'vw'" if known else r"test_vit.*attention-pool.*has_dense"
-    with pytest.raises(CapabilityError, match=message):
+    with pytest.raises(CapabilityError, match=rf"{known}.*'vw'"):
         backbone.dense(pictures(1, 64, 64), reading="vw")
-    if not known:
-        with pytest.raises(CapabilityError, match=message):
-            backbone.dense(pictures(1, 64, 64))
 
 
 def test_the_config_chooses_which_dense_reading_is_the_default(family: str, backbone: Any, load: Any) -> None:
@@ -297,8 +288,7 @@ def test_leaving_out_the_last_blocks_does_not_change_the_aligned_outputs(family:
     images = pictures(1, 64, 64)
     exact, shallow = backbone(images, with_dense=True), load(family, blocks=(0,))(images, with_dense=True)
     assert torch.equal(shallow.embedding, exact.embedding)
-    assert (shallow.dense is None) == (exact.dense is None)
-    assert exact.dense is None or torch.equal(shallow.dense, exact.dense)
+    assert torch.equal(shallow.dense, exact.dense)
 
 
 @pytest.mark.parametrize("family", ["toy", "resnet", "convnext"], scope="function")

@@ -1,35 +1,26 @@
-"""Dense maps of ViTs against slow references from the formulas; those of other families are in test_towers.py."""
+"""Dense maps of plain ViTs against slow references from the formulas; those of other families are beside this file."""
 
 from __future__ import annotations
 
-import copy
 import dataclasses
 import math
 from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 
-from pyramid_tokenizer.backbones import OpenClipBackbone, ToyBackbone, describe_backbone, load_backbone, name_backbone
+from pyramid_tokenizer.backbones import ToyBackbone, describe_backbone, load_backbone, name_backbone
 from pyramid_tokenizer.backbones.base import check_reading, order_readings
-from pyramid_tokenizer.backbones.dense import (
-    DENSE_READINGS,
-    attend,
-    gaussian_window,
-    open_clip_block,
-    timm_block,
-    timm_no_dense_reason,
-)
+from pyramid_tokenizer.backbones.dense import DENSE_READINGS, attend, gaussian_window
+from pyramid_tokenizer.backbones.last_block import open_clip_block, timm_block
 from pyramid_tokenizer.config.models import BackboneConfig
-from pyramid_tokenizer.errors import BackboneError, CapabilityError
+from pyramid_tokenizer.errors import BackboneError
 from pyramid_tokenizer.tokenizer import PyramidTokenizer
-from tests.backbones.conftest import MODEL_CONFIGS, make_model
+from tests.backbones.formulas import layer_norm, linear, make_timm, make_vit, pictures, read_head, tokens_before
 
-TINY = {"image_size": 32, "patch_size": 8, "width": 32, "layers": 3, "head_width": 16}  # 2 heads
 BACKBONES: dict[str, dict[str, Any]] = {
     "plain": {},
     "layer scale": {"ls_init_value": 0.3},
@@ -38,88 +29,12 @@ BACKBONES: dict[str, dict[str, Any]] = {
 }
 
 
-def pictures(height: int, width: int, count: int = 1) -> Tensor:
-    return torch.rand(count, 3, height, width, generator=torch.Generator().manual_seed(height * 1000 + width))
-
-
-def wrap(model: Any, **config: Any) -> OpenClipBackbone:
-    model.visual.preprocess_cfg = {"mean": (0.5, 0.4, 0.3), "std": (0.3, 0.25, 0.2)}
-    return OpenClipBackbone(model, config=BackboneConfig(**config), model_config={}, tokenizer=lambda: None)
-
-
-def make_vit(*, config: dict[str, Any] | None = None, **vision: Any) -> OpenClipBackbone:
-    """A tiny open_clip ViT; `vision` are fields of its "vision_cfg", `config` of the backbone's."""
-    model_config = {"embed_dim": 24, "vision_cfg": {**TINY, **vision}, "text_cfg": MODEL_CONFIGS["vit"]["text_cfg"]}
-    return wrap(make_model(model_config), **(config or {}))
-
-
-def make_timm(*, proj: str = "", **trunk: Any) -> OpenClipBackbone:
-    """A tiny timm ViT as open_clip wraps it; `trunk` are arguments of timm's `VisionTransformer`."""
-    from timm.models.vision_transformer import VisionTransformer
-
-    model_config = copy.deepcopy(MODEL_CONFIGS["timm_clip"])
-    model_config["vision_cfg"] |= {"timm_proj": proj, "timm_pool": trunk.get("global_pool", "token")}
-    model = make_model(model_config)
-    options = {"img_size": 32, "patch_size": 8, "embed_dim": 32, "depth": 3, "num_heads": 2, "num_classes": 24, **trunk}
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        model.visual.trunk = VisionTransformer(**options).eval()
-        for parameter in model.visual.parameters():
-            parameter.data.add_(0.1 * torch.randn_like(parameter))
-        if proj:
-            model.visual.head.proj = nn.Linear(32, 24)
-    return wrap(model)
-
-
 TIMM_BACKBONES: dict[str, dict[str, Any]] = {
     "class token": {},
     "class token, registers, layer scale": {"reg_tokens": 2, "init_values": 0.3},
     "mean pool, no class token": {"class_token": False, "global_pool": "avg", "num_classes": 0, "proj": "linear"},
     "normed queries, keys and heads": {"qk_norm": True, "scale_attn_norm": True, "qkv_bias": False},
 }
-
-
-def tokens_before(block: nn.Module, run: Callable[[], Any]) -> Tensor:
-    """What a block is given while `run` runs."""
-    seen: list[Tensor] = []
-    handle = block.register_forward_pre_hook(lambda _, args: seen.append(args[0]))
-    run()
-    handle.remove()
-    return seen[0].double()
-
-
-def layer_norm(x: Tensor, norm: Any) -> Tensor:
-    """Of one vector."""
-    if isinstance(norm, nn.Identity):
-        return x
-    centred = x - x.mean()
-    return centred / (centred.square().mean() + norm.eps).sqrt() * norm.weight.double() + norm.bias.double()
-
-
-def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    return weight.double() @ x + (bias.double() if bias is not None else 0)
-
-
-def read_head(
-    q: list[Tensor], k: list[Tensor], v: list[Tensor], patch: int, grid: tuple[int, int], reading: str
-) -> Tensor:
-    """What one patch reads in one head, from the formulas; lists run over all tokens, prefix first."""
-    if reading == "v":
-        return v[patch]
-    height, width = grid
-    prefix = len(v) - height * width
-    alike = {"q": q, "k": k, "v": v}[reading[0]]
-    weights = []
-    for other in range(len(v)):
-        logit = float(alike[patch] @ alike[other]) / math.sqrt(len(v[0]))
-        if reading == "kk_gaussian" and other >= prefix:
-            (y, x), (oy, ox) = (divmod(token - prefix, width) for token in (patch, other))
-            logit += math.exp(-((y - oy) ** 2 + (x - ox) ** 2) / (2 * 5.0**2))
-        weights.append(math.exp(logit))
-    mixed = torch.zeros_like(v[0])
-    for weight, value in zip(weights, v, strict=True):
-        mixed += weight / sum(weights) * value
-    return mixed
 
 
 def slow_vit(visual: Any, tokens: Tensor, grid: tuple[int, int], reading: str) -> Tensor:
@@ -196,9 +111,9 @@ def test_with_plain_attention_the_parts_are_those_of_the_backbone_itself(name: s
     visual, images = backbone.model.visual, pictures(16, 16)
     last = visual.trunk.blocks[-1] if is_timm else visual.transformer.resblocks[-1]
     x = tokens_before(last, lambda: backbone(images, with_dense=True)).float()
-    parts = (timm_block if is_timm else open_clip_block)(visual)
+    parts = timm_block(visual, grid=(2, 2)) if is_timm else open_clip_block(visual)
     q, k, v = parts.qkv(parts.norm(x)).unflatten(2, (3, parts.num_heads, -1)).permute(2, 0, 3, 1, 4)
-    weights = (parts.norm_q(q) @ parts.norm_k(k).transpose(2, 3) / math.sqrt(v.shape[3])).softmax(3)
+    weights = (parts.queries(q) @ parts.keys(k).transpose(2, 3) / math.sqrt(v.shape[3])).softmax(3)
     x = x + parts.out((weights @ v).transpose(1, 2).flatten(2))
     x = x + (last.ls2(last.mlp(last.norm2(x))) if is_timm else last.ls_2(last.mlp(last.ln_2(x))))
     torch.testing.assert_close(x, last(tokens_before(last, lambda: backbone(images, with_dense=True)).float()))
@@ -273,47 +188,6 @@ def test_no_gradient_is_recorded() -> None:
 
 
 @pytest.mark.parametrize(
-    ("vision", "reason"),
-    [
-        ({"attentional_pool": True}, "attentional pooler"),
-        ({"qk_norm": True}, "CustomResidualAttentionBlock"),
-        ({"layers": 1}, "only block"),
-    ],
-)
-def test_a_vit_without_dense_features_says_why_and_works_otherwise(vision: dict[str, Any], reason: str) -> None:
-    backbone = make_vit(**vision)
-    assert backbone.dense_readings == ()
-    assert not backbone.has_dense
-    features = backbone(pictures(32, 32), with_dense=True)
-    assert features.dense is None
-    assert features.embedding is not None
-    with pytest.raises(CapabilityError, match=f"{reason}.*has_dense"):
-        backbone.dense(pictures(32, 32))
-
-
-@pytest.mark.parametrize(
-    ("name", "options", "reason"),
-    [
-        ("test_vit", {"global_pool": "map"}, "attention-pool"),
-        ("test_vit", {"global_pool": "max"}, "pool 'max'"),
-        ("test_vit", {"depth": 1}, "only block"),
-        ("eva02_tiny_patch14_224", {"depth": 1}, "trunk Eva"),
-        ("vit_base_resnet26d_224", {"depth": 2, "embed_dim": 24, "num_heads": 2}, ""),
-        ("vit_base_patch16_siglip_gap_224", {"depth": 2, "embed_dim": 24, "num_heads": 2}, ""),
-        ("vit_dpwee_patch16_reg1_gap_256", {"depth": 2}, "DiffParallelScalingBlock"),
-        ("deit_tiny_distilled_patch16_224", {"depth": 2}, "VisionTransformerDistilled"),
-    ],
-)
-def test_only_plain_vits_of_timm_have_dense_features(name: str, options: dict[str, Any], reason: str) -> None:
-    import timm
-
-    with torch.device("meta"):
-        trunk = timm.create_model(name, **options)
-    found = timm_no_dense_reason(SimpleNamespace(trunk=trunk, head=nn.Sequential()))
-    assert reason in found if reason else found == ""
-
-
-@pytest.mark.parametrize(
     ("name", "readings"),
     [
         ("ViT-B-32", DENSE_READINGS),
@@ -322,9 +196,10 @@ def test_only_plain_vits_of_timm_have_dense_features(name: str, options: dict[st
             for name, readings in (
                 ("ViT-L-14-CLIPA", DENSE_READINGS),
                 ("MobileCLIP-B", DENSE_READINGS),
-                ("coca_ViT-B-32", ()),
-                ("ViT-B-16-SigLIP2", ()),
-                ("EVA02-B-16", ()),
+                ("coca_ViT-B-32", ("values",)),
+                ("ViT-B-16-SigLIP2", ("values",)),
+                ("PE-Core-B-16", ("values",)),
+                ("EVA02-B-16", DENSE_READINGS),
                 ("RN50", ("values",)),
                 ("convnext_tiny", ("projection",)),
             )

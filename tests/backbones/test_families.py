@@ -211,17 +211,19 @@ def timm_config(name: str, **options: Any) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("options", "expected"),
     [
-        ({"timm_pool": "avg", "timm_proj": "mlp"}, True),
-        ({"timm_pool": "max", "timm_proj": "linear"}, False),
-        ({"timm_pool": "rot_attn", "timm_proj": ""}, False),
+        ({"timm_pool": "avg", "timm_proj": "mlp"}, ("projection",)),
+        ({"timm_pool": "max", "timm_proj": "linear"}, ()),
+        ({"timm_pool": "rot_attn", "timm_proj": ""}, ("values",)),
     ],
 )
-def test_only_a_mean_pool_has_dense_features(options: dict[str, Any], expected: bool) -> None:
+def test_the_pool_behind_convolutions_says_which_dense_features_there_are(
+    options: dict[str, Any], expected: tuple[str, ...]
+) -> None:
     config = timm_config("test_efficientnet", **options)
     with torch.no_grad():
         tower = find_reader(make_model(config).visual)
-    assert tower.dense_readings == (("projection",) if expected else ())
-    assert (tower.no_dense_reason == "") is expected
+    assert tower.dense_readings == expected
+    assert (tower.no_dense_reason == "") == bool(expected)
 
 
 @pytest.mark.parametrize("name", ["test_efficientnet", "test_resnet"])

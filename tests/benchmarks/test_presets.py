@@ -34,6 +34,16 @@ def test_a_backbone_that_cannot_be_used_is_told_and_leaves_the_others(capsys: py
     assert "no_backbone: expected an open_clip model name" in capsys.readouterr().err
 
 
+def test_names_are_counted_by_family_and_dense_readings(capsys: pytest.CaptureFixture[str]) -> None:
+    lines = presets.readings_of(["toy", "no_backbone", "toy"]).splitlines()
+    assert lines == [
+        "| family | dense readings | names |",
+        "| --- | --- | --- |",
+        "| ToyBackbone | projection | 2 |",
+    ]
+    assert "no_backbone" in capsys.readouterr().err
+
+
 @pytest.mark.slow
 def test_the_table_of_the_docs_is_what_the_script_prints() -> None:
     assert presets.table_of(presets.NAMES) in DOCS.read_text(encoding="utf-8")

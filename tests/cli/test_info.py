@@ -74,6 +74,7 @@ def test_a_backbone_shows_its_blocks_and_the_command_that_trains_it(run):
     shown = rows(done.stdout)
     assert ["family", "VisionTransformer,", "87,849,216", "parameters,", "frozen"] in shown
     assert ["blocks", "2,", "5,", "8,", "11", "of", "12"] in shown
+    assert ["text-aligned", "features", "of", "every", "location:", "kk_gaussian,", "vv,", "kk,", "qq,", "v"] in shown
     command = "pyramid-tokenizer train --images FOLDER --backbone ViT-B-32 --pretrained openai --out my-tokenizer"
     assert ["train", "it", *command.split()] in shown
 
