@@ -42,7 +42,7 @@ test: ## the fast tests
 	@echo "test: the fast tier (make test-slow runs the slow one)"
 	@$(pytest) --durations=5 $(ARGS)
 
-test-slow: ## toy training, several processes, the command line end to end
+test-slow: ## whole runs, several processes, compilation, the further cases of a matrix
 	@$(install) dev
 	@echo "test-slow: the slow tier, minutes"
 	@$(pytest) -m slow --durations=10 $(ARGS)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import socket
 from collections.abc import Callable, Iterator
@@ -25,8 +26,14 @@ torch.set_num_threads(1)
 os.environ["HF_HUB_OFFLINE"] = "1"
 
 # The same examples in every run; no deadline, since a busy machine is no bug.
-settings.register_profile("repeatable", derandomize=True, deadline=None, database=None, max_examples=30)
+settings.register_profile("repeatable", derandomize=True, deadline=None, database=None, max_examples=12)
 settings.load_profile("repeatable")
+
+
+def pytest_collection_finish() -> None:
+    # Modules and tests stay to the end: without them in it, each collection of garbage is short.
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True)
@@ -99,3 +106,21 @@ def toy_tokenizer(toy_config: TokenizerConfig, smooth: Callable[..., torch.Tenso
         for parameter in part.parameters():
             parameter.add_(torch.randn(parameter.shape, generator=generator) * 0.05)
     return tok
+
+
+@pytest.fixture(scope="session")
+def other_tokenizer(toy_config: TokenizerConfig, smooth: Callable[..., torch.Tensor]) -> PyramidTokenizer:
+    """Of the same config as `toy_tokenizer`, fitted on other images. Never change it."""
+    from pyramid_tokenizer.tokenizer import PyramidTokenizer
+
+    tok = PyramidTokenizer.from_config(toy_config)
+    tok.fit([smooth(16, seed=33)])
+    return tok
+
+
+@pytest.fixture(scope="session")
+def photo(smooth: Callable[..., torch.Tensor]) -> torch.Tensor:
+    """(3, 40, 56), of 8-bit values: the same pixels in every form an image can have."""
+    from pyramid_tokenizer.images.pixels import to_uint8
+
+    return to_uint8(smooth(1, 40, 56, seed=9)[0]).float() / 255

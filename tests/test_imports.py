@@ -6,6 +6,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 REPOSITORY = Path(__file__).parents[1]
 
 # One process for all: each pays for the import of torch.
@@ -34,6 +36,7 @@ print(loaded(*unused))
 """
 
 
+@pytest.mark.slow
 def test_neither_the_package_nor_a_toy_models_whole_life_loads_a_library_it_does_not_use(tmp_path: Path) -> None:
     command = [sys.executable, "-c", SCRIPT, str(tmp_path / "model")]
     done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=False)

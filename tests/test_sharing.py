@@ -47,7 +47,7 @@ def test_eight_threads_with_eight_word_lists_find_what_one_thread_finds(
     tokens = seg.tok.encode(smooth(1, 40, 56))
     serial = [seg.segment(tokens, names, mode=mode, resolution="cells") for names in LISTS]
     with ThreadPoolExecutor(8) as pool:
-        for _ in range(30):
+        for _ in range(8):
             jobs = [pool.submit(seg.segment, tokens, names, mode=mode, resolution="cells") for names in LISTS]
             for job, wanted in zip(jobs, serial, strict=True):
                 found = job.result()
@@ -124,7 +124,8 @@ class Encoded(Dataset[Tensor]):
         return tokens.ids[-1][0], self.seg.segment(tokens, LISTS[1]).labels[0]
 
 
-@pytest.mark.parametrize("method", ["fork", "spawn", pytest.param("forkserver", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("method", ["fork", "spawn", "forkserver"])
 def test_the_workers_of_a_dataloader_find_the_same(seg: Segmenter, smooth: Callable[..., Tensor], method: str) -> None:
     images = smooth(4, 40, 56)
     wanted_ids, wanted = seg.tok.encode(images).ids[-1], seg.segment(images, LISTS[1]).labels
@@ -144,6 +145,7 @@ def test_new_text_embeddings_of_codes_are_noticed(seg: Segmenter, smooth: Callab
     assert not torch.equal(found.scores, before.scores)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:Guards may run slower on Python 3.13.0:RuntimeWarning")
 def test_decode_compiles_to_one_graph(toy_tokenizer: PyramidTokenizer, smooth: Callable[..., Tensor]) -> None:
     tokens = toy_tokenizer.encode(smooth(1, 40, 56))

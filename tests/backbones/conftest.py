@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import copy
+import functools
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -78,6 +79,16 @@ def write_directory(directory: Path, model_config: dict[str, Any], state: dict[s
     content = {"model_cfg": model_config, "preprocess_cfg": _PREPROCESS}
     (directory / "open_clip_config.json").write_text(json.dumps(content))
     return directory
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _one_text_tokenizer() -> Iterator[None]:
+    """open_clip reads its list of words once, not once a backbone (0.1 s)."""
+    import open_clip.factory
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(open_clip.factory, "SimpleTokenizer", functools.cache(open_clip.factory.SimpleTokenizer))
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -34,7 +34,11 @@ DENSE_READINGS = {
 }
 
 
-@pytest.fixture(scope="module", params=FAMILIES)
+# pooling by a token is told apart in test_dense.py; all laws of it are in the slow tier
+@pytest.fixture(
+    scope="module",
+    params=[name if name != "timm_clip" else pytest.param(name, marks=pytest.mark.slow) for name in FAMILIES],
+)
 def family(request: pytest.FixtureRequest) -> str:
     return request.param
 
@@ -42,6 +46,12 @@ def family(request: pytest.FixtureRequest) -> str:
 @pytest.fixture(scope="module")
 def backbone(family: str, load: Callable[..., Any]) -> Any:
     return load(family)
+
+
+@pytest.fixture(scope="module")
+def deep(family: str, load: Callable[..., Any]) -> Any:
+    """The family's last two blocks."""
+    return load(family, blocks=(-2, -1))
 
 
 def pictures(count: int, height: int, width: int) -> Tensor:
@@ -140,11 +150,11 @@ def test_shallow_refuses_sizes_that_its_cells_do_not_tile(backbone: Any) -> None
         backbone.shallow(pictures(1, side, 32))
 
 
-def test_the_blocks_read_are_told_shallow_to_deep(family: str, backbone: Any, load: Any) -> None:
+def test_the_blocks_read_are_told_shallow_to_deep(family: str, backbone: Any, deep: Any) -> None:
     count = FAMILIES[family][3]
     assert list(backbone.blocks) == sorted(set(backbone.blocks))
     assert len(backbone.blocks) == len(backbone.strides)
-    assert load(family, blocks=(-2, -1)).blocks == (count - 2, count - 1)
+    assert deep.blocks == (count - 2, count - 1)
 
 
 def test_the_same_image_gives_the_same_bits(backbone: Any) -> None:
@@ -303,12 +313,11 @@ def test_shallow_blocks_read_finer_sizes_but_the_aligned_outputs_need_the_whole_
 
 
 def test_the_fingerprint_tells_blocks_apart_and_sees_through_their_spelling(
-    family: str, backbone: Any, load: Any
+    family: str, backbone: Any, deep: Any, load: Any
 ) -> None:
     count = FAMILIES[family][3]
-    last, same = load(family, blocks=(count - 1,)), load(family, blocks=(-1,))
-    assert last.fingerprint == same.fingerprint
-    assert len({last.fingerprint, backbone.fingerprint}) == 2
+    assert deep.fingerprint == load(family, blocks=(count - 2, count - 1)).fingerprint
+    assert len({deep.fingerprint, backbone.fingerprint}) == 2
     assert int(backbone.fingerprint, 16) >= 0
     assert len(backbone.fingerprint) == 64
 

@@ -212,6 +212,7 @@ def test_a_description_lists_the_dense_readings(name: str, readings: tuple[str, 
     assert found.has_dense == bool(readings)
 
 
+@pytest.mark.slow
 def test_the_chosen_default_stays_through_a_saved_tokenizer(
     checkpoint_of: Callable[[str], Path], smooth: Callable[..., Tensor], tmp_path: Path
 ) -> None:

@@ -25,6 +25,10 @@ FAMILIES = {
 }
 
 
+def _slow_but(name: str, *fast: str) -> Any:
+    return name if name in fast else pytest.param(name, marks=pytest.mark.slow)
+
+
 def assert_described(found: Any, backbone: Any) -> None:
     assert found.config.blocks == backbone.blocks
     assert found.channels == backbone.channels
@@ -35,7 +39,7 @@ def assert_described(found: Any, backbone: Any) -> None:
     assert found.has_dense == backbone.has_dense
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", [_slow_but(name, "vit", "convnext") for name in FAMILIES])
 def test_a_backbone_is_described_as_it_is_when_loaded(
     checkpoint_of: Callable[[str], Path], load: Any, family: str
 ) -> None:
@@ -57,9 +61,13 @@ def test_the_toy_is_described_too(load: Any) -> None:
 @pytest.mark.parametrize(
     "vision_cfg",
     [
-        {"timm_model_name": "test_convnext", "timm_pool": "max", "timm_proj": "linear"},
+        pytest.param(
+            {"timm_model_name": "test_convnext", "timm_pool": "max", "timm_proj": "linear"}, marks=pytest.mark.slow
+        ),
         {"timm_model_name": "test_convnext", "timm_pool": "avg", "timm_proj": "mlp"},
-        {"timm_model_name": "test_vit2", "timm_pool": "avg", "timm_proj": "linear"},
+        pytest.param(
+            {"timm_model_name": "test_vit2", "timm_pool": "avg", "timm_proj": "linear"}, marks=pytest.mark.slow
+        ),
     ],
 )
 def test_a_head_is_tried_as_that_of_a_backbone_with_values(vision_cfg: dict[str, Any], tmp_path: Path) -> None:

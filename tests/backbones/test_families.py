@@ -96,6 +96,7 @@ def test_a_timm_vit_at_another_size_is_the_one_timm_resizes(load: Load, height: 
     torch.testing.assert_close(features.embedding, embedding, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_rotary_positions_follow_the_size_too_and_the_stored_ones_stay() -> None:
     """PE-Core has absolute and rotary positions; timm resizes both when it is told to for good."""
     model = make_model(pe_core := timm_config("vit_pe_core_tiny_patch16_384", timm_pool="map", timm_proj=""))

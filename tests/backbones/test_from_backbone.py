@@ -49,7 +49,9 @@ def small_levels(name: str) -> list[LevelConfig]:
     return [dataclasses.replace(v, codebook_size=size) for v, size in zip(levels, SIZES, strict=True)]
 
 
-@pytest.mark.parametrize("family", STRIDES)
+@pytest.mark.parametrize(
+    "family", ["timm_vit", *(pytest.param(name, marks=pytest.mark.slow) for name in ("vit14", "vit32", "resnet"))]
+)
 def test_a_backbone_of_every_family_becomes_a_tokenizer_that_comes_back_from_disk(
     folder_of: Callable[[str], Path], smooth: Callable[..., torch.Tensor], tmp_path: Path, family: str
 ) -> None:

@@ -81,7 +81,7 @@ def test_kmeans_finds_the_only_patches_there_are():
     torch.testing.assert_close(codebook[:, 0].sort().values, torch.tensor([0.1, 0.5, 0.9]))
 
 
-@pytest.mark.parametrize("codec", ["JPEG", "WebP", "AVIF"])
+@pytest.mark.parametrize("codec", ["JPEG", "WebP", pytest.param("AVIF", marks=pytest.mark.slow)])
 def test_the_nearest_rate_is_that_of_whole_files(codec):
     if not baselines.has_codec(codec):
         pytest.skip(f"this Pillow has no {codec}")

@@ -57,6 +57,7 @@ def test_labels_of_which_none_can_be_kept_out_are_refused(folder, tmp_path):
         recipe.read_labels(folder, tmp_path / "none.csv", limit=9)
 
 
+@pytest.mark.slow
 def test_the_table_and_the_file_tell_the_same(folder, few_entries, tmp_path, capsys):
     where = ["--backbone", "toy", "--images", str(folder), "--labels", str(folder / "labels.csv")]
     small = ["--variants", "recipe,bottom-up", "--crops", "20", "--px", "32", "--shown", "2"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 
+import pytest
 import torch
 from PIL import Image
 
@@ -29,6 +30,7 @@ def test_the_last_layer_twin_reads_one_map_and_spends_the_same_bits() -> None:
     assert dataclasses.replace(twin, quantizer=dataclasses.replace(twin.quantizer, levels=kept)) == CONFIG
 
 
+@pytest.mark.slow
 def test_a_fitted_twin_stands_on_the_same_backbone_and_shows_its_linear_reconstruction(tmp_path, monkeypatch) -> None:
     for i in range(8):
         noise = torch.rand(8, 8, 3, generator=torch.Generator().manual_seed(i)).mul(255).byte().numpy()

@@ -45,7 +45,9 @@ def test_names_of_any_kind_end_no_encode_and_decode(run, model, bad, here):
     assert sum(path.is_file() for path in Path("decoded").rglob("*.png")) == 7
 
 
-@pytest.mark.parametrize("command", ["reconstruct", "segment", "classify"])
+@pytest.mark.parametrize(
+    "command", ["segment", *(pytest.param(each, marks=pytest.mark.slow) for each in ("reconstruct", "classify"))]
+)
 def test_names_of_any_kind_end_no_other_command(run, model, photos, command):
     for name in (f"{LONG}.tif", "a.labels.png"):
         (photos / name).write_bytes((photos / "a.png").read_bytes())

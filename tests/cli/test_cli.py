@@ -22,6 +22,7 @@ def test_the_options_and_their_help_are_those_of_the_golden_file():
     assert made == (GOLDEN / "cli_help.txt").read_text(encoding="utf-8"), "make golden, and look at the difference"
 
 
+@pytest.mark.slow
 def test_help_imports_no_heavy_library():
     script = (
         "import sys; sys.argv = ['pyramid-tokenizer', '--help']\n"

@@ -71,6 +71,7 @@ def test_words_are_found_in_three_photos_from_the_tokens_alone(demo, model, fold
             assert stored.tobytes() == expected.tobytes()
 
 
+@pytest.mark.slow
 def test_another_run_replaces_the_files_of_the_first(demo, run, model, folder, monkeypatch):
     monkeypatch.chdir(folder)
     (folder / "out" / "demo.png").write_bytes(b"")

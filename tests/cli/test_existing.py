@@ -67,7 +67,14 @@ def test_a_damaged_photo_is_named_although_its_tokens_are_there(run, model, phot
     assert "a.png" in done.stderr
 
 
-@pytest.mark.parametrize("command", ["decode", "reconstruct", "segment", "segment --tokens"])
+@pytest.mark.parametrize(
+    "command",
+    [
+        "decode",
+        "segment",
+        *(pytest.param(each, marks=pytest.mark.slow) for each in ("reconstruct", "segment --tokens")),
+    ],
+)
 def test_images_are_made_where_they_are_missing_or_not_complete(run, model, photos, tokens, here, command):
     source = [tokens] if "--tokens" in command or command == "decode" else [photos / "a.png", photos / "b.png"]
     name = "trip/a" if source == [tokens] else "b"

@@ -21,7 +21,10 @@ from tests.cli.conftest import image
 SHORT = ("--steps", 2, "--batch-size", 4, "--crop", 32, "--fit-images", 32, "--sheet-every", 0)
 
 
-@pytest.mark.parametrize(("codebooks", "ending"), [("frozen", "the same"), ("refit", "new"), ("continue", "new")])
+@pytest.mark.parametrize(
+    ("codebooks", "ending"),
+    [("frozen", "the same"), ("refit", "new"), pytest.param("continue", "new", marks=pytest.mark.slow)],
+)
 def test_it_says_whether_ids_are_the_same(run, model, tok, photos, codebooks, ending):
     more = ("--codebook-steps", 2) if codebooks == "continue" else ()
     done = run("finetune", model, "--images", photos, "--out", "mine", "--codebooks", codebooks, *SHORT, *more)
@@ -41,7 +44,8 @@ def test_what_it_could_not_use_is_counted_and_named(run, model, photos, here):
 
 
 @pytest.mark.parametrize(
-    ("codebooks", "steps", "lost"), [("frozen", 0, False), ("frozen", 2, True), ("refit", 0, True)]
+    ("codebooks", "steps", "lost"),
+    [("frozen", 0, False), pytest.param("frozen", 2, True, marks=pytest.mark.slow), ("refit", 0, True)],
 )
 def test_a_head_that_no_longer_fits_is_told_in_one_line_with_the_command_that_trains_another(
     run, head_model, photos, here, codebooks, steps, lost

@@ -70,7 +70,9 @@ def test_class_names_may_come_from_another_file_and_share_words(run, model, mask
     assert "--classes 'dusk,night|snow'" in done.stdout
 
 
-@pytest.mark.parametrize(("option", "shared"), [("--joint", True), ("--own-trunk", False)])
+@pytest.mark.parametrize(
+    ("option", "shared"), [("--joint", True), pytest.param("--own-trunk", False, marks=pytest.mark.slow)]
+)
 def test_the_decoder_learns_too_or_the_head_has_its_own_trunk(run, model, tok, masks, option, shared):
     done = finetune(run, model, option)
     assert done.exit_code == 0, done.stderr

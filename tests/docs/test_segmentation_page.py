@@ -87,6 +87,7 @@ def test_the_protocols_are_those_of_the_package():
     )
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:expected every listed class")  # two images have two of VOC's twenty
 @pytest.mark.filterwarnings("ignore:expected two classes or more")
 def test_the_pages_python_lines_give_what_it_shows(folder):

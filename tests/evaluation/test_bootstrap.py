@@ -49,6 +49,7 @@ def test_the_width_shrinks_with_the_root_of_the_number_of_images():
     assert widths[0] / widths[1] == pytest.approx(4, rel=0.25)
 
 
+@pytest.mark.slow
 def test_about_nineteen_of_twenty_sets_of_images_have_an_interval_that_holds_the_truth():
     many = images(500, seed=99)
     truth = sum(many[1:], many[0]).scores().pixel_accuracy

@@ -17,6 +17,11 @@ EXAMPLES = Path(__file__).parents[2] / "examples"
 SCRIPTS = sorted(EXAMPLES.glob("0*.py"))
 
 
+@pytest.fixture(scope="module")
+def tiny() -> PyramidTokenizer:
+    return PyramidTokenizer.from_pretrained("tiny")
+
+
 @pytest.fixture
 def photos(tmp_path, smooth) -> Path:
     """A folder of four images of 64 x 64 px."""
@@ -50,19 +55,18 @@ def test_an_example_is_short_and_begins_with_how_to_run_it(script: Path) -> None
     assert f"python examples/{script.name}" in text.split('"""')[1]
 
 
-def test_encoded_arrays_are_the_ids(run, photos, tmp_path) -> None:
+def test_encoded_arrays_are_the_ids(run, photos, tmp_path, tiny) -> None:
     shown = run("01_encode_folder.py", "--images", photos, "--size", 64)
     assert len(shown.splitlines()) == 4
-    tok = PyramidTokenizer.from_pretrained("tiny")
     stored = np.load(tmp_path / "ids" / "00002.npz")
-    assert str(stored["fingerprint"]) == tok.fingerprint
-    for level, ids in enumerate(tok.encode(photos / "2.png").ids):
+    assert str(stored["fingerprint"]) == tiny.fingerprint
+    for level, ids in enumerate(tiny.encode(photos / "2.png").ids):
         assert np.array_equal(stored[f"level_{level}"], ids[0].numpy())
 
 
-def test_a_sequence_and_its_coarse_part_become_images(run, photos, tmp_path) -> None:
+def test_a_sequence_and_its_coarse_part_become_images(run, photos, tmp_path, tiny) -> None:
     shown = run("02_language_model.py", "--image", photos / "0.png", "--size", 64)
-    vocabulary = PyramidTokenizer.from_pretrained("tiny").vocabulary
+    vocabulary = tiny.vocabulary
     assert f"vocabulary of {vocabulary.size} integers" in shown
     assert f"sequence of {vocabulary.sequence_length((64, 64))}" in shown
     whole, coarse = (np.asarray(Image.open(tmp_path / "decoded" / f"{name}.png")) for name in ("all", "coarse"))
@@ -70,6 +74,7 @@ def test_a_sequence_and_its_coarse_part_become_images(run, photos, tmp_path) -> 
     assert not np.array_equal(whole, coarse)
 
 
+@pytest.mark.slow
 def test_a_backbone_becomes_a_tokenizer_that_loads(run, smooth, tmp_path) -> None:
     photos = write_photos(tmp_path / "large", smooth(4, 160, 200))  # crops of smaller ones would be alike
     few = ("--crops", 300, "--crop-px", 128, "--vectors-per-code", 1)
@@ -78,6 +83,7 @@ def test_a_backbone_becomes_a_tokenizer_that_loads(run, smooth, tmp_path) -> Non
     assert PyramidTokenizer.from_pretrained(tmp_path / "my-tok").quantizer.is_fitted
 
 
+@pytest.mark.slow
 def test_words_are_found_in_a_folder(run, photos, tmp_path) -> None:
     shown = run("04_segment_folder.py", "--images", photos, "--words", "sky,tree|bush", "--size", 64)
     shares = [sum(map(int, re.findall(r"(\d+)%", line))) for line in shown.splitlines()]
@@ -85,24 +91,24 @@ def test_words_are_found_in_a_folder(run, photos, tmp_path) -> None:
     assert all(99 <= share <= 101 for share in shares)  # rounded
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:the model's segmentation head is left out")
-def test_fine_tuning_keeps_the_ids(run, photos, tmp_path) -> None:
+def test_fine_tuning_keeps_the_ids(run, photos, tmp_path, tiny) -> None:
     shown = run("05_finetune.py", "--images", photos, "--steps", 1, "--batch", 2, "--crop-px", 32)
     assert re.search(r"\d+\.\d\d dB before, \d+\.\d\d dB after", shown)
-    tuned, tiny = PyramidTokenizer.from_pretrained(tmp_path / "my-tok"), PyramidTokenizer.from_pretrained("tiny")
-    assert tuned.fingerprint == tiny.fingerprint
+    assert PyramidTokenizer.from_pretrained(tmp_path / "my-tok").fingerprint == tiny.fingerprint
 
 
-def test_stored_tokens_come_in_batches(run, photos, tmp_path) -> None:
-    tok = PyramidTokenizer.from_pretrained("tiny")
+def test_stored_tokens_come_in_batches(run, photos, tmp_path, tiny) -> None:
     (tmp_path / "tokens").mkdir()
     for i in range(3):
-        tok.encode(photos / f"{i}.png").save(tmp_path / "tokens" / f"{i}.tokens")
+        tiny.encode(photos / f"{i}.png").save(tmp_path / "tokens" / f"{i}.tokens")
     shown = run("06_dataloader.py", "--tokens", tmp_path / "tokens").splitlines()
-    length = tok.vocabulary.sequence_length((64, 64))
+    length = tiny.vocabulary.sequence_length((64, 64))
     assert [line.split("sequences ")[1] for line in shown] == [f"(2, {length})", f"(1, {length})"]
 
 
+@pytest.mark.slow
 def test_without_a_folder_the_photos_of_scikit_image_are_taken(run) -> None:
     pytest.importorskip("skimage")
     assert "cat" in run("04_segment_folder.py", "--size", 64)

@@ -278,6 +278,7 @@ def test_a_file_gives_its_first_frame_and_an_open_image_its_current_one(tmp_path
         assert one_pixel(opened) == [0, 0, 255]
 
 
+@pytest.mark.slow
 def test_a_photo_of_48_megapixels_is_read(tmp_path: Path) -> None:
     Image.new("L", (8000, 6000), 51).save(tmp_path / "a.jpg", quality=95)
     assert torch.allclose(read_image(tmp_path / "a.jpg", size=6), torch.full((3, 6, 8), 0.2), atol=1e-4)

@@ -44,7 +44,9 @@ def fit(quantizer, images, **options):
     return fit_quantizer(quantizer, lambda: ((tower(b, with_dense=True), b) for b in images.split(8)), **options)
 
 
-@pytest.mark.parametrize("composition", ["residual", "bottom_up", "none"])
+@pytest.mark.parametrize(
+    "composition", ["residual", *(pytest.param(name, marks=pytest.mark.slow) for name in ("bottom_up", "none"))]
+)
 def test_levels_of_scalars_use_their_grids_and_paint_better_the_longer_the_prefix(composition, smooth):
     quantizer, images = build_fsq(composition), smooth(48)
     fit(quantizer, images)
@@ -141,7 +143,7 @@ def tokenizer_of(levels, backbone=None):
 @pytest.fixture(scope="module", params=PYRAMIDS)
 def fitted(request, smooth):
     tok = tokenizer_of(PYRAMIDS[request.param])
-    tok.fit([smooth(40)])
+    tok.fit([smooth(20)])
     return tok
 
 
@@ -177,7 +179,7 @@ def test_a_saved_tokenizer_comes_back_with_its_fingerprint_and_ids(fitted, smoot
 
 def test_learned_entries_that_lie_on_the_grid_are_another_tokenizer_than_the_grid(smooth):
     tok = tokenizer_of(PYRAMIDS["scalars"])
-    tok.fit([smooth(40)])
+    tok.fit([smooth(20)])
     levels = tuple(dataclasses.replace(level, fsq=()) for level in PYRAMIDS["scalars"])
     other = tokenizer_of(levels)
     other.load_own(tok.own_tensors())  # the same numbers, without the bound

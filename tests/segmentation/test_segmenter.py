@@ -262,7 +262,12 @@ class TestManyClasses:
 
     @pytest.mark.parametrize(
         ("resolution", "kept", "size"),
-        [("pixels", 2**26, (96, 128)), ("pixels", 0, (1, 1)), ("cells", 0, (96, 128)), ("cells", 2**26, (1, 1))],
+        [
+            pytest.param("pixels", 2**26, (96, 128), marks=pytest.mark.slow),
+            ("pixels", 0, (1, 1)),
+            ("cells", 0, (96, 128)),
+            ("cells", 2**26, (1, 1)),
+        ],
     )
     def test_a_thousand_names_need_no_more_memory_than_a_chunk(
         self, toy_tokenizer, smooth, monkeypatch, resolution, kept, size

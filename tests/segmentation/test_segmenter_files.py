@@ -52,10 +52,8 @@ class TestErrors:
         with pytest.raises(CapabilityError, match='mode "lookup"'):
             seg.segment(images, NAMES, mode="dense")
 
-    def test_tokens_of_another_tokenizer_are_refused(self, headed, toy_config, images, smooth):
-        other = PyramidTokenizer.from_config(toy_config)
-        other.fit([smooth(16, seed=33)])
-        tokens = other.encode(images)
+    def test_tokens_of_another_tokenizer_are_refused(self, headed, other_tokenizer, images):
+        tokens = other_tokenizer.encode(images)
         for mode in ("lookup", "decoder"):
             with pytest.raises(TokenMismatchError, match="expected tokens of tokenizer"):
                 headed.segment(tokens, NAMES, mode=mode)

@@ -1,78 +1,28 @@
+"""Token pyramids in memory: parts, joins, copies, comparisons and what is refused."""
+
 from __future__ import annotations
 
 import copy
 import dataclasses
 import functools
-import hashlib
 import io
 import math
 import pickle
-import runpy
-from pathlib import Path
 
 import pytest
 import torch
 from hypothesis import given
-from hypothesis import strategies as st
 from torch.utils.data import DataLoader, default_collate
 
 from pyramid_tokenizer.errors import (
     PyramidTokenizerError,
     TokenError,
-    TokenFileError,
     TokenMismatchError,
     TokenRangeError,
 )
-from pyramid_tokenizer.tokens import format as token_format
 from pyramid_tokenizer.tokens.pyramid import TokenPyramid
 from tests.operations import operations
-
-GOLDEN = Path(__file__).parents[1] / "golden"
-FIELDS = {
-    "ids": (torch.tensor([[[3, 1]], [[0, 2]]]), torch.arange(16).reshape(2, 2, 4)),
-    "codebook_sizes": (4, 17),
-    "image_size": (30, 60),
-    "fingerprint": "0f" * 32,
-    "precision": "float32",
-}
-PRECISIONS = [None, "float32", "bfloat16", "float16", "float64"]
-
-
-def make(**changes: object) -> TokenPyramid:
-    return TokenPyramid(**{**FIELDS, **changes})
-
-
-@st.composite
-def pyramids(draw: st.DrawFn) -> TokenPyramid:
-    """Any pyramid that some tokenizer could make: odd sizes, odd codebooks, residual stages."""
-    ratios = draw(st.lists(st.integers(1, 3), max_size=3))
-    stride = draw(st.integers(1, 4)) * math.prod(ratios)
-    height, width = draw(st.integers(1, 40)), draw(st.integers(1, 40))
-    h, w = -(-height // stride), -(-width // stride)
-    scales = [math.prod(ratios[:level]) for level in range(len(ratios) + 1)]
-    sizes = [draw(st.sampled_from([2, 3, 5, 64, 100, 256, 1000, 4097])) for _ in scales]
-    batch_size = draw(st.integers(1, 3))
-    generator = torch.Generator().manual_seed(draw(st.integers(0, 2**40)))
-    shapes = [(batch_size, h * scale, w * scale) for scale in scales]
-    ids = [torch.randint(k, shape, generator=generator) for k, shape in zip(sizes, shapes, strict=True)]
-    fingerprint = draw(st.binary(min_size=32, max_size=32)).hex()
-    origin = {"fingerprint": fingerprint, "precision": draw(st.sampled_from(PRECISIONS))}
-    return TokenPyramid(ids=ids, codebook_sizes=sizes, image_size=(height, width), **origin)
-
-
-def same(a: TokenPyramid, b: TokenPyramid) -> bool:
-    """Equality spelled out, so that the laws below do not lean on `==`."""
-    plain = [(p.codebook_sizes, p.image_size, p.fingerprint, p.precision, [x.tolist() for x in p.ids]) for p in (a, b)]
-    return plain[0] == plain[1]
-
-
-@given(pyramids())
-def test_bytes_round_trip_exactly_and_every_prefix_too(tokens):
-    for n in range(1, len(tokens) + 1):
-        back = TokenPyramid.from_bytes(tokens[:n].to_bytes())
-        assert same(back, tokens[:n])
-        assert back == tokens[:n]
-        assert back.to_bytes() == tokens[:n].to_bytes()
+from tests.tokens.pyramids import FIELDS, PRECISIONS, make, pyramids, same
 
 
 @given(pyramids())
@@ -405,51 +355,6 @@ def test_pinning_pins_every_level(monkeypatch):
     tokens = make()
     assert same(tokens.pin_memory(), tokens)
     assert [x.data_ptr() for x in pinned] == [x.data_ptr() for x in tokens.ids]
-
-
-def test_a_saved_file_holds_exactly_the_bytes_and_loads_again(tmp_path):
-    path = tmp_path / "photo.tokens"
-    make()[:1].save(path)
-    make().save(str(path))
-    assert path.read_bytes() == make().to_bytes()
-    assert TokenPyramid.load(path) == TokenPyramid.load(str(path)) == make()
-    assert [p.name for p in tmp_path.iterdir()] == ["photo.tokens"]
-
-
-def test_loading_names_the_file_that_is_missing_or_damaged(tmp_path):
-    with pytest.raises(TokenFileError, match=r"nothing\.tokens.*No such file"):
-        TokenPyramid.load(tmp_path / "nothing.tokens")
-    path = tmp_path / "damaged.tokens"
-    data = bytearray(make().to_bytes())
-    data[80] ^= 1
-    path.write_bytes(data)
-    with pytest.raises(TokenFileError, match=r"damaged\.tokens: expected checksum"):
-        TokenPyramid.load(path)
-    path.write_bytes(data[:-3])
-    with pytest.raises(TokenFileError, match=r"damaged\.tokens: .*truncated"):
-        TokenPyramid.load(path)
-
-
-def test_well_sealed_bytes_with_an_impossible_id_are_still_a_file_error():
-    data = bytearray(make().to_bytes()[:-16])
-    data[-1] |= 0xF0  # the last id of 5 bits: 15 becomes 31, codebook 17
-    with pytest.raises(TokenFileError, match=r"content.*level 1 in \[0, 17\), got 31"):
-        TokenPyramid.from_bytes(bytes(data) + hashlib.sha256(data).digest()[:16])
-
-
-@pytest.mark.parametrize("data", ["photo.tokens", None, 7, [80, 89]])
-def test_from_bytes_of_something_else_points_to_load(data):
-    with pytest.raises(TokenFileError, match=r"expected bytes, got .*TokenPyramid\.load"):
-        TokenPyramid.from_bytes(data)
-
-
-def test_the_golden_file_of_version_2_still_loads_and_is_still_written():
-    golden = (GOLDEN / "tokens_v2.bin").read_bytes()
-    made = runpy.run_path(str(GOLDEN / "make_tokens.py"))["golden_tokens"]()
-    assert hashlib.sha256(golden).hexdigest() == "bfffb027165337cb34e0fb6b5f9097bb7693b9ec7a98957d81b7eb3d77c76ab0"
-    assert same(TokenPyramid.from_bytes(golden), made)
-    if token_format.VERSION == 2:
-        assert made.to_bytes() == golden
 
 
 @pytest.mark.gpu

@@ -108,6 +108,7 @@ def test_it_is_saved_where_asked_and_says_what_it_skipped(trained, photos, setti
     assert {name.rsplit("/")[-1] for name in skipped} == {"strip.png", "broken.jpg"}
 
 
+@pytest.mark.slow
 def test_sheets_and_scalars_lie_beside_the_model(trained, photos, settings, tmp_path):
     pytest.importorskip("tensorboard")
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -125,6 +126,7 @@ def test_sheets_and_scalars_lie_beside_the_model(trained, photos, settings, tmp_
     assert scalars == [(line["step"], pytest.approx(line["loss"])) for line in lines]
 
 
+@pytest.mark.slow
 def test_the_log_tells_each_levels_usage(unfitted, photos, settings, smooth):
     unfitted.fit([smooth(16)])
     steps = 10  # enough for each of 8 or 16 codes to be due ten times
@@ -134,6 +136,7 @@ def test_the_log_tells_each_levels_usage(unfitted, photos, settings, smooth):
     assert all(0.2 < share <= 1 for share in shares.values())
 
 
+@pytest.mark.slow
 def test_a_perceptual_term_joins_the_loss(trained, photos, settings):
     plain, with_term = (
         tune(trained, photos, settings, codebooks="frozen", config=settings(codebook_steps=0, **change))[1]

@@ -2,6 +2,7 @@
 
 import copy
 import dataclasses
+import functools
 import math
 
 import pytest
@@ -218,10 +219,24 @@ def test_a_state_without_its_parts_is_refused(tmp_path):
         run(Toy(), tmp_path / "s.pt")
 
 
+@pytest.fixture(scope="module")
+def fitted_once(make_unfitted, smooth):
+    """fitted_once(composition) -> two fitted levels. Never changed."""
+
+    @functools.cache
+    def fit(composition):
+        tok = make_unfitted()
+        quantizer = dataclasses.replace(tok.config.quantizer, composition=composition)
+        tok = PyramidTokenizer.from_config(dataclasses.replace(tok.config, quantizer=quantizer))
+        tok.fit([smooth(16)])
+        return tok
+
+    return fit
+
+
 @pytest.fixture
-def fitted(unfitted, smooth):
-    unfitted.fit([smooth(16)])
-    return unfitted
+def fitted(fitted_once):
+    return copy.deepcopy(fitted_once("residual"))
 
 
 def train_mode(stage):
@@ -270,12 +285,9 @@ def test_stage_two_holds_what_trains_and_nothing_else(fitted, settings):
 
 
 @pytest.fixture(params=["residual", "bottom_up", "none"])
-def composed(request, unfitted, smooth):
-    """Fitted, once for each composition."""
-    quantizer = dataclasses.replace(unfitted.config.quantizer, composition=request.param)
-    tok = PyramidTokenizer.from_config(dataclasses.replace(unfitted.config, quantizer=quantizer))
-    tok.fit([smooth(16)])
-    return tok
+def composed(request, fitted_once):
+    """Of each composition."""
+    return copy.deepcopy(fitted_once(request.param))
 
 
 def test_the_loss_of_stage_one_is_of_pixels_commitment_and_alignment(composed, smooth, settings):

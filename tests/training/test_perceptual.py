@@ -35,6 +35,7 @@ def test_its_gradient_reaches_the_pixels_and_lowers_it(smooth):
     assert distance(step, target) < before
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:.*'pretrained'|Arguments other than a weight:UserWarning")  # lpips' own
 def test_lpips_sees_pixels_in_its_own_range(smooth, monkeypatch):
     lpips = pytest.importorskip("lpips")

@@ -71,6 +71,7 @@ def test_an_error_in_a_run_leaves_them_alone_too(fitted, photos, settings):
     assert not is_initialized()
 
 
+@pytest.mark.slow
 def test_runs_of_different_precision_follow_each_other_in_one_process(fitted, photos, settings, run_stage_3):
     for run in (run_finetune, run_stage_3):
         first, half, again = (run(fitted, photos, settings, mixed_precision=kind) for kind in ("no", "bf16", "no"))

@@ -1,4 +1,4 @@
-"""Stage 3: its loss, what it moves and what it leaves, that it learns, and that a run cut short ends as one that was not."""
+"""Stage 3: what it moves and what it leaves, that it learns, and that a run cut short ends as one that was not."""
 
 import copy
 import dataclasses
@@ -17,14 +17,17 @@ from pyramid_tokenizer.training import train_segmentation
 from pyramid_tokenizer.training.segmentation import (
     SegmentationStage,
     cell_inputs,
-    class_weights,
     new_segmenter,
     sigmoid_loss,
 )
 from tests.training.test_train import Interruption, assert_same, state_of, stop_at
 
 FIVE = ["red", "green|lime", "blue", "yellow", "black"]
+
+
 SMALL = SegmentationConfig(width=16, depth=1)
+
+
 OWN_TRUNK = dataclasses.replace(SMALL, shared_decoder=False)
 
 
@@ -70,50 +73,6 @@ def head_of(seg):
 
 def changed(before, after):
     return {name.split(".")[0] for name, tensor in before.items() if not torch.equal(tensor, after[name])}
-
-
-class TestLoss:
-    @pytest.mark.parametrize("classes", [1, 3, 7])
-    def test_it_is_the_cross_entropy_of_one_sigmoid_a_class(self, classes):
-        logits = torch.randn(2, classes, 4, 5) * 3
-        labels = torch.randint(-1, classes + 1, (2, 4, 5))
-        targets = torch.zeros(2, classes + 1, 4, 5).scatter_(1, labels.clamp(min=0)[:, None], 1.0)[:, :classes]
-        each = F.binary_cross_entropy_with_logits(logits, targets, reduction="none").sum(1)
-        torch.testing.assert_close(sigmoid_loss(logits, labels), each[labels >= 0].mean())
-
-    def test_its_gradient_is_that_too_and_nothing_at_ignored_pixels(self):
-        logits, labels = torch.randn(1, 3, 2, 3, requires_grad=True), torch.tensor([[[0, 3, -1], [2, 2, -1]]])
-        sigmoid_loss(logits, labels).backward()
-        targets = F.one_hot(labels.clamp(min=0), 4)[..., :3].permute(0, 3, 1, 2)
-        wanted = (logits.detach().sigmoid() - targets) / 4 * (labels >= 0)
-        torch.testing.assert_close(logits.grad, wanted)
-
-    def test_without_a_pixel_that_counts_it_is_zero_and_moves_nothing(self):
-        logits = torch.randn(1, 3, 2, 2, requires_grad=True)
-        loss = sigmoid_loss(logits, torch.full((1, 2, 2), -1))
-        loss.backward()
-        assert float(loss.detach()) == 0
-        assert torch.equal(logits.grad, torch.zeros_like(logits))
-
-    def test_with_weights_a_pixel_counts_as_its_class_does(self):
-        logits, labels = torch.randn(1, 3, 2, 2), torch.tensor([[[0, 3], [2, -1]]])
-        weights = torch.tensor([2.0, 5.0, 0.5, 0.25])  # of the classes, and of none
-        alone = []
-        for row, column in ((0, 0), (0, 1), (1, 0)):
-            kept = torch.full_like(labels, -1)
-            kept[0, row, column] = labels[0, row, column]
-            alone.append(sigmoid_loss(logits, kept))
-        wanted = (2.0 * alone[0] + 0.25 * alone[1] + 0.5 * alone[2]) / 3
-        torch.testing.assert_close(sigmoid_loss(logits, labels, weights), wanted)
-
-    @pytest.mark.parametrize("power", [0.0, 0.5, 1.0])
-    def test_class_weights_are_one_on_average_and_favour_the_rare(self, power):
-        shares = torch.tensor([0.7, 0.25, 0.05, 0.0])
-        weights = class_weights(shares, power)
-        assert float((weights * shares).sum()) == pytest.approx(1)
-        assert weights.tolist() == sorted(weights.tolist())
-        torch.testing.assert_close(weights[2] / weights[0], torch.tensor(14.0) ** power)
-        assert weights[3] == weights[2]  # of no pixel: as the rarest
 
 
 class TestStage:
@@ -226,7 +185,7 @@ class TestWhatLearns:
         assert not any(parameter.requires_grad for parameter in seg.parameters())
         assert not seg.training
 
-    @pytest.mark.parametrize("shape", [SMALL, OWN_TRUNK])
+    @pytest.mark.parametrize("shape", [SMALL, pytest.param(OWN_TRUNK, marks=pytest.mark.slow)])
     def test_joint_training_moves_trunk_and_decoder_and_no_id(self, tok, five, config, shape):
         lines = []
         seg = run(tok, [five], config(decoupled=False), lines.append, segmentation=shape)
@@ -258,6 +217,7 @@ def accuracy(seg, samples, mode):
     return right / known
 
 
+@pytest.mark.slow
 def test_a_few_dozen_steps_teach_a_head_what_colours_mean(tok, five, config, labelled):
     lines = []
     seg = run(tok, [five], config(head_steps=60, batch_size=6, ema_decay=0.8), lines.append)
@@ -269,7 +229,9 @@ def test_a_few_dozen_steps_teach_a_head_what_colours_mean(tok, five, config, lab
     assert lines[-1]["accuracy"] > lines[0]["accuracy"] + 0.3
 
 
-@pytest.mark.parametrize("options", [{}, {"segmentation": OWN_TRUNK}, {"continuous": True}])
+@pytest.mark.parametrize(
+    "options", [pytest.param({"segmentation": OWN_TRUNK}, marks=pytest.mark.slow), {"continuous": True}]
+)
 def test_every_kind_of_run_logs_a_finite_loss_and_an_accuracy(tok, five, config, options):
     lines = []
     run(tok, [five], config(head_steps=2), lines.append, **options)
@@ -277,6 +239,7 @@ def test_every_kind_of_run_logs_a_finite_loss_and_an_accuracy(tok, five, config,
     assert all(0 < line["loss"] < 20 and 0 <= line["accuracy"] <= 1 for line in lines)
 
 
+@pytest.mark.slow
 def test_bfloat16_training_compares_classes_in_float32(tok, five, config):
     from accelerate.state import AcceleratorState
 

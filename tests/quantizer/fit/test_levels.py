@@ -46,7 +46,12 @@ def fit(quantizer, images, **options):
 
 
 @pytest.mark.parametrize(
-    ("composition", "distance"), [("residual", "euclidean"), ("residual", "cosine"), ("bottom_up", "cosine")]
+    ("composition", "distance"),
+    [
+        ("residual", "cosine"),
+        pytest.param("residual", "euclidean", marks=pytest.mark.slow),
+        pytest.param("bottom_up", "cosine", marks=pytest.mark.slow),
+    ],
 )
 def test_each_longer_prefix_has_a_better_linear_reconstruction_of_held_out_images(composition, distance, smooth):
     quantizer = build(composition, distance=distance)
@@ -88,7 +93,8 @@ def test_a_level_is_whitening_then_regression_then_kmeans_of_its_sample(smooth):
 
 def test_the_seed_alone_decides(smooth):
     first, second, third = build(), build(), build()
-    reports = [fit(first, smooth(24), seed=3), fit(second, smooth(24), seed=3), fit(third, smooth(24), seed=4)]
+    images = smooth(16, 32, 32)
+    reports = [fit(first, images, seed=3), fit(second, images, seed=3), fit(third, images, seed=4)]
     torch.rand(3)
     for name, tensor in first.state_dict().items():
         assert torch.equal(tensor, second.state_dict()[name]), name
@@ -155,6 +161,7 @@ def test_levels_that_stand_for_the_whole_count_by_the_semantics_they_explain(com
     torch.testing.assert_close(weights, wanted / wanted.sum())
 
 
+@pytest.mark.slow
 def test_residual_levels_come_nearer_to_the_dense_features_one_by_one(smooth):
     images, held_out = smooth(32), ToyBackbone()(smooth(8, seed=5), with_dense=True)
     errors = {}
@@ -310,7 +317,11 @@ def counting(samples):
 
 
 @pytest.mark.parametrize(
-    "codebook", [{"codebook_size": 48, "dim": 8}, {"codebook_size": 48, "dim": 3, "fsq": (4, 4, 3)}]
+    "codebook",
+    [
+        {"codebook_size": 48, "dim": 8},
+        pytest.param({"codebook_size": 48, "dim": 3, "fsq": (4, 4, 3)}, marks=pytest.mark.slow),
+    ],
 )
 def test_inputs_too_wide_for_memory_are_read_again_as_projections(codebook, monkeypatch, smooth):
     levels = [

@@ -68,7 +68,12 @@ def kept_names(quantizer):
 
 
 @pytest.mark.parametrize(
-    ("composition", "distance"), [("residual", "euclidean"), ("bottom_up", "cosine"), ("none", "euclidean")]
+    ("composition", "distance"),
+    [
+        ("residual", "euclidean"),
+        pytest.param("bottom_up", "cosine", marks=pytest.mark.slow),
+        pytest.param("none", "euclidean", marks=pytest.mark.slow),
+    ],
 )
 def test_a_refit_on_the_same_images_changes_little(composition, distance, smooth):
     quantizer, images = build(composition, distance=distance), smooth(24)
@@ -91,7 +96,7 @@ def other_domain(smooth, count=24, seed=3):
     return (smooth(count, seed=seed).sub(0.5).mul(1.6) * torch.tensor([0.2, 1.5, 0.7])[:, None, None] + 0.6).clamp(0, 1)
 
 
-@pytest.mark.parametrize("composition", ["residual", "bottom_up"])
+@pytest.mark.parametrize("composition", [pytest.param("residual", marks=pytest.mark.slow), "bottom_up"])
 def test_a_refit_on_other_images_serves_them_better_through_the_same_adapters(composition, smooth):
     quantizer = build(composition)
     fit(quantizer, smooth(24))
@@ -111,7 +116,7 @@ def test_a_refit_on_other_images_serves_them_better_through_the_same_adapters(co
 
 
 def test_a_refit_brings_unused_entries_back(smooth):
-    quantizer, images = build("none"), smooth(48)
+    quantizer, images = build("none"), smooth(24)
     fit(quantizer, images)
     for index in range(3):
         quantizer.level(index).codebook[::2] = 50.0  # far from everything
