@@ -39,18 +39,16 @@ NAMES = (
 )
 """One or two of every family."""
 SIDE_PX = 256
-HEAD = ("name", "family", "strides of the maps", "levels: stride, blocks, entries", "tokens", "bits/px")
+HEAD = ("name", "family", "strides of the blocks and of the stem", "levels: stride, entries", "tokens", "bits/px")
 
 
 def row_of(name: str) -> tuple[str, ...]:
     """Cells of one backbone's row; tokens and bits per pixel of an image of 256x256 px, padding included."""
     backbone = describe_backbone(name)
-    levels = preset_levels(channels=backbone.channels, strides=backbone.strides)
-    deep_first = backbone.config.blocks[::-1]
+    levels = preset_levels(backbone.strides)
     told, tokens, bits = [], 0, 0.0
     for level in levels:
-        blocks = " ".join(str(deep_first[index]) for index in level.maps)
-        told.append(f"{level.stride} ({blocks}) {level.codebook_size}")
+        told.append(f"{level.stride} {level.codebook_size}")
         count = (math.ceil(SIDE_PX / levels[0].stride) * levels[0].stride // level.stride) ** 2
         tokens, bits = tokens + count, bits + count * math.log2(level.codebook_size)
     strides = " ".join(str(stride) for stride in backbone.strides)

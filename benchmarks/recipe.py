@@ -71,39 +71,55 @@ class Images:
     names: list[str]
 
 
-Change = Callable[[QuantizerConfig], QuantizerConfig]
+Change = Callable[[QuantizerConfig, Sequence[int]], QuantizerConfig]
+"""From the recipe's levels and the strides of the backbone's maps (coarse to fine, the stem's last) to a variant's levels."""
 
 
-def without_dense(config: QuantizerConfig) -> QuantizerConfig:
+def recipe(config: QuantizerConfig, _: Sequence[int]) -> QuantizerConfig:
+    """What the package uses."""
+    return config
+
+
+def last_layer(config: QuantizerConfig, _: Sequence[int]) -> QuantizerConfig:
+    """Every level reads the map of the deepest block in place of the stem."""
+    return _with_levels(config, [{"maps": (0,)}] * len(config.levels))
+
+
+def without_stem(config: QuantizerConfig, strides: Sequence[int]) -> QuantizerConfig:
+    """A level reads the block of its own stride and the next finer one; of a ViT, coarse levels read deep blocks."""
+    blocks = strides[:-1]
+    count, last = len(config.levels), len(blocks) - 1
+    changes = []
+    for index, level in enumerate(config.levels):
+        own = next((i for i, stride in enumerate(blocks) if level.stride % stride == 0), last)
+        own = index * last // (count - 1) if len(set(blocks)) == 1 else own
+        changes.append({"maps": tuple(range(own, min(own + 1, last) + 1))})
+    return _with_levels(config, changes)
+
+
+def bottom_up(config: QuantizerConfig, _: Sequence[int]) -> QuantizerConfig:
+    """The paper's composition: each level reads the codes of the next finer one and stands for the whole image."""
+    return dataclasses.replace(config, composition="bottom_up")
+
+
+def without_dense(config: QuantizerConfig, _: Sequence[int]) -> QuantizerConfig:
     """No level reads the dense features; they stay part of the coarse levels' targets."""
-    return _with_levels(config, reads_dense=False)
+    return _with_levels(config, [{"reads_dense": False}] * len(config.levels))
 
 
-def pixels_alone(config: QuantizerConfig) -> QuantizerConfig:
-    """No level reads the dense features or is fitted to predict them."""
-    return _with_levels(config, reads_dense=False, semantic_weight=0.0)
+def equal_entries(config: QuantizerConfig, _: Sequence[int]) -> QuantizerConfig:
+    """4,096 entries at every level."""
+    return _with_levels(config, [{"codebook_size": 4096}] * len(config.levels))
 
 
-def small_coarse(config: QuantizerConfig) -> QuantizerConfig:
-    """Most of the bits at the finest level: 256, 1,024 and 8,192 entries on three levels."""
-    sizes = [256] * (len(config.levels) - 2) + [1024, 8192]
-    levels = zip(config.levels, sizes[-len(config.levels) :], strict=True)
-    return dataclasses.replace(
-        config, levels=tuple(dataclasses.replace(level, codebook_size=size) for level, size in levels)
-    )
-
-
-def _with_levels(config: QuantizerConfig, **changes: Any) -> QuantizerConfig:
-    return dataclasses.replace(config, levels=tuple(dataclasses.replace(level, **changes) for level in config.levels))
+def _with_levels(config: QuantizerConfig, changes: Sequence[dict[str, Any]]) -> QuantizerConfig:
+    levels = zip(config.levels, changes, strict=True)
+    return dataclasses.replace(config, levels=tuple(dataclasses.replace(level, **change) for level, change in levels))
 
 
 VARIANTS: dict[str, Change] = {
-    "recipe": lambda config: config,
-    "no-dense": without_dense,
-    "pixels-alone": pixels_alone,
-    "small-coarse": small_coarse,
-    "bottom-up": lambda config: dataclasses.replace(config, composition="bottom_up"),
-    "no-composition": lambda config: dataclasses.replace(config, composition="none"),
+    change.__name__.replace("_", "-"): change
+    for change in (recipe, last_layer, without_stem, bottom_up, without_dense, equal_entries)
 }
 
 
@@ -197,7 +213,7 @@ def agreement(tok: PyramidTokenizer, images: Images) -> float:
 def row_of(name: str, base: PyramidTokenizer, images: Images) -> dict[str, Any]:
     """A variant's figures: fitted anew on the backbone of `base`."""
     say(f"{name}: fitting")
-    quantizer = VARIANTS[name](base.config.quantizer)
+    quantizer = VARIANTS[name](base.config.quantizer, base.backbone.strides)
     tok = PyramidTokenizer.from_config(
         dataclasses.replace(base.config, quantizer=quantizer, fingerprint=""), backbone=base.backbone
     ).to(base.device)

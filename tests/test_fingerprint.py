@@ -92,6 +92,7 @@ FIELDS: dict[str, tuple[str, Callable[[TokenizerConfig], TokenizerConfig]]] = {
     ),
     "BackboneConfig.blocks": (DETERMINES, backbone(blocks=(1, 2))),
     "BackboneConfig.fingerprint": (HARMLESS, backbone(fingerprint="{fingerprint}")),
+    "BackboneConfig.stem": (DETERMINES, backbone(stem=True)),
     "BackboneConfig.dense_reading": (DETERMINES, backbone(dense_reading="v")),
     "LevelConfig.stride": (DETERMINES, level(0, stride=32)),
     "LevelConfig.maps": (DETERMINES, level(1, maps=(0,))),

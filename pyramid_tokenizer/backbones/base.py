@@ -32,7 +32,7 @@ class Backbone(Protocol):
     blocks: tuple[int, ...]
     """Indices of the blocks that are read, shallow to deep; `config.blocks`, or the family's preset."""
     channels: tuple[int, ...]
-    """Channels of each native map, deepest and coarsest first."""
+    """Channels of each native map, deepest and coarsest first; with `config.stem` the stem's are the last."""
     strides: tuple[int, ...]
     """Input pixels per cell of each native map; never increases."""
     multiple_px: int
@@ -65,13 +65,13 @@ class Backbone(Protocol):
         ...
 
     def shallow(self, images: Tensor) -> Tensor:
-        """The finest native map, for perceptual losses: a gradient flows to `images`, none to the frozen weights.
+        """The map of the shallowest block, for perceptual losses: a gradient flows to `images`, none to the frozen weights.
 
         Args:
-            images: (B, 3, H, W) float, RGB; H and W multiples of `strides[-1]`. Decoded images may overshoot [0, 1].
+            images: (B, 3, H, W) float, RGB; H and W multiples of that map's stride. Decoded images may overshoot [0, 1].
 
         Returns:
-            (B, C, h, w) float32, the last of `forward(images).maps`.
+            (B, C, h, w) float32, the map of `blocks[0]` as `forward` gives it.
 
         Raises:
             ImageValueError: Another shape or dtype, or a size that is not a multiple.

@@ -70,7 +70,7 @@ def describe_backbone(name: str, *, blocks: Sequence[int] = ()) -> BackboneDescr
     Example:
         >>> backbone = describe_backbone("toy")
         >>> backbone.family, backbone.channels, backbone.strides, backbone.config.blocks
-        ('ToyBackbone', (32, 24, 16, 8), (32, 16, 8, 4), (0, 1, 2, 3))
+        ('ToyBackbone', (32, 24, 16, 8, 8), (32, 16, 8, 4, 4), (0, 1, 2, 3))
     """
     config = name_backbone(name, blocks=blocks)
     if config.kind == "toy":
@@ -78,13 +78,14 @@ def describe_backbone(name: str, *, blocks: Sequence[int] = ()) -> BackboneDescr
     visual = _build_without_values(config.name, read_model_config(config.name))
     with torch.no_grad():
         backbone = find_reader(visual)
-        found = probe(backbone, next(visual.parameters()))
+        found = probe(backbone, visual)
     read = resolve_blocks(blocks, preset=preset_blocks(found.strides), count=len(found.strides))
+    channels, strides = found.select(read, stem=config.stem)
     return BackboneDescription(
         config=dataclasses.replace(config, blocks=read),
         family=f"timm {type(visual.trunk).__name__}" if hasattr(visual, "trunk") else type(visual).__name__,
-        channels=tuple(found.channels[block] for block in reversed(read)),
-        strides=tuple(found.strides[block] for block in reversed(read)),
+        channels=channels,
+        strides=strides,
         num_blocks=len(found.strides),
         multiple_px=found.strides[-1],
         embedding_dim=found.embedding_dim,

@@ -138,7 +138,7 @@ def load_text_tokenizer(
 def name_backbone(
     name: str, *, pretrained: str | None = None, blocks: Sequence[int] = (), dense_reading: str = ""
 ) -> BackboneConfig:
-    """The config of the backbone of that name, for `load_backbone`; nothing is read yet.
+    """The config of the backbone of that name, for `load_backbone`, with its stem, which the recipe reads; nothing is read yet.
 
     Args:
         name: An open_clip model name, "hf-hub:org/repo", a folder in open_clip's local-directory layout ("local-dir:PATH"
@@ -159,8 +159,10 @@ def name_backbone(
         name = f"{_LOCAL}{folder}"
     _check_weights(name, pretrained)
     if name == _TOY:
-        return BackboneConfig(kind="toy", blocks=tuple(blocks), dense_reading=dense_reading)
-    return BackboneConfig(name=name, pretrained=pretrained, blocks=tuple(blocks), dense_reading=dense_reading)
+        return BackboneConfig(kind="toy", blocks=tuple(blocks), stem=True, dense_reading=dense_reading)
+    return BackboneConfig(
+        name=name, pretrained=pretrained, blocks=tuple(blocks), stem=True, dense_reading=dense_reading
+    )
 
 
 def read_model_config(name: str) -> dict[str, Any]:

@@ -24,6 +24,7 @@ from pyramid_tokenizer.backbones.base import (
 from pyramid_tokenizer.backbones.features import FeaturePyramid
 from pyramid_tokenizer.backbones.reader import MapReader, run_small
 from pyramid_tokenizer.backbones.resnet import ResNetReader
+from pyramid_tokenizer.backbones.stem import find_stem, read_stem
 from pyramid_tokenizer.backbones.text_length import check_text_length
 from pyramid_tokenizer.backbones.timm import TimmReader
 from pyramid_tokenizer.backbones.vit import VitReader
@@ -35,11 +36,21 @@ from pyramid_tokenizer.finite import require_finite
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Probe:
-    """Channels and strides of the maps of a backbone's blocks, shallow to deep."""
+    """Channels and strides of the maps of a backbone's blocks, shallow to deep, and of its stem."""
 
     channels: tuple[int, ...]
     strides: tuple[int, ...]
     embedding_dim: int
+    stem: str
+    """Name of the convolution that is the stem."""
+    stem_channels: int
+    stem_stride: int
+
+    def select(self, blocks: Sequence[int], *, stem: bool) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """Channels and strides, coarse to fine, of the maps of `blocks` (shallow to deep) and, where asked for, of the stem."""
+        channels = [self.channels[block] for block in reversed(blocks)] + [self.stem_channels] * stem
+        strides = [self.strides[block] for block in reversed(blocks)] + [self.stem_stride] * stem
+        return tuple(channels), tuple(strides)
 
 
 def find_reader(visual: nn.Module) -> MapReader:
@@ -64,20 +75,34 @@ def find_reader(visual: nn.Module) -> MapReader:
     )
 
 
-def probe(backbone: MapReader, weight: Tensor) -> Probe:
-    """Runs one black image of the size `backbone.probe_px`, of `weight`'s device and dtype, through the whole backbone.
+def probe(reader: MapReader, visual: nn.Module) -> Probe:
+    """Runs one small black image of `visual`'s device and dtype through the whole backbone.
+
+    Args:
+        reader: Of the backbone's family.
+        visual: The backbone itself.
 
     Raises:
-        BackboneError: The backbone cannot read another size than its own, or its maps do not form a pyramid.
+        BackboneError: The backbone cannot read another size than its own, its maps do not form a pyramid, or it has no stem.
     """
-    output = run_small(lambda x: backbone.with_dense(x, None), backbone.probe_px, weight)
-    grids = [tuple(m.shape[-2:]) for m in output.maps]
-    strides = tuple(backbone.probe_px // side for side, _ in grids)
-    square = all(grid == (backbone.probe_px / s, backbone.probe_px / s) for grid, s in zip(grids, strides, strict=True))
+    weight, side = next(visual.parameters()), reader.probe_px
+    stem = find_stem(visual)
+    first = run_small(lambda x: read_stem(visual, stem, x), side, weight)
+    output = run_small(lambda x: reader.with_dense(x, None), side, weight)
+    maps = [first, *output.maps]
+    grids = [tuple(m.shape[-2:]) for m in maps]
+    strides = tuple(side // height for height, _ in grids)
+    square = all(grid == (side / stride, side / stride) for grid, stride in zip(grids, strides, strict=True))
     if not square or list(strides) != sorted(strides):
         raise BackboneError(f"expected maps that never grow with depth, got grids {grids}: use another model")
-    channels = tuple(m.shape[1] for m in output.maps)
-    return Probe(channels=channels, strides=strides, embedding_dim=output.embedding.shape[-1])
+    return Probe(
+        channels=tuple(m.shape[1] for m in output.maps),
+        strides=strides[1:],
+        embedding_dim=output.embedding.shape[-1],
+        stem=stem,
+        stem_channels=first.shape[1],
+        stem_stride=strides[0],
+    )
 
 
 def preset_blocks(strides: Sequence[int]) -> tuple[int, ...]:
@@ -109,8 +134,9 @@ _TEXTS_PER_BATCH = 256
 class OpenClipBackbone(nn.Module):
     """Any open_clip model with a ViT, ModifiedResNet or timm backbone. `load_backbone` makes one; see `Backbone`.
 
-    Maps are what the backbone's blocks put out, before any final norm. Sizes other than the backbone's own are read by
-    resampling its position embeddings on the fly; the stored weights never change.
+    Maps are what the backbone's blocks put out, before any final norm, and, with `config.stem`, its first convolution before any
+    norm. Sizes other than the backbone's own are read by resampling its position embeddings on the fly; the stored weights never
+    change.
     """
 
     def __init__(
@@ -120,7 +146,7 @@ class OpenClipBackbone(nn.Module):
 
         Args:
             model: An open_clip model with its weights loaded, float32.
-            config: What it was loaded from; only `blocks` and `dense_reading` matter here.
+            config: What it was loaded from; only `blocks`, `stem` and `dense_reading` matter here.
             model_config: The "model_cfg" that open_clip builds it from; `save` writes it.
             tokenizer: Makes open_clip's text tokenizer; called at the first `encode_text`.
 
@@ -144,12 +170,12 @@ class OpenClipBackbone(nn.Module):
         self._std = tuple(float(value) for value in self._preprocess["std"])
         with torch.no_grad():
             self._reader = find_reader(visual)
-            found = probe(self._reader, next(visual.parameters()))
+            found = probe(self._reader, visual)
         count = len(found.strides)
         self.blocks = resolve_blocks(config.blocks, preset=preset_blocks(found.strides), count=count)
         self.multiple_px = found.strides[-1]
-        self.channels = tuple(found.channels[block] for block in reversed(self.blocks))
-        self.strides = tuple(found.strides[block] for block in reversed(self.blocks))
+        self.channels, self.strides = found.select(self.blocks, stem=config.stem)
+        self._stem, self._shallow_px = found.stem, found.strides[self.blocks[0]]
         self.embedding_dim = found.embedding_dim
         self.dense_readings = order_readings(config.dense_reading, self._reader.dense_readings)
         self.has_dense = bool(self.dense_readings)
@@ -161,23 +187,31 @@ class OpenClipBackbone(nn.Module):
             return self._with_dense(images, self.dense_readings[0] if self.has_dense else None)
         check_images(images, multiple=self.strides[0])
         with torch.no_grad(), torch.autocast(images.device.type, enabled=False):
-            maps = self._reader.maps(self._normalise(images), self.blocks)
-        return FeaturePyramid(maps=tuple(m.float() for m in reversed(maps)), strides=self.strides)
+            x = self._normalise(images)
+            maps = self._coarse_to_fine(self._reader.maps(x, self.blocks), x)
+        return FeaturePyramid(maps=maps, strides=self.strides)
 
     def _with_dense(self, images: Tensor, reading: str | None) -> FeaturePyramid:
         check_images(images, multiple=self.multiple_px)
         with torch.no_grad(), torch.autocast(images.device.type, enabled=False):
-            output = self._reader.with_dense(self._normalise(images), self.blocks, reading=reading)
+            x = self._normalise(images)
+            output = self._reader.with_dense(x, self.blocks, reading=reading)
+            maps = self._coarse_to_fine(output.maps, x)
         return FeaturePyramid(
-            maps=tuple(m.float() for m in reversed(output.maps)),
+            maps=maps,
             strides=self.strides,
             embedding=output.embedding.float(),
             dense=output.dense.float() if output.dense is not None else None,
         )
 
+    def _coarse_to_fine(self, maps: Sequence[Tensor], x: Tensor) -> tuple[Tensor, ...]:
+        """The maps of blocks, shallow to deep, in the order of `strides` and in float32, with the stem where it is read."""
+        stem = [read_stem(self.model.visual, self._stem, x).float()] if self.config.stem else []
+        return (*(m.float() for m in reversed(maps)), *stem)
+
     def shallow(self, images: Tensor) -> Tensor:
-        """(B, C, h, w) float32: the finest native map of a batch of any range, with a gradient to `images`."""
-        check_images(images, multiple=self.strides[-1], any_range=True)
+        """(B, C, h, w) float32: the shallowest block's map of a batch of any range, with a gradient to `images`."""
+        check_images(images, multiple=self._shallow_px, any_range=True)
         with torch.autocast(images.device.type, enabled=False):
             return self._reader.maps(self._normalise(images), self.blocks[:1])[0].float()
 
@@ -253,7 +287,9 @@ class OpenClipBackbone(nn.Module):
 
     def _compute_fingerprint(self) -> str:
         # quick_gelu is the one thing outside the weights that open_clip lets vary for the same weights.
-        facts = {"mean": self._mean, "std": self._std, "blocks": self.blocks}
+        facts = {"mean": self._mean, "std": self._std, "blocks": self.blocks} | (
+            {"stem": True} if self.config.stem else {}
+        )
         quick_gelu = bool(self._model_config.get("quick_gelu", False))
         return compute_fingerprint(self.model.visual.state_dict(), **facts, quick_gelu=quick_gelu)
 

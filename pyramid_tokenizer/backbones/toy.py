@@ -41,7 +41,7 @@ class ToyBackbone(nn.Module):
 
     The finest map keeps eight cosine patterns of each 4x4 patch; each coarser one averages 2x2 cells and keeps eight of
     their differences. A bent line after every step keeps the maps from being linear functions of each other, as in a
-    real backbone. `blocks` are indices 0 (stride 4) to 3 (stride 32).
+    real backbone. `blocks` are indices 0 (stride 4) to 3 (stride 32); the stem is the finest map before the line is bent.
 
     Example:
         >>> backbone = ToyBackbone()
@@ -59,7 +59,7 @@ class ToyBackbone(nn.Module):
         """Builds the backbone.
 
         Args:
-            config: Of kind "toy"; only its `blocks` and `dense_reading` matter. None takes all blocks.
+            config: Of kind "toy"; only its `blocks`, `stem` and `dense_reading` matter. None takes all blocks.
 
         Raises:
             ConfigError: Another kind, blocks outside 0 to 3, or another dense reading than "projection".
@@ -70,14 +70,15 @@ class ToyBackbone(nn.Module):
             raise ConfigError(f'expected a config of kind "toy", got {self.config.kind!r}: call load_backbone instead')
         self.dense_readings = order_readings(self.config.dense_reading, ("projection",))
         self.blocks = resolve_blocks(self.config.blocks, preset=range(len(_STRIDES)), count=len(_STRIDES))
-        self.channels = tuple(_CHANNELS[block] for block in reversed(self.blocks))
-        self.strides = tuple(_STRIDES[block] for block in reversed(self.blocks))
+        self.channels = (*(_CHANNELS[block] for block in reversed(self.blocks)), *_CHANNELS[: self.config.stem])
+        self.strides = (*(_STRIDES[block] for block in reversed(self.blocks)), *_STRIDES[: self.config.stem])
         self.multiple_px = _STRIDES[-1]
         kernels = [_patch_kernel(), *(_merge_kernel(channels) for channels in _CHANNELS[:-1])]
         self.kernels = nn.ParameterList(nn.Parameter(kernel, requires_grad=False) for kernel in kernels)
         projection = _cosine_rows(_EMBEDDING_DIM, _CHANNELS[-1])[:, :, None, None]
         self.projection = nn.Parameter(projection, requires_grad=False)
-        self.fingerprint = compute_fingerprint(self.state_dict(), mean=_MEAN, std=_STD, blocks=self.blocks)
+        facts = {"mean": _MEAN, "std": _STD, "blocks": self.blocks} | ({"stem": True} if self.config.stem else {})
+        self.fingerprint = compute_fingerprint(self.state_dict(), **facts)
         self.eval()
 
     def forward(self, images: Tensor, *, with_dense: bool = False) -> FeaturePyramid:
@@ -85,29 +86,33 @@ class ToyBackbone(nn.Module):
         depth = len(self.kernels) if with_dense else self.blocks[-1] + 1
         check_images(images, multiple=_STRIDES[depth - 1])
         with torch.no_grad(), torch.autocast(images.device.type, enabled=False):
-            stages = self._stages(images, depth)
+            stem, stages = self._stages(images, depth)
             dense = F.conv2d(stages[-1], self.projection).float() if with_dense else None  # (B, D, H/32, W/32)
         return FeaturePyramid(
-            maps=tuple(stages[block].float() for block in reversed(self.blocks)),
+            maps=(
+                *(stages[block].float() for block in reversed(self.blocks)),
+                *([stem.float()] if self.config.stem else []),
+            ),
             strides=self.strides,
             embedding=dense.mean(dim=(2, 3)) if dense is not None else None,
             dense=dense,
         )
 
     def shallow(self, images: Tensor) -> Tensor:
-        """(B, C, h, w) float32: the finest native map of a batch of any range, with a gradient to `images`."""
-        check_images(images, multiple=self.strides[-1], any_range=True)
+        """(B, C, h, w) float32: the shallowest block's map of a batch of any range, with a gradient to `images`."""
+        check_images(images, multiple=_STRIDES[self.blocks[0]], any_range=True)
         with torch.autocast(images.device.type, enabled=False):
-            return self._stages(images, self.blocks[0] + 1)[-1].float()
+            return self._stages(images, self.blocks[0] + 1)[1][-1].float()
 
-    def _stages(self, images: Tensor, depth: int) -> list[Tensor]:
+    def _stages(self, images: Tensor, depth: int) -> tuple[Tensor, list[Tensor]]:
+        """The first convolution's output, and the maps of the first `depth` blocks."""
         x = ((images.float() - _MEAN) / _STD).to(self.projection.dtype)
-        stages = []
+        outputs, stages = [], []
         for kernel in self.kernels[:depth]:
-            x = F.conv2d(x, kernel, stride=kernel.shape[-1])
-            x = x + 0.05 * x * x.abs()
+            outputs.append(F.conv2d(x, kernel, stride=kernel.shape[-1]))
+            x = outputs[-1] + 0.05 * outputs[-1] * outputs[-1].abs()
             stages.append(x)
-        return stages
+        return outputs[0], stages
 
     def dense(self, images: Tensor, *, reading: str | None = None) -> Tensor:
         """The dense features: (B, D, h, w) float32, a fixed projection of the coarsest map.

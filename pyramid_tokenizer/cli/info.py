@@ -102,7 +102,7 @@ def _show_backbone(name: str, size: int, console: Console) -> None:
     from pyramid_tokenizer.quantizer.recipe import preset_levels
 
     found = describe_backbone(name)
-    levels = preset_levels(channels=found.channels, strides=found.strides)
+    levels = preset_levels(found.strides)
     console.print(f"backbone     {name}")
     console.print(f"family       {found.family}, {found.num_parameters:,} parameters, frozen")
     console.print(f"blocks       {', '.join(str(block) for block in found.config.blocks)} of {found.num_blocks}")

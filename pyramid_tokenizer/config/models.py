@@ -51,6 +51,8 @@ class BackboneConfig:
     """open_clip weight tag, e.g. "openai"; None when the backbone lies in the model's own backbone/ folder."""
     blocks: tuple[int, ...] = ()
     """Indices for open_clip's `forward_intermediates`, shallow to deep; () takes the family's preset."""
+    stem: bool = False
+    """Whether the stem, the first convolution read before any normalisation, is one more map, the finest; the recipe reads it."""
     fingerprint: str = ""
     """SHA-256 over the backbone's weights, checked at loading; "" before the first save."""
     dense_reading: str = ""

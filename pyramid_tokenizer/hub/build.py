@@ -54,7 +54,6 @@ def build_config(
     """The config of a new tokenizer on a loaded backbone; arguments and errors as for `preset_config`."""
     return preset_config(
         dataclasses.replace(backbone.config, blocks=backbone.blocks),
-        channels=backbone.channels,
         strides=backbone.strides,
         levels=levels,
         composition=composition,

@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from pyramid_tokenizer.backbones.features import enlarge
+from pyramid_tokenizer.quantizer.regrid import InputPart
 
 if TYPE_CHECKING:
     from pyramid_tokenizer.quantizer.pyramid import PyramidQuantizer
@@ -46,8 +47,8 @@ class Composition(Protocol):
         """
         ...
 
-    def context(self, pyramid: PyramidQuantizer, index: int, codes: Mapping[int, Tensor]) -> list[Tensor]:
-        """What level `index` reads of the other levels: maps (B, C, h, w) on its own grid, without gradient.
+    def context(self, pyramid: PyramidQuantizer, index: int, codes: Mapping[int, Tensor]) -> list[InputPart]:
+        """What level `index` reads of the other levels, without gradient.
 
         Args:
             pyramid: All levels.
@@ -104,15 +105,15 @@ class Residual:
         """The pixels of a cell and the codes of all coarser levels."""
         return 3 * patch_px**2 + sum(dims[:index]) if index else 0
 
-    def context(self, pyramid: PyramidQuantizer, index: int, codes: Mapping[int, Tensor]) -> list[Tensor]:
+    def context(self, pyramid: PyramidQuantizer, index: int, codes: Mapping[int, Tensor]) -> list[InputPart]:
         """The coarser levels' linear reconstruction, space to depth, then their codes, repeated to this level's grid."""
         if not index:
             return []
         coarser = [codes[i].detach() for i in range(index)]
         image = enlarge(pyramid.linear_reconstructions(coarser)[-1].detach(), pyramid.ratio(index))
         stride = pyramid.strides[index]
-        repeated = [_repeat(code, pyramid.strides[i] // stride) for i, code in enumerate(coarser)]
-        return [F.pixel_unshuffle(image, pyramid.patch_px), *repeated]
+        repeated = [InputPart(code, pyramid.strides[i], stride, repeat=True) for i, code in enumerate(coarser)]
+        return [InputPart(F.pixel_unshuffle(image, pyramid.patch_px), stride, stride), *repeated]
 
     def add(self, coarser: Tensor | None, own: Tensor, ratio: int) -> Tensor:
         """The coarser levels' result, enlarged bilinearly, plus the level's own."""
@@ -151,11 +152,12 @@ class BottomUp:
         """The dimensions of the next finer level's codes; 0 for the finest level."""
         return dims[index + 1] if index + 1 < len(dims) else 0
 
-    def context(self, pyramid: PyramidQuantizer, index: int, codes: Mapping[int, Tensor]) -> list[Tensor]:
+    def context(self, pyramid: PyramidQuantizer, index: int, codes: Mapping[int, Tensor]) -> list[InputPart]:
         """The next finer level's codes, averaged to this level's grid."""
         if index + 1 == len(pyramid.strides):
             return []
-        return [F.avg_pool2d(codes[index + 1].detach(), pyramid.ratio(index + 1))]
+        averaged = F.avg_pool2d(codes[index + 1].detach(), pyramid.ratio(index + 1))
+        return [InputPart(averaged, pyramid.strides[index], pyramid.strides[index])]
 
     def add(self, coarser: Tensor | None, own: Tensor, ratio: int) -> Tensor:
         """The level's own result."""
@@ -187,7 +189,7 @@ class Independent:
         """None."""
         return 0
 
-    def context(self, pyramid: PyramidQuantizer, index: int, codes: Mapping[int, Tensor]) -> list[Tensor]:
+    def context(self, pyramid: PyramidQuantizer, index: int, codes: Mapping[int, Tensor]) -> list[InputPart]:
         """Nothing."""
         return []
 
@@ -208,11 +210,6 @@ class Independent:
 
 COMPOSITIONS: dict[str, Composition] = {made.name: made for made in (Residual(), BottomUp(), Independent())}
 """Every composition by its name in `QuantizerConfig.composition`."""
-
-
-def _repeat(x: Tensor, ratio: int) -> Tensor:
-    """(B, C, h, w) -> (B, C, ratio h, ratio w), every cell repeated."""
-    return x if ratio == 1 else x.repeat_interleave(ratio, 2).repeat_interleave(ratio, 3)
 
 
 def _shares(explained: Sequence[float]) -> list[float]:

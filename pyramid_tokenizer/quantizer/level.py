@@ -7,12 +7,15 @@ embedding, a vector in the space that images and words share.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pyramid_tokenizer.quantizer.codebooks import CodebookKind, Learned
 from pyramid_tokenizer.quantizer.nearest import affine_rows, nearest
+from pyramid_tokenizer.quantizer.regrid import InputPart, times_parts
 
 
 class LevelQuantizer(nn.Module):
@@ -31,7 +34,7 @@ class LevelQuantizer(nn.Module):
     Example:
         >>> level = LevelQuantizer(in_channels=12, codebook_size=16, dim=4, patch_px=8, embedding_dim=32)
         >>> _ = torch.nn.init.normal_(level.codebook)
-        >>> ids = level.assign(level.project(torch.rand(2, 12, 3, 5)))
+        >>> ids = level.assign(level.project([InputPart(torch.rand(2, 12, 3, 5), own=8, wanted=8)]))
         >>> ids.shape, level.look_up(ids).shape, level.pixels_of(level.look_up(ids)).shape
         (torch.Size([2, 3, 5]), torch.Size([2, 4, 3, 5]), torch.Size([2, 3, 24, 40]))
     """
@@ -71,22 +74,18 @@ class LevelQuantizer(nn.Module):
         """Whether the codebook was ever filled."""
         return bool(self.codebook.any())
 
-    def project(self, x: Tensor) -> Tensor:
-        """Projects the level's input to the space of its entries: (B, C, h, w) float -> (B, d, h, w) float32.
+    def project(self, parts: Sequence[InputPart]) -> Tensor:
+        """Projects the level's input, C channels in all, to the space of its entries: (B, d, h, w) float32.
 
         Without a gradient, a cell's result depends on its own input alone, bit for bit.
         """
-        return self.constrain(self.linear(x))
+        return self.constrain(self.linear(parts))
 
-    def linear(self, x: Tensor) -> Tensor:
-        """The linear part of `project`, whitening and adapter: (B, C, h, w) float -> (B, d, h, w) float32."""
-        with float32_on(x.device):
+    def linear(self, parts: Sequence[InputPart]) -> Tensor:
+        """The linear part of `project`, whitening and adapter: (B, d, h, w) float32."""
+        with float32_on(parts[0].map.device):
             weight = self.adapter.weight / self.std  # whitening folded in
-            bias = self.adapter.bias - weight @ self.mean
-            rows = x.float().permute(0, 2, 3, 1).flatten(0, 2)  # (B h w, C)
-            projected = _affine(rows, weight, bias)
-        batch, _, height, width = x.shape
-        return projected.view(batch, height, width, -1).permute(0, 3, 1, 2)  # (B, d, h, w)
+            return times_parts(parts, weight, self.adapter.bias - weight @ self.mean)
 
     def constrain(self, projected: Tensor) -> Tensor:
         """The other part of `project`: brings vectors to where entries can lie, (B, d, h, w) float32 -> the same."""

@@ -38,10 +38,12 @@ def nearest(vectors: Tensor, codebook: Tensor) -> Tensor:
         >>> nearest(torch.tensor([[0.9, 0.0], [0.0, 2.0]]), torch.tensor([[1.0, 0.0], [0.0, 1.0]])).tolist()
         [0, 1]
     """
-    codebook = codebook.float()
+    codebook = codebook.detach().float()
     # |v - c|^2 / 2 = |v|^2 / 2 - v.c + |c|^2 / 2, and the first term is the same for every entry
     weight, bias = _whole_blocks(-codebook.T, codebook.square().sum(1) / 2, fill=float("inf"))
-    return by_rows(lambda rows: _argmin(torch.addmm(bias, rows.float(), weight)), vectors)
+    # One buffer for all products: fresh memory of this size costs more than the product that fills it (half of the time).
+    scores = weight.new_empty(ROWS_PER_CHUNK, weight.shape[1])
+    return by_rows(lambda rows: _argmin(torch.addmm(bias, rows, weight, out=scores)), vectors.detach().float())
 
 
 def affine_rows(rows: Tensor, weight: Tensor, bias: Tensor) -> Tensor:

@@ -20,7 +20,7 @@ from pyramid_tokenizer.errors import BackboneError, CheckpointError, ImageValueE
 from pyramid_tokenizer.finite import all_finite, require_finite
 from pyramid_tokenizer.quantizer.compositions import Composition
 from pyramid_tokenizer.quantizer.level import LevelQuantizer, float32_on
-from pyramid_tokenizer.quantizer.regrid import BackboneInput
+from pyramid_tokenizer.quantizer.regrid import BackboneInput, InputPart
 
 WEIGHTS_ADVICE = "weights were altered or trained to no result; load the model again, or fit it again"
 """What helps against NaN or infinite weights: the end of error messages."""
@@ -142,17 +142,14 @@ class PyramidQuantizer(nn.Module):
         self._require_finite(features, linear)
         return tuple(projected[i] for i in range(len(self.levels)))
 
-    def level_input(self, index: int, features: FeaturePyramid, codes: Mapping[int, Tensor]) -> Tensor:
-        """What a level reads: the backbone's maps on its grid, then what its composition gives of other levels.
+    def level_input(self, index: int, features: FeaturePyramid, codes: Mapping[int, Tensor]) -> list[InputPart]:
+        """What a level reads: maps of the backbone, then what its composition gives of other levels.
 
         Args:
             index: The level.
             features: Of a batch whose sides are multiples of the coarsest stride.
             codes: (B, d_l, h_l, w_l) by level, of at least those that come before this one in `order`. No gradient flows
                 back to them.
-
-        Returns:
-            (B, C, h, w) float32.
 
         Raises:
             ImageValueError: The image size is no multiple of the coarsest stride.
@@ -162,7 +159,7 @@ class PyramidQuantizer(nn.Module):
             raise ImageValueError(
                 f"expected sides in multiples of {self.strides[0]} px, got {height} x {width}: pad the batch first"
             )
-        return torch.cat([*self.reads[index].of(features), *self.composition.context(self, index, codes)], 1)
+        return [*self.reads[index].of(features), *self.composition.context(self, index, codes)]
 
     def codes(self, ids: Sequence[Tensor]) -> tuple[Tensor, ...]:
         """Codebook vectors of the ids of every level or of a prefix.

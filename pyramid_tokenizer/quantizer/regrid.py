@@ -11,6 +11,93 @@ from torch import Tensor
 
 from pyramid_tokenizer.backbones.features import FeaturePyramid, semantic_target
 from pyramid_tokenizer.errors import ConfigError
+from pyramid_tokenizer.quantizer.nearest import affine_rows
+
+
+@dataclass(frozen=True, slots=True)
+class InputPart:
+    """One map that a level reads, still on the grid it came on.
+
+    A level's input is the parts side by side on the level's grid. It is never needed to multiply it by a matrix: each part is
+    multiplied by its own columns, on the coarser of the two grids, and the products are added. That is how ids are computed;
+    the gradient-free fit, whose statistics need the input itself, takes `on_grid`.
+
+    Example:
+        >>> part = InputPart(torch.rand(1, 8, 4, 6), own=16, wanted=8)
+        >>> part.channels, part.on_grid().shape, part.times(torch.rand(5, 32)).shape
+        (32, torch.Size([1, 32, 8, 12]), torch.Size([1, 5, 8, 12]))
+    """
+
+    map: Tensor
+    """(B, C, h, w) float32."""
+    own: int
+    """Its stride."""
+    wanted: int
+    """Stride of the level; one of the two strides divides the other."""
+    repeat: bool = False
+    """Whether a coarser map gives each of its cells to all cells of the level inside it, as codes of coarser levels do; otherwise
+    it is brought to the level's grid by `regrid`."""
+
+    @property
+    def channels(self) -> int:
+        """The number of channels of `on_grid`."""
+        return self.map.shape[1] if self.repeat else regridded_channels(self.map.shape[1], self.own, self.wanted)
+
+    def on_grid(self) -> Tensor:
+        """(B, C', h', w'), the part on the level's grid."""
+        return self._repeated(self.map) if self.repeat else regrid(self.map, self.own, self.wanted)
+
+    def times(self, weight: Tensor) -> Tensor:
+        """The product of every cell of `on_grid` with a matrix.
+
+        Without a gradient, a cell's result depends on its own input alone, bit for bit.
+
+        Args:
+            weight: (T, C') float32.
+
+        Returns:
+            (B, T, h', w') float32.
+        """
+        if self.repeat:
+            return self._repeated(_times(self.map, weight))
+        if self.own <= self.wanted:
+            return _times(self.on_grid(), weight)
+        places = (self.own // self.wanted) ** 2
+        # the channels of a place are the cell's own: a product per cell gives all places at once
+        by_place = weight.view(len(weight), places, -1).flatten(0, 1)  # (T r r, C)
+        return F.pixel_shuffle(_times(self.map, by_place), self.own // self.wanted)
+
+    def _repeated(self, x: Tensor) -> Tensor:
+        ratio = self.own // self.wanted
+        return x if ratio == 1 else x.repeat_interleave(ratio, 2).repeat_interleave(ratio, 3)
+
+
+def times_parts(parts: Sequence[InputPart], weight: Tensor, bias: Tensor) -> Tensor:
+    """The product of all parts side by side with a matrix, plus a bias: (B, T, h, w) float32.
+
+    Args:
+        parts: Of one level.
+        weight: (T, channels of all parts) float32.
+        bias: (T,) float32.
+    """
+    total = bias.view(1, -1, 1, 1)
+    for part, columns in zip(parts, weight.split([part.channels for part in parts], dim=1), strict=True):
+        total = total + part.times(columns)
+    return total
+
+
+def join_parts(parts: Sequence[InputPart]) -> Tensor:
+    """All parts side by side on the level's grid: (B, C, h, w) float32."""
+    return torch.cat([part.on_grid() for part in parts], 1)
+
+
+def _times(x: Tensor, weight: Tensor) -> Tensor:
+    """(B, C, h, w) times (T, C): (B, T, h, w); without a gradient by the product whose rows do not depend on each other."""
+    batch, _, height, width = x.shape
+    rows = x.permute(0, 2, 3, 1).flatten(0, 2)  # (B h w, C)
+    with_gradient = torch.is_grad_enabled() and (weight.requires_grad or x.requires_grad)
+    found = rows @ weight.T if with_gradient else affine_rows(rows, weight.T, weight.new_zeros(len(weight)))
+    return found.view(batch, height, width, -1).permute(0, 3, 1, 2)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -20,7 +107,8 @@ class BackboneInput:
     Example:
         >>> from pyramid_tokenizer.backbones import ToyBackbone
         >>> read = BackboneInput(stride=16, maps=(1, 2), reads_dense=True)
-        >>> [tuple(part.shape) for part in read.of(ToyBackbone()(torch.rand(1, 3, 32, 64), with_dense=True))]
+        >>> parts = read.of(ToyBackbone()(torch.rand(1, 3, 32, 64), with_dense=True))
+        >>> [tuple(part.on_grid().shape) for part in parts]
         [(1, 24, 2, 4), (1, 64, 2, 4), (1, 16, 2, 4)]
         >>> read.channels((32, 24, 16, 8), (32, 16, 8, 4), 16)
         104
@@ -33,15 +121,17 @@ class BackboneInput:
     reads_dense: bool = False
     """Whether it also reads the dense features, or the image embedding where the backbone has none."""
 
-    def of(self, features: FeaturePyramid) -> list[Tensor]:
-        """Maps (B, C, h, w) float32 on the level's grid.
+    def of(self, features: FeaturePyramid) -> list[InputPart]:
+        """What the level reads of the features of a batch.
 
         Args:
             features: Of a batch whose sides are multiples of the stride; made with `with_dense=True` if `reads_dense`.
         """
-        parts = [regrid(features.maps[m].float(), features.strides[m], self.stride) for m in self.maps]
+        parts = [InputPart(features.maps[m].float(), features.strides[m], self.stride) for m in self.maps]
         if self.reads_dense:
-            parts.append(semantic_target(features, parts[0].shape[-2:]))
+            height, width = features.image_size
+            dense = semantic_target(features, (height // self.stride, width // self.stride))
+            parts.append(InputPart(dense, self.stride, self.stride))
         return parts
 
     def channels(self, channels: Sequence[int], strides: Sequence[int], embedding_dim: int) -> int:

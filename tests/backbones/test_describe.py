@@ -43,19 +43,21 @@ def assert_described(found: Any, backbone: Any) -> None:
 def test_a_backbone_is_described_as_it_is_when_loaded(
     checkpoint_of: Callable[[str], Path], load: Any, family: str
 ) -> None:
-    backbone = load(family)
+    backbone = load(family, stem=True)
     found = describe_backbone(f"local-dir:{checkpoint_of(family)}")
     assert_described(found, backbone)
     assert found.family == FAMILIES[family]
     assert found.num_parameters == sum(p.numel() for p in backbone.model.visual.parameters())
     assert found.pretrained == ()
     if family == "vit":
-        assert_described(describe_backbone(str(checkpoint_of(family)), blocks=(1, 2)), load(family, blocks=(1, 2)))
+        assert_described(
+            describe_backbone(str(checkpoint_of(family)), blocks=(1, 2)), load(family, blocks=(1, 2), stem=True)
+        )
 
 
 def test_the_toy_is_described_too(load: Any) -> None:
-    assert_described(describe_backbone("toy"), load("toy"))
-    assert describe_backbone("toy", blocks=(-1,)).strides == (32,)
+    assert_described(describe_backbone("toy"), load("toy", stem=True))
+    assert describe_backbone("toy", blocks=(-1,)).strides == (32, 4)
 
 
 @pytest.mark.parametrize(
@@ -96,7 +98,7 @@ def test_nothing_of_a_backbone_has_values_and_chance_is_not_touched(monkeypatch:
     state = torch.random.get_rng_state()
     found = describe_backbone("ViT-B-32")
     assert found.num_parameters > 8e7
-    assert found.strides == (32, 32, 32, 32)
+    assert found.strides == (32, 32, 32, 32, 32)
     assert torch.equal(torch.random.get_rng_state(), state)
     assert all(tensor.is_meta for tensor in built[0].visual.state_dict().values())
 
@@ -104,7 +106,7 @@ def test_nothing_of_a_backbone_has_values_and_chance_is_not_touched(monkeypatch:
 def test_published_weights_are_listed() -> None:
     found = describe_backbone("RN50")
     assert "openai" in found.pretrained
-    assert found.config == BackboneConfig(name="RN50", blocks=(1, 2, 3, 4))
+    assert found.config == BackboneConfig(name="RN50", blocks=(1, 2, 3, 4), stem=True)
 
 
 @pytest.mark.parametrize(
@@ -145,13 +147,14 @@ def test_a_hub_description_that_cannot_be_fetched_says_so(monkeypatch: pytest.Mo
 def test_a_name_becomes_a_config_and_a_folder_needs_no_prefix(checkpoint_of: Callable[[str], Path]) -> None:
     folder = checkpoint_of("vit")
     assert name_backbone("ViT-B-16", pretrained="openai", blocks=[1, 2]) == BackboneConfig(
-        name="ViT-B-16", pretrained="openai", blocks=(1, 2)
+        name="ViT-B-16", pretrained="openai", blocks=(1, 2), stem=True
     )
-    assert name_backbone("toy") == BackboneConfig(kind="toy")
-    assert name_backbone("RN50", dense_reading="values") == BackboneConfig(name="RN50", dense_reading="values")
-    assert (
-        name_backbone(str(folder)) == name_backbone(f"local-dir:{folder}") == BackboneConfig(name=f"local-dir:{folder}")
+    assert name_backbone("toy") == BackboneConfig(kind="toy", stem=True)
+    assert name_backbone("RN50", dense_reading="values") == BackboneConfig(
+        name="RN50", stem=True, dense_reading="values"
     )
+    expected = BackboneConfig(name=f"local-dir:{folder}", stem=True)
+    assert name_backbone(str(folder)) == name_backbone(f"local-dir:{folder}") == expected
 
 
 @pytest.mark.parametrize("name", ["toy", "hf-hub:someone/model", "local-dir:somewhere"])

@@ -45,7 +45,7 @@ def folder_of(checkpoint_of: Callable[[str], Path], tmp_path_factory: pytest.Tem
 def small_levels(name: str) -> list[LevelConfig]:
     """The preset with few entries: tests have few images."""
     tower = describe_backbone(name)
-    levels = preset_levels(channels=tower.channels, strides=tower.strides)
+    levels = preset_levels(tower.strides)
     return [dataclasses.replace(v, codebook_size=size) for v, size in zip(levels, SIZES, strict=True)]
 
 
@@ -78,16 +78,21 @@ def test_without_levels_it_is_the_preset(checkpoint_of: Callable[[str], Path]) -
     folder = str(checkpoint_of("convnext"))
     tower = describe_backbone(folder)
     tok = PyramidTokenizer.from_backbone(folder)
-    assert tok.config.quantizer.levels == preset_levels(channels=tower.channels, strides=tower.strides)
+    assert tok.config.quantizer.levels == preset_levels(tower.strides)
     assert tok.config.quantizer.composition == "residual"
     assert tok.config.backbone == tower.config
     assert PyramidTokenizer.from_backbone(folder, composition="none").config.quantizer.composition == "none"
 
 
-def test_chosen_blocks_are_what_the_levels_read(checkpoint_of: Callable[[str], Path]) -> None:
-    tok = PyramidTokenizer.from_backbone(str(checkpoint_of("vit")), blocks=(0, 4))
+def test_the_levels_read_the_stem_and_chosen_blocks_are_there_for_levels_of_ones_own(
+    checkpoint_of: Callable[[str], Path],
+) -> None:
+    folder = str(checkpoint_of("vit"))
+    tok = PyramidTokenizer.from_backbone(folder, blocks=(0, 4))
     assert tok.config.backbone.blocks == (0, 4)
-    assert [level.maps for level in tok.config.quantizer.levels] == [(0, 1), (0, 1), (1,)]
+    assert [level.maps for level in tok.config.quantizer.levels] == [(2,), (2,), (2,)]
+    own = [LevelConfig(stride=16, maps=(0, 1), codebook_size=4, dim=2)]
+    assert PyramidTokenizer.from_backbone(folder, blocks=(0, 4), levels=own).quantizer.reads[0].maps == (0, 1)
 
 
 def test_a_name_with_a_checkpoint_file_is_saved_with_its_backbone(
@@ -131,7 +136,7 @@ def test_a_checkpoint_of_another_architecture_is_refused(
             "toy",
             {"levels": [LevelConfig(stride=8, maps=(7,), codebook_size=4, dim=2)]},
             ConfigError,
-            r"maps in \[0, 4\)",
+            r"maps in \[0, 5\)",
         ),
     ],
 )

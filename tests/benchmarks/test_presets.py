@@ -13,7 +13,7 @@ from pyramid_tokenizer import PyramidTokenizer
 DOCS = Path(__file__).parents[2] / "docs" / "backbones.md"
 
 
-def test_a_row_tells_levels_blocks_and_the_cost_of_a_image() -> None:
+def test_a_row_tells_levels_and_the_cost_of_an_image() -> None:
     tok = PyramidTokenizer.from_backbone("toy")
     for index in range(3):
         tok.quantizer.level(index).codebook.normal_()
@@ -21,8 +21,8 @@ def test_a_row_tells_levels_blocks_and_the_cost_of_a_image() -> None:
     assert presets.row_of("toy") == (
         "toy",
         "ToyBackbone",
-        "32 16 8 4",
-        "32 (3 2) 4096 · 16 (2 1) 4096 · 8 (1 0) 4096",
+        "32 16 8 4 4",
+        "32 4096 · 16 1024 · 8 8192",
         str(tokens.num_tokens),
         f"{tokens.bits_per_pixel:.3f}",
     )

@@ -8,6 +8,8 @@ import pytest
 
 from benchmarks import recipe
 from pyramid_tokenizer import PyramidTokenizer
+from pyramid_tokenizer.config.models import QuantizerConfig
+from pyramid_tokenizer.quantizer.recipe import preset_levels
 from pyramid_tokenizer.images.pixels import to_pil
 
 COUNT = 120
@@ -30,7 +32,8 @@ def folder(tmp_path_factory, smooth):
 @pytest.fixture
 def few_entries(monkeypatch):
     def small(change):
-        return lambda config: recipe._with_levels(change(config), codebook_size=8, dim=4)
+        few = {"codebook_size": 8, "dim": 4}
+        return lambda config, strides: recipe._with_levels(change(config, strides), [few] * len(config.levels))
 
     monkeypatch.setattr(recipe, "VARIANTS", {name: small(change) for name, change in recipe.VARIANTS.items()})
 
@@ -82,7 +85,7 @@ def test_figures_are_of_the_tokens_and_of_the_backbone(folder, few_entries):
     images = recipe.read_images(labelled, num_crops=20, px=32, num_shown=3)
     assert [len(batch) for batch in images.crops] == [16, 4]
     assert (images.test.shape, images.shown.shape) == ((len(labelled.test), 3, 32, 32), (3, 3, 32, 32))
-    quantizer = recipe.VARIANTS["recipe"](base.config.quantizer)
+    quantizer = recipe.VARIANTS["recipe"](base.config.quantizer, base.backbone.strides)
     tok = PyramidTokenizer.from_config(dataclasses.replace(base.config, quantizer=quantizer), backbone=base.backbone)
     tok.fit(images.crops)
     found = recipe.measure(tok, images)
@@ -95,8 +98,16 @@ def test_figures_are_of_the_tokens_and_of_the_backbone(folder, few_entries):
 
 @pytest.mark.parametrize("name", recipe.VARIANTS)
 def test_every_variant_but_the_first_changes_the_recipe(name):
-    config = PyramidTokenizer.from_backbone("toy").config.quantizer
-    assert (recipe.VARIANTS[name](config) == config) == (name == "recipe")
+    base = PyramidTokenizer.from_backbone("toy")
+    config = base.config.quantizer
+    assert (recipe.VARIANTS[name](config, base.backbone.strides) == config) == (name == "recipe")
+
+
+def test_without_the_stem_levels_read_blocks_from_deep_to_shallow():
+    for strides, expected in (((32, 16, 8, 4, 4), [(0, 1), (1, 2), (2, 3)]), ((16,) * 5, [(0, 1), (1, 2), (3,)])):
+        config = recipe.without_stem(QuantizerConfig(levels=preset_levels(strides)), strides)
+        assert [level.maps for level in config.levels] == expected
+    assert {level.maps for level in recipe.last_layer(config, strides).levels} == {(0,)}
 
 
 def test_an_unknown_variant_is_refused(capsys):

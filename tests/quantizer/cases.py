@@ -69,9 +69,9 @@ def config_of(composition, kind, layout):
 def recipe_of(layout):
     """What `from_backbone` makes of the layout's backbone, with few entries."""
     backbone = backbone_of(layout)
-    levels = preset_levels(channels=backbone.channels, strides=backbone.strides)
+    levels = preset_levels(backbone.strides)
     levels = tuple(dataclasses.replace(level, codebook_size=size) for level, size in zip(levels, SIZES, strict=True))
-    config = preset_config(TOY, channels=backbone.channels, strides=backbone.strides, levels=levels)
+    config = preset_config(TOY, strides=backbone.strides, levels=levels)
     return config.quantizer
 
 

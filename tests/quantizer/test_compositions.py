@@ -9,6 +9,7 @@ from pyramid_tokenizer.config.models import LevelConfig, QuantizerConfig
 from pyramid_tokenizer.quantizer.build import build_quantizer
 from pyramid_tokenizer.quantizer.fit.levels import fit_quantizer
 from pyramid_tokenizer.quantizer.nearest import gather_rows
+from pyramid_tokenizer.quantizer.regrid import join_parts
 from tests.quantizer.cases import COMPOSITIONS, encode_slowly, features_of, fitted, pictures
 
 
@@ -41,7 +42,7 @@ def test_levels_are_computed_in_the_order_of_what_they_see(composition, order):
     assert quantizer.order == order
     ids, _, inputs = encode_slowly(quantizer, features)
     for index, x in inputs.items():
-        assert x.shape[1] == quantizer.level(index).adapter.in_features
+        assert join_parts(x).shape[1] == quantizer.level(index).adapter.in_features
     assert all(torch.equal(ids[i], found) for i, found in enumerate(quantizer.encode(features)))
 
 
@@ -49,10 +50,12 @@ def test_the_input_of_a_level_is_what_it_reads_of_the_backbone_then_of_other_lev
     quantizer, features = case
     _, codes, inputs = encode_slowly(quantizer, features)
     for index, x in inputs.items():
-        own = torch.cat(quantizer.reads[index].of(features), 1)
-        context = quantizer.composition.context(quantizer, index, codes)
-        assert torch.equal(x, torch.cat([own, *context], 1))
-        assert torch.equal(quantizer.level_input(index, features, codes), x)  # pure: again the same
+        own = join_parts(quantizer.reads[index].of(features))
+        context = [part.on_grid() for part in quantizer.composition.context(quantizer, index, codes)]
+        assert torch.equal(join_parts(x), torch.cat([own, *context], 1))
+        assert torch.equal(
+            join_parts(quantizer.level_input(index, features, codes)), join_parts(x)
+        )  # pure: again the same
 
 
 def test_a_residual_level_reads_the_coarser_levels_image_and_codes():
@@ -61,7 +64,7 @@ def test_a_residual_level_reads_the_coarser_levels_image_and_codes():
     assert quantizer.composition.context(quantizer, 0, codes) == []
     for index in (1, 2):
         coarser = [codes[i] for i in range(index)]
-        image, *read = quantizer.composition.context(quantizer, index, codes)
+        image, *read = [part.on_grid() for part in quantizer.composition.context(quantizer, index, codes)]
         expected = enlarge(quantizer.linear_reconstructions(coarser)[-1], 2)
         torch.testing.assert_close(image, F.pixel_unshuffle(expected, 8), rtol=0, atol=1e-6)
         for i, own in enumerate(read):
@@ -75,7 +78,7 @@ def test_a_bottom_up_level_reads_the_finer_levels_pooled_codes():
     assert quantizer.composition.context(quantizer, 2, codes) == []
     for index in (0, 1):
         (read,) = quantizer.composition.context(quantizer, index, codes)
-        assert torch.equal(read, F.avg_pool2d(codes[index + 1], 2))
+        assert torch.equal(read.on_grid(), F.avg_pool2d(codes[index + 1], 2))
 
 
 def test_only_levels_that_read_the_dense_features_need_them():
@@ -83,7 +86,7 @@ def test_only_levels_that_read_the_dense_features_need_them():
     assert quantizer.reads_dense
     assert [read.reads_dense for read in quantizer.reads] == [True, True, False]
     semantic, last = quantizer.reads[0].of(features)[-1], quantizer.reads[2].of(features)
-    torch.testing.assert_close(semantic.norm(dim=1), torch.ones(3, 3, 3))
+    torch.testing.assert_close(semantic.on_grid().norm(dim=1), torch.ones(3, 3, 3))
     assert len(last) == len(quantizer.reads[2].maps)
     assert not fitted("none").reads_dense
 
@@ -127,4 +130,4 @@ def test_no_gradient_flows_from_a_level_back_to_the_codes_of_others(composition)
     quantizer, features = fitted(composition), features_of()
     codes = dict(enumerate(code.clone().requires_grad_() for code in quantizer.codes(quantizer.encode(features))))
     for index in range(len(quantizer.levels)):
-        assert not quantizer.level_input(index, features, codes).requires_grad
+        assert not join_parts(quantizer.level_input(index, features, codes)).requires_grad

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import itertools
 import math
 
@@ -19,18 +18,17 @@ from pyramid_tokenizer.errors import ConfigError
 from pyramid_tokenizer.quantizer.build import build_quantizer
 from pyramid_tokenizer.quantizer.recipe import (
     MAX_BITS_PER_PX,
-    MAX_CHANNELS,
     preset_config,
     preset_decoder,
     preset_levels,
 )
-from pyramid_tokenizer.tokenizer import PyramidTokenizer
+from pyramid_tokenizer.quantizer.regrid import join_parts
 
 TOY = BackboneConfig(kind="toy")
 
 
-def layout(channels: tuple[int, ...], strides: tuple[int, ...]) -> list[tuple[int, tuple[int, ...], int]]:
-    return [(v.stride, v.maps, v.codebook_size) for v in preset_levels(channels=channels, strides=strides)]
+def layout(strides: tuple[int, ...]) -> list[tuple[int, int]]:
+    return [(v.stride, v.codebook_size) for v in preset_levels(strides)]
 
 
 def bits_per_px(levels: tuple[LevelConfig, ...]) -> float:
@@ -46,66 +44,41 @@ trunks = st.builds(
 
 
 @pytest.mark.parametrize(
-    ("channels", "strides", "expected"),
+    ("strides", "expected"),
     [
-        # ConvNeXt-B and other trunks of strides 4 to 32: the reference
-        (
-            (1024, 512, 256, 128),
-            (32, 16, 8, 4),
-            [(32, (0, 1), 4096), (16, (1, 2), 4096), (8, (2, 3), 4096)],
-        ),
-        # RN50: level 0 would read 2048 + 4 * 1024 channels
-        ((2048, 1024, 512, 256), (32, 16, 8, 4), [(32, (0,), 4096), (16, (1, 2), 4096), (8, (2, 3), 4096)]),
-        # MobileCLIP2-S3 ends at stride 64
-        (
-            (1536, 768, 384, 192, 96),
-            (64, 32, 16, 8, 4),
-            [(64, (0,), 4096), (32, (1, 2), 4096), (16, (2, 3), 4096), (8, (3, 4), 4096)],
-        ),
-        # ViT-B-16: pooled deep map, two middle ones, the shallow one twice as fine
-        ((768,) * 4, (16,) * 4, [(32, (0,), 4096), (16, (1, 2), 4096), (8, (3,), 4096)]),
-        # ViT-L-14: 2304 cells of 7 px in an image of 336 px leave 8 bits for each
-        ((1024,) * 4, (14,) * 4, [(28, (0,), 4096), (14, (1, 2), 4096), (7, (3,), 256)]),
-        # ViT-B-32: 8 px would be 16 places of 768 channels
-        ((768,) * 4, (32,) * 4, [(32, (0, 1), 4096), (16, (1,), 4096), (16, (3,), 4096)]),
-        # a patch of 15 has no half
-        ((64,) * 4, (15,) * 4, [(30, (0, 1), 4096), (15, (1, 2), 4096), (15, (3,), 4096)]),
-        # one map alone
-        ((64,), (16,), [(32, (0,), 4096), (16, (0,), 4096), (8, (0,), 4096)]),
-        # two maps of each stride, no finer one than 8
-        ((64,) * 4, (16, 16, 8, 8), [(32, (0, 1), 4096), (16, (0, 1), 4096), (8, (2, 3), 4096)]),
+        ((32, 16, 8, 4, 4), [(32, 4096), (16, 1024), (8, 8192)]),  # ConvNeXt-B: the stem is as fine as the first block
+        ((32, 16, 8, 4, 2), [(32, 4096), (16, 1024), (8, 8192)]),  # RN50: the stem is finer
+        ((64, 32, 16, 8, 4, 2), [(64, 4096), (32, 4096), (16, 1024), (8, 4096)]),  # MobileCLIP2-S3 ends at stride 64
+        ((16,) * 5, [(32, 4096), (16, 1024), (8, 8192)]),  # ViT-B-16
+        ((14,) * 5, [(28, 4096), (14, 1024), (7, 512)]),  # ViT-L-14: 2304 cells of 7 px in an image of 336 px
+        ((32,) * 5, [(32, 4096), (16, 1024), (16, 8192)]),  # ViT-B-32: 8 px would be 16 places of 768 channels
+        ((15,) * 5, [(30, 4096), (15, 1024), (15, 8192)]),  # a patch of 15 has no half
+        ((16,), [(32, 4096), (16, 1024), (8, 8192)]),  # one map alone
     ],
 )
-def test_levels_of_a_backbone(channels, strides, expected) -> None:
-    assert layout(channels, strides) == expected
+def test_levels_of_a_backbone(strides, expected) -> None:
+    assert layout(strides) == expected
 
 
 @given(st.one_of(vits, trunks), st.integers(1, 2048))
 def test_any_backbone_gets_a_pyramid_that_a_quantizer_and_a_decoder_take(strides: tuple[int, ...], width: int) -> None:
     channels = (width,) * len(strides)
-    config = preset_config(TOY, channels=channels, strides=strides)
+    config = preset_config(TOY, strides=strides)
     levels, decoder = config.quantizer.levels, config.decoder
     bits = [math.log2(level.codebook_size) for level in levels]
     assert len(levels) >= 3
-    assert bits[:-1] == [12] * (len(levels) - 1)  # the finest level alone gives way
-    assert 1 <= bits[-1] <= 12
+    assert bits[:-1] == [12] * (len(levels) - 2) + [10]  # the finest level alone gives way
+    assert 1 <= bits[-1] <= 13
     assert [level.reads_dense for level in levels] == [True] * (len(levels) - 1) + [False]
     assert 0.0 < bits_per_px(levels) <= MAX_BITS_PER_PX
-    assert len(set(zip((level.stride for level in levels), (level.maps for level in levels), strict=True))) >= 2
+    assert {level.maps for level in levels} == {(len(strides) - 1,)}  # every level reads the stem
     for coarse, fine in itertools.pairwise(levels):
         assert coarse.stride in (fine.stride, 2 * fine.stride)
         assert coarse.semantic_weight >= fine.semantic_weight
         assert coarse.dim >= fine.dim
-        assert coarse.maps[0] <= fine.maps[0]  # finer levels never read deeper
     with torch.device("meta"):
-        quantizer = build_quantizer(config.quantizer, channels=channels, strides=strides, embedding_dim=4)
+        build_quantizer(config.quantizer, channels=channels, strides=strides, embedding_dim=4)
         PixelDecoder(in_channels=decoder.widths[-1], stride=levels[-1].stride, widths=decoder.pixel_widths, depth=1)
-    for index, level in enumerate(levels):
-        if len(level.maps) == 2:
-            context = (
-                3 * quantizer.patch_px**2 + sum(level.dim for level in levels[:index]) + 4
-            )  # 4 of the dense features
-            assert quantizer.level(index).adapter.in_features <= MAX_CHANNELS + context
     assert from_dict(TokenizerConfig, to_dict(config)) == config
 
 
@@ -113,14 +86,14 @@ def test_any_backbone_gets_a_pyramid_that_a_quantizer_and_a_decoder_take(strides
 def test_the_quantizer_reads_such_a_backbone_at_every_size_in_level_0_cells(
     strides: tuple[int, ...], height: int, width: int
 ) -> None:
-    config = preset_config(TOY, channels=(2,) * len(strides), strides=strides, composition="none").quantizer
+    config = preset_config(TOY, strides=strides, composition="none").quantizer
     coarsest = math.lcm(config.levels[0].stride, strides[0])
     maps = tuple(torch.zeros(1, 2, height * coarsest // s, width * coarsest // s) for s in strides)
     quantizer = build_quantizer(config, channels=(2,) * len(strides), strides=strides, embedding_dim=4)
     grids = []
     features = FeaturePyramid(maps=maps, strides=strides, embedding=torch.ones(1, 4))
     for index in quantizer.order:
-        x = quantizer.level_input(index, features, {})
+        x = join_parts(quantizer.level_input(index, features, {}))
         assert x.shape[1] == quantizer.level(index).adapter.in_features
         grids.append(tuple(x.shape[2:]))
     assert grids == [(height * coarsest // v.stride, width * coarsest // v.stride) for v in config.levels]
@@ -136,21 +109,13 @@ def test_the_pixel_decoder_doubles_down_to_4_px_where_the_stride_can_be_halved(s
 
 def test_levels_of_ones_own_get_a_decoder_that_fits_them() -> None:
     levels = [LevelConfig(stride=s, maps=(0,), codebook_size=4, dim=2) for s in (64, 16)]
-    config = preset_config(TOY, channels=(8,), strides=(16,), levels=levels, composition="bottom_up")
+    config = preset_config(TOY, strides=(16,), levels=levels, composition="bottom_up")
     assert config.quantizer.levels == tuple(levels)
     assert config.quantizer.composition == "bottom_up"
     assert config.decoder.widths == (96, 128)
     assert config.decoder.pixel_widths == (96, 64)
 
 
-def test_the_bundled_model_is_the_recipe_on_its_own_backbone() -> None:
-    tok = PyramidTokenizer.from_pretrained("tiny")
-    config = preset_config(tok.config.backbone, channels=tok.backbone.channels, strides=tok.backbone.strides)
-    assert config == dataclasses.replace(tok.config, fingerprint="", segmentation=None)
-    assert bits_per_px(config.quantizer.levels) == 0.24609375
-
-
-@pytest.mark.parametrize(("channels", "strides"), [((), ()), ((8,), (16, 8))])
-def test_maps_that_are_no_backbone_are_refused(channels, strides) -> None:
-    with pytest.raises(ConfigError, match="expected channels and strides of a backbone's maps"):
-        preset_config(TOY, channels=channels, strides=strides)
+def test_a_backbone_without_maps_is_refused() -> None:
+    with pytest.raises(ConfigError, match="strides"):
+        preset_config(TOY, strides=())

@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from pyramid_tokenizer.quantizer.regrid import regrid, regridded_channels
+from pyramid_tokenizer.quantizer.regrid import InputPart, join_parts, regrid, regridded_channels, times_parts
 
 
 def test_a_coarser_grid_lays_the_four_pooled_neighbours_side_by_side():
@@ -60,3 +60,28 @@ def test_the_same_grid_is_left_alone():
 def test_the_number_of_channels_is_told_before_the_map_is_there(own, wanted):
     x = torch.rand(1, 5, 12, 12)
     assert regridded_channels(5, own, wanted) == regrid(x, own, wanted).shape[1]
+
+
+@pytest.mark.parametrize(
+    "part",
+    [
+        InputPart(torch.rand(2, 5, 4, 6), 8, 8),
+        InputPart(torch.rand(2, 5, 4, 6), 4, 8),
+        InputPart(torch.rand(2, 5, 6, 6), 4, 12),
+        InputPart(torch.rand(2, 5, 4, 6), 16, 8),
+        InputPart(torch.rand(2, 5, 4, 6), 32, 8, repeat=True),
+    ],
+    ids=["its own grid", "averaged and unshuffled", "averaged", "shuffled", "repeated"],
+)
+@pytest.mark.parametrize("with_gradient", [False, True])
+def test_the_product_of_a_part_is_that_of_its_cells_on_the_grid(part, with_gradient):
+    weight = torch.randn(3, part.channels, requires_grad=with_gradient)
+    expected = torch.einsum("bchw,tc->bthw", part.on_grid(), weight)
+    torch.testing.assert_close(part.times(weight), expected, rtol=1e-5, atol=1e-5)
+
+
+def test_the_product_of_parts_is_that_of_all_their_channels_side_by_side():
+    parts = [InputPart(torch.rand(1, 4, 3, 3), 8, 4), InputPart(torch.rand(1, 2, 6, 6), 4, 4)]
+    weight, bias = torch.randn(7, 18), torch.randn(7)
+    expected = torch.einsum("bchw,tc->bthw", join_parts(parts), weight) + bias.view(1, -1, 1, 1)
+    torch.testing.assert_close(times_parts(parts, weight, bias), expected, rtol=1e-5, atol=1e-5)

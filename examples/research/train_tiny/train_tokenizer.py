@@ -23,7 +23,7 @@ from pyramid_tokenizer.images import RandomCrops
 from pyramid_tokenizer.quantizer import preset_config
 from pyramid_tokenizer.training import TrainConfig, finetune, train
 
-BACKBONE = BackboneConfig(kind="open_clip", blocks=(0, 1, 2, 3))
+BACKBONE = BackboneConfig(kind="open_clip", blocks=(0, 1, 2, 3), stem=True)
 FIT_BATCH = 16
 FIT_CROPS = (("all", 128, 0.45), ("all", 192, 0.25), ("large", 256, 0.3))
 """Images, side of the crops and share of the batches that the codebooks are fitted on. Images of recon/train have a short
@@ -63,7 +63,7 @@ def fitted(args: argparse.Namespace) -> PyramidTokenizer:
     if (kept / "config.json").exists():
         return PyramidTokenizer.from_pretrained(kept)
     backbone = load_backbone(BACKBONE, directory=args.clip)
-    config = preset_config(BACKBONE, channels=backbone.channels, strides=backbone.strides)
+    config = preset_config(BACKBONE, strides=backbone.strides)
     tok = PyramidTokenizer.from_config(config, backbone=backbone)
     for report in tok.fit(lambda: fit_batches(args.data, args.fit_crops)):
         print(report, flush=True)

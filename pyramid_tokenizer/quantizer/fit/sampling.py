@@ -13,6 +13,7 @@ from torch import Tensor
 from pyramid_tokenizer.backbones.features import FeaturePyramid, semantic_target
 from pyramid_tokenizer.errors import DataError, TooFewCellsError
 from pyramid_tokenizer.quantizer.pyramid import PyramidQuantizer
+from pyramid_tokenizer.quantizer.regrid import join_parts
 
 Samples = Callable[[], Iterable[tuple[FeaturePyramid, Tensor]]]
 """A function that gives the same batches at each call: features (made with `with_dense=True`) and their images."""
@@ -95,13 +96,13 @@ def sample_cells(
     for features, images in samples():
         num_images += len(images)
         codes = _codes_before(quantizer, index, features)
-        x = quantizer.level_input(index, features, codes)
-        semantics = semantic_target(features, x.shape[-2:])
+        parts = quantizer.level_input(index, features, codes)
+        found = level.project(parts) if projected else join_parts(parts)
+        semantics = semantic_target(features, found.shape[-2:])
         pixels, semantics = quantizer.composition.targets(
             quantizer, index, codes, _at_scale(quantizer, index, images.float()), semantics
         )
-        rows = _rows(level.project(x) if projected else x)
-        cells.add(rows, _rows(F.pixel_unshuffle(pixels, quantizer.patch_px)), _rows(semantics))
+        cells.add(_rows(found), _rows(F.pixel_unshuffle(pixels, quantizer.patch_px)), _rows(semantics))
     if not cells.seen:
         raise DataError(
             f"expected at least one batch of images for level {index}, got none: check the image source; it is read once "

