@@ -17,8 +17,9 @@ from torch import Tensor
 
 from pyramid_tokenizer.errors import DataError, NotFittedError, TooFewCellsError
 from pyramid_tokenizer.finite import require_finite
+from pyramid_tokenizer.quantizer.fit.kept import KeptSamples, Samples
 from pyramid_tokenizer.quantizer.fit.regression import explained, reduced_rank, ridge, whitening
-from pyramid_tokenizer.quantizer.fit.sampling import Samples, sample_cells
+from pyramid_tokenizer.quantizer.fit.sampling import sample_cells
 from pyramid_tokenizer.quantizer.level import LevelQuantizer
 from pyramid_tokenizer.quantizer.nearest import nearest
 from pyramid_tokenizer.quantizer.pyramid import PyramidQuantizer
@@ -63,8 +64,7 @@ def fit_quantizer(
 
     Args:
         quantizer: Changed in place; as it was when anything goes wrong.
-        samples: Called once per level, once more for a level whose inputs are so wide that `MAX_SAMPLE_FLOATS` cut its
-            sample (then for its projections alone), and once for the image embedding. See `Samples`.
+        samples: See `Samples`. Called once: what it gives is kept in memory, or in temporary files, until the fit ends.
         vectors_per_code: Cells to sample per codebook entry.
         iterations: Steps of k-means.
         seed: Draws the cells and starts k-means.
@@ -75,9 +75,8 @@ def fit_quantizer(
         One report per level, coarse to fine.
 
     Raises:
-        DataError: No images (also: only at the first of the calls of `samples`), images that are all alike, features
-            without text-aligned outputs, or of fewer directions than an `fsq` level has, and numbers of a sample or of its
-            statistics that are NaN or infinite.
+        DataError: No images, images that are all alike, features without text-aligned outputs, or of fewer directions than
+            an `fsq` level has, and numbers of a sample or of its statistics that are NaN or infinite.
         TooFewCellsError: A level has fewer cells, or fewer different ones, than codes.
         NotFittedError: `keep_adapters` of a quantizer that was never fitted.
         ImageValueError: An image size that is no multiple of the coarsest stride.
@@ -102,14 +101,16 @@ def fit_quantizer(
     before = copy.deepcopy(quantizer.state_dict())
     reports = []
     try:
-        for index in quantizer.order:
-            cells = _projected_cells(quantizer, index, samples, vectors_per_code, generator, keep_adapters)
-            reports.append(_fit_codebook(quantizer.level(index), index, cells, iterations, generator, keep_adapters))
-        reports.sort(key=lambda report: report.level)
-        weights = quantizer.composition.text_weights([report.semantics_explained for report in reports])
-        for index, weight in enumerate(weights):
-            quantizer.level(index).text_weight.fill_(weight)
-        fit_embedding(quantizer, samples)
+        with KeptSamples(samples, maps={index for read in quantizer.reads for index in read.maps}) as kept:
+            for index in quantizer.order:
+                cells = _projected_cells(quantizer, index, kept, vectors_per_code, generator, keep_adapters)
+                level = quantizer.level(index)
+                reports.append(_fit_codebook(level, index, cells, iterations, generator, keep_adapters))
+            reports.sort(key=lambda report: report.level)
+            weights = quantizer.composition.text_weights([report.semantics_explained for report in reports])
+            for index, weight in enumerate(weights):
+                quantizer.level(index).text_weight.fill_(weight)
+            fit_embedding(quantizer, kept)
         advice = "features are so large that the fit's statistics overflow; use another backbone"
         require_finite(quantizer.state_dict(), stage="the fitted quantizer", advice=advice, error=DataError)
     except BaseException:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 import torch
@@ -12,12 +11,9 @@ from torch import Tensor
 
 from pyramid_tokenizer.backbones.features import FeaturePyramid, semantic_target
 from pyramid_tokenizer.errors import DataError, TooFewCellsError
+from pyramid_tokenizer.quantizer.fit.kept import Samples
 from pyramid_tokenizer.quantizer.pyramid import PyramidQuantizer
 from pyramid_tokenizer.quantizer.regrid import join_parts
-
-Samples = Callable[[], Iterable[tuple[FeaturePyramid, Tensor]]]
-"""A function that gives the same batches at each call: features (made with `with_dense=True`) and their images."""
-
 
 MAX_SAMPLE_FLOATS = 400_000_000
 """Floats kept for one level, over all its cells: 1.6 GB, and as much again for a moment to put them in order."""
@@ -105,8 +101,7 @@ def sample_cells(
         cells.add(_rows(found), _rows(F.pixel_unshuffle(pixels, quantizer.patch_px)), _rows(semantics))
     if not cells.seen:
         raise DataError(
-            f"expected at least one batch of images for level {index}, got none: check the image source; it is read once "
-            "per level, so give a list or a function that reads it anew, not an iterator"
+            f"expected at least one batch of images for level {index}, got none: check the image source"
         )
     if cells.seen < level.codebook_size:
         enough = math.ceil(level.codebook_size * num_images / cells.seen)
