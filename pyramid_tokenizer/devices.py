@@ -1,11 +1,15 @@
-"""Devices that can be used here: another one is refused by its name, before anything is moved."""
+"""Devices: which can be used here, which have float64, and float32 products that are exact on all of them."""
 
 from __future__ import annotations
 
+import functools
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, Self
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from pyramid_tokenizer.errors import ConfigError
 
@@ -46,6 +50,97 @@ def usable_devices() -> str:
     """The names of the devices that torch can use here, for messages: "cpu" and the GPUs that there are."""
     gpus = [f'"cuda:{index}"' for index in range(torch.cuda.device_count())] if torch.cuda.is_available() else []
     return " or ".join(['"cpu"', *gpus, *(['"mps"'] if torch.backends.mps.is_available() else [])])
+
+
+@contextmanager
+def exact_float32() -> Iterator[None]:
+    """Float32 products and convolutions in full precision while this is open, whatever the caller allowed.
+
+    GPUs may round the inputs of float32 products to TF32 (convolutions do so unless they are told not to), and some CPUs to
+    bfloat16 (`torch.set_float32_matmul_precision`). Rounded features fall on other codes, so ids are decided inside this. The
+    settings are the process's own: they come back when the last thread that is inside leaves.
+
+    Example:
+        >>> before = _read_settings()
+        >>> with exact_float32():
+        ...     print(set(_read_settings().values()) == {_EXACT_VALUE})
+        True
+        >>> _read_settings() == before
+        True
+    """
+    if torch.compiler.is_compiling():  # a graph cannot change settings: it keeps those it is run with
+        yield
+        return
+    _EXACT.enter()
+    try:
+        yield
+    finally:
+        _EXACT.leave()
+
+
+class _Exact:
+    """Counts who is inside `exact_float32`; the first one in saves the settings, and the last one out restores them."""
+
+    def __init__(self) -> None:
+        self._lock, self._inside = threading.Lock(), 0
+        self._saved: dict[str, Any] = {}
+
+    def enter(self) -> None:
+        with self._lock:
+            self._inside += 1
+            if self._inside == 1:
+                self._saved = _read_settings()
+                _write_settings(dict.fromkeys(self._saved, _EXACT_VALUE))
+
+    def leave(self) -> None:
+        with self._lock:
+            self._inside -= 1
+            if self._inside == 0:
+                _write_settings(self._saved)
+
+
+_EXACT = _Exact()
+# Since torch 2.9 every kind of product has a setting of its own; before, two switches of CUDA are what can be read and restored.
+_BY_KIND = hasattr(torch.backends.cuda.matmul, "fp32_precision")
+_EXACT_VALUE: Any = "ieee" if _BY_KIND else False
+
+
+def _settings() -> dict[str, tuple[Any, str]]:
+    """By name, the object and the attribute that hold a setting."""
+    backends: Any = torch.backends
+    if not _BY_KIND:
+        return {"matmul": (backends.cuda.matmul, "allow_tf32"), "conv": (backends.cudnn, "allow_tf32")}
+    kinds = {
+        "cuda matmul": backends.cuda.matmul,
+        "cudnn conv": backends.cudnn.conv,
+        "cpu matmul": backends.mkldnn.matmul,
+        "cpu conv": backends.mkldnn.conv,
+    }
+    return {name: (kind, "fp32_precision") for name, kind in kinds.items()}
+
+
+def _read_settings() -> dict[str, Any]:
+    return {name: getattr(kind, attribute) for name, (kind, attribute) in _settings().items()}
+
+
+def _write_settings(values: dict[str, Any]) -> None:
+    for name, (kind, attribute) in _settings().items():
+        setattr(kind, attribute, values[name])
+
+
+@functools.cache
+def has_float64(device: torch.device) -> bool:
+    """Whether a device has float64 numbers; Apple's GPUs ("mps") do not."""
+    try:
+        torch.zeros(1, dtype=torch.float64, device=device)
+    except (TypeError, RuntimeError):
+        return False
+    return True
+
+
+def where_float64(x: Tensor) -> Tensor:
+    """`x`, or its copy on the CPU where its own device has no float64 numbers."""
+    return x if has_float64(x.device) else x.cpu()
 
 
 class CheckedDevices(nn.Module):

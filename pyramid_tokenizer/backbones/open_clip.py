@@ -29,6 +29,7 @@ from pyramid_tokenizer.backbones.text_length import check_text_length
 from pyramid_tokenizer.backbones.timm import TimmReader
 from pyramid_tokenizer.backbones.vit import VitReader
 from pyramid_tokenizer.config.models import BackboneConfig
+from pyramid_tokenizer.devices import exact_float32
 from pyramid_tokenizer.errors import BackboneError, CheckpointError
 from pyramid_tokenizer.files import replacing
 from pyramid_tokenizer.finite import require_finite
@@ -186,14 +187,14 @@ class OpenClipBackbone(nn.Module):
         if with_dense:
             return self._with_dense(images, self.dense_readings[0] if self.has_dense else None)
         check_images(images, multiple=self.strides[0])
-        with torch.no_grad(), torch.autocast(images.device.type, enabled=False):
+        with torch.no_grad(), exact_float32(), torch.autocast(images.device.type, enabled=False):
             x = self._normalise(images)
             maps = self._coarse_to_fine(self._reader.maps(x, self.blocks), x)
         return FeaturePyramid(maps=maps, strides=self.strides)
 
     def _with_dense(self, images: Tensor, reading: str | None) -> FeaturePyramid:
         check_images(images, multiple=self.multiple_px)
-        with torch.no_grad(), torch.autocast(images.device.type, enabled=False):
+        with torch.no_grad(), exact_float32(), torch.autocast(images.device.type, enabled=False):
             x = self._normalise(images)
             output = self._reader.with_dense(x, self.blocks, reading=reading)
             maps = self._coarse_to_fine(output.maps, x)
@@ -240,7 +241,7 @@ class OpenClipBackbone(nn.Module):
         texts = check_texts(texts)
         device = next(self.model.parameters()).device
         rows = [torch.zeros(0, self.embedding_dim, device=device)]
-        with torch.no_grad(), torch.autocast(device.type, enabled=False):
+        with torch.no_grad(), exact_float32(), torch.autocast(device.type, enabled=False):
             for start in range(0, len(texts), _TEXTS_PER_BATCH):
                 tokens = self._tokenize(texts[start : start + _TEXTS_PER_BATCH]).to(device)
                 rows.append(F.normalize(self.model.encode_text(tokens).float(), dim=-1))

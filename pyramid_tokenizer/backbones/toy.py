@@ -22,6 +22,7 @@ from pyramid_tokenizer.backbones.base import (
 )
 from pyramid_tokenizer.backbones.features import FeaturePyramid
 from pyramid_tokenizer.config.models import BackboneConfig
+from pyramid_tokenizer.devices import exact_float32
 from pyramid_tokenizer.errors import ConfigError
 
 _CHANNELS = (8, 16, 24, 32)
@@ -85,7 +86,7 @@ class ToyBackbone(nn.Module):
         """Maps of a (B, 3, H, W) float batch in [0, 1]; with `with_dense` also its embedding and dense features."""
         depth = len(self.kernels) if with_dense else self.blocks[-1] + 1
         check_images(images, multiple=_STRIDES[depth - 1])
-        with torch.no_grad(), torch.autocast(images.device.type, enabled=False):
+        with torch.no_grad(), exact_float32(), torch.autocast(images.device.type, enabled=False):
             stem, stages = self._stages(images, depth)
             dense = F.conv2d(stages[-1], self.projection).float() if with_dense else None  # (B, D, H/32, W/32)
         return FeaturePyramid(

@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pyramid_tokenizer.backbones.features import FeaturePyramid, enlarge
+from pyramid_tokenizer.devices import exact_float32
 from pyramid_tokenizer.errors import BackboneError, CheckpointError, ImageValueError, NotFittedError, TokenRangeError
 from pyramid_tokenizer.finite import all_finite, require_finite
 from pyramid_tokenizer.quantizer.compositions import Composition
@@ -111,7 +112,7 @@ class PyramidQuantizer(nn.Module):
         ids: dict[int, Tensor] = {}
         codes: dict[int, Tensor] = {}
         linear: list[Tensor] = []
-        with float32_on(features.maps[0].device):
+        with float32_on(features.maps[0].device), exact_float32():
             for index in self.order:
                 level = self.level(index)
                 linear.append(level.linear(self.level_input(index, features, codes)))
@@ -134,7 +135,7 @@ class PyramidQuantizer(nn.Module):
         self._require_fitted()
         projected: dict[int, Tensor] = {}
         linear: list[Tensor] = []
-        with float32_on(features.maps[0].device):
+        with float32_on(features.maps[0].device), exact_float32():
             for index in self.order:
                 level = self.level(index)
                 linear.append(level.linear(self.level_input(index, features, projected)))

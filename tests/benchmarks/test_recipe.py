@@ -9,8 +9,8 @@ import pytest
 from benchmarks import recipe
 from pyramid_tokenizer import PyramidTokenizer
 from pyramid_tokenizer.config.models import QuantizerConfig
-from pyramid_tokenizer.quantizer.recipe import preset_levels
 from pyramid_tokenizer.images.pixels import to_pil
+from pyramid_tokenizer.quantizer.recipe import preset_levels
 
 COUNT = 120
 LABELS = ("red_thing", "green thing", "")

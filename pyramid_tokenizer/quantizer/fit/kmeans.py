@@ -52,11 +52,13 @@ def kmeans(
     if start is None:
         start = vectors[torch.randperm(len(vectors), generator=generator)[:num_codes].to(vectors.device)]
     centres = start.float().clone()
+    on_cpu = vectors.cpu()
     for step in range(iterations):
         ids = nearest(vectors, centres)
-        counts = torch.bincount(ids, minlength=num_codes)
-        centres = _means(vectors, ids, counts, centres, spherical)
-        empty = (counts == 0).nonzero().flatten()
+        # sums on the CPU, whose order is fixed: a GPU adds in any order, and no two fits would be equal
+        counts = torch.bincount(ids.cpu(), minlength=num_codes)
+        centres = _means(on_cpu, ids.cpu(), counts, centres.cpu(), spherical).to(vectors.device)
+        empty = (counts == 0).nonzero().flatten().to(vectors.device)
         if len(empty) and step < iterations - 1:
             error = (vectors - centres[ids]).square().sum(1).cpu() + 1e-12
             centres[empty] = vectors[_draw(error, len(empty), generator).to(vectors.device)]

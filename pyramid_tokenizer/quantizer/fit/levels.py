@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from pyramid_tokenizer.devices import exact_float32
 from pyramid_tokenizer.errors import DataError, NotFittedError, TooFewCellsError
 from pyramid_tokenizer.finite import require_finite
 from pyramid_tokenizer.quantizer.fit.kept import KeptSamples, Samples
@@ -101,7 +102,10 @@ def fit_quantizer(
     before = copy.deepcopy(quantizer.state_dict())
     reports = []
     try:
-        with KeptSamples(samples, maps={index for read in quantizer.reads for index in read.maps}) as kept:
+        with (
+            exact_float32(),
+            KeptSamples(samples, maps={index for read in quantizer.reads for index in read.maps}) as kept,
+        ):
             for index in quantizer.order:
                 cells = _projected_cells(quantizer, index, kept, vectors_per_code, generator, keep_adapters)
                 level = quantizer.level(index)

@@ -7,6 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from pyramid_tokenizer.devices import where_float64
 from pyramid_tokenizer.errors import DataError
 from pyramid_tokenizer.finite import require_finite
 
@@ -39,12 +40,14 @@ def whitening(x: Tensor) -> tuple[Tensor, Tensor]:
         >>> [v.tolist() for v in whitening(torch.tensor([[1.0, 5.0], [3.0, 5.0]]))]
         [[2.0, 5.0], [1.0, 1.0]]
     """
+    device, x = x.device, where_float64(x)
     mean = _mean(x)
     variance = torch.zeros_like(mean)
     for part in x.split(_SLICE):
         variance += (part.double() - mean).square().sum(0) / len(x)
     std = variance.sqrt()
-    return mean.float(), torch.where(std > 1e-6, std, torch.ones_like(std)).float()
+    std = torch.where(std > 1e-6, std, torch.ones_like(std))
+    return mean.float().to(device), std.float().to(device)
 
 
 def ridge(x: Tensor, y: Tensor, *, share: float = RIDGE_SHARE) -> Affine:
@@ -63,10 +66,11 @@ def ridge(x: Tensor, y: Tensor, *, share: float = RIDGE_SHARE) -> Affine:
         >>> [round(float(v), 3) for v in ridge(x, 2 * x + 1, share=0.0)]
         [2.0, 1.0]
     """
+    device, x, y = x.device, where_float64(x), where_float64(y)
     centre_x, centre_y = _mean(x), _mean(y)
     gram, cross = _moments(x, y, centre_x, centre_y)
     weight = _solve(gram, cross, share)
-    return Affine(weight.float(), (centre_y - centre_x @ weight).float())
+    return Affine(weight.float().to(device), (centre_y - centre_x @ weight).float().to(device))
 
 
 def reduced_rank(x: Tensor, y: Tensor, rank: int, *, share: float = RIDGE_SHARE) -> Affine:
@@ -92,6 +96,7 @@ def reduced_rank(x: Tensor, y: Tensor, rank: int, *, share: float = RIDGE_SHARE)
         >>> (x @ down.weight + down.bias).flatten().round(decimals=3).abs().tolist()
         [0.0, 0.0, 2.0, 2.0]
     """
+    device, x, y = x.device, where_float64(x), where_float64(y)
     centre_x, centre_y = _mean(x), _mean(y)
     gram, cross = _moments(x, y, centre_x, centre_y)
     weight = _solve(gram, cross, share)  # (C, T)
@@ -102,7 +107,7 @@ def reduced_rank(x: Tensor, y: Tensor, rank: int, *, share: float = RIDGE_SHARE)
     down = weight @ (kept * largest.sign())  # a fixed sign: eigenvectors have none of their own
     if down.shape[1] < rank:
         down = torch.cat([down, down.new_zeros(len(down), rank - down.shape[1])], 1)
-    return Affine(down.float(), -(centre_x @ down).float())
+    return Affine(down.float().to(device), -(centre_x @ down).float().to(device))
 
 
 def explained(x: Tensor, y: Tensor, fit: Affine) -> float:
@@ -119,9 +124,11 @@ def explained(x: Tensor, y: Tensor, fit: Affine) -> float:
         1.0
     """
     residual = total = 0.0
+    x, y = where_float64(x), where_float64(y)
+    weight, bias = where_float64(fit.weight), where_float64(fit.bias)
     centre = _mean(y)
     for rows, targets in zip(x.split(_SLICE), y.split(_SLICE), strict=True):
-        residual += float((targets - rows @ fit.weight - fit.bias).double().square().sum())
+        residual += float((targets - rows @ weight - bias).double().square().sum())
         total += float((targets.double() - centre).square().sum())
     return 1 - residual / max(total, 1e-12)
 

@@ -100,9 +100,7 @@ def sample_cells(
         )
         cells.add(_rows(found), _rows(F.pixel_unshuffle(pixels, quantizer.patch_px)), _rows(semantics))
     if not cells.seen:
-        raise DataError(
-            f"expected at least one batch of images for level {index}, got none: check the image source"
-        )
+        raise DataError(f"expected at least one batch of images for level {index}, got none: check the image source")
     if cells.seen < level.codebook_size:
         enough = math.ceil(level.codebook_size * num_images / cells.seen)
         raise TooFewCellsError(

@@ -354,5 +354,3 @@ def test_a_second_reading_makes_a_better_codebook_than_the_cells_that_there_was_
         (vectors - entries[nearest(vectors, entries)]).square().sum(1).mean() for entries in (few, level.codebook)
     ]
     assert errors[1] < 0.9 * errors[0]
-
-
