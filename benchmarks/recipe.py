@@ -1,17 +1,22 @@
 """Measures the recipe and variants of it on any backbone and any labelled folder of images.
 
     python benchmarks/recipe.py --backbone DIR|NAME [--pretrained TAG] --images DIR --labels CSV [--variants recipe,bottom-up]
+                                [--masks DIR ...] [--decoder-steps 1000]
 
-The CSV has the columns `file` (relative to DIR) and `label`. A tenth of the labelled images, chosen by a hash of their file
-name, is kept out of the fit and measured; images without a label serve the fit alone. Every variant is fitted without
-gradients on the same random crops; no decoder is trained. The columns of the table:
+The CSV has the columns `file` (relative to DIR) and `label`, and may have `split`: labelled images of the split "test" are kept
+out of the fit and measured; without that column, a tenth of the labelled images, chosen by a hash of their file name, is. Images
+without a label serve the fit alone. Every variant is fitted without gradients on the same random crops; of the recipe,
+`--decoder-steps` also trains a decoder. The columns of the table:
 
     bits/px          bits per pixel of the tokens
     zero-shot        share of the kept-out images whose label, among all labels, is the most similar name: by the backbone's
                      own image embedding, and by the image embedding read from tokens
-    kept             the second as a share of the first
+    kept             the second as a share of the first, with the interval that 95 % of 2,000 redraws of the images fall in
     dB by prefix     mean PSNR of the linear reconstruction from the first level, the first two, and so on
     as dense         share of pixels that get the same name from tokens (look-up) as from the backbone's dense features
+    mIoU of DIR      of the first images of a set of `--masks` (images/, labels/*.png, classes.txt, splits/test.txt): by tokens
+                     (look-up), by the backbone's dense features, and the first as a share of the second
+    dB with decoder  as `dB by prefix`, after `--decoder-steps`
 
 Progress goes to stderr.
 """
@@ -25,6 +30,7 @@ import hashlib
 import json
 import math
 import sys
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -39,9 +45,12 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # this checkout, f
 from benchmarks.reconstruction import number, say, table
 from pyramid_tokenizer import PyramidTokenizer, Segmenter
 from pyramid_tokenizer.config.models import QuantizerConfig
-from pyramid_tokenizer.evaluation import psnr
+from pyramid_tokenizer.config.training import TrainConfig
+from pyramid_tokenizer.evaluation import evaluate_segmentation, label_images, psnr
 from pyramid_tokenizer.images import RandomCrops
+from pyramid_tokenizer.images.labelled import open_segmentation_set
 from pyramid_tokenizer.images.read import to_batch
+from pyramid_tokenizer.training import train
 
 BATCH = 16
 
@@ -128,22 +137,27 @@ def read_labels(images: Path, labels: Path, *, limit: int) -> Labelled:
 
     Args:
         images: The folder.
-        labels: CSV with the columns `file` and `label`.
-        limit: Images to measure, at most; the others of the kept-out tenth are left out of everything.
+        labels: CSV with the columns `file` and `label`, and perhaps `split`.
+        limit: Images to measure, at most; others that are kept out are left out of everything.
     """
     with open(labels, encoding="utf-8", newline="") as file:
-        rows = [(row["file"], row["label"].replace("_", " ").strip()) for row in csv.DictReader(file)]
-    kept_out = sorted((_hash(file), file, label) for file, label in rows if label and _hash(file) % 10 == 0)
+        found = list(csv.DictReader(file))
+    rows = [(row["file"], row["label"].replace("_", " ").strip(), _is_test(row)) for row in found]
+    kept_out = sorted((_hash(file), file, label) for file, label, is_test in rows if label and is_test)
     test = kept_out[:limit]
-    names = sorted({label for _, label in rows if label})
+    names = sorted({label for _, label, _ in rows if label})
     if not test:
         raise SystemExit(f"expected labelled images of which a tenth can be kept out, got {len(rows)} rows in {labels}")
     return Labelled(
-        fit=[images / file for file, label in rows if not label or _hash(file) % 10],
+        fit=[images / file for file, label, is_test in rows if not (label and is_test)],
         test=[images / file for _, file, _ in test],
         targets=[names.index(label) for _, _, label in test],
         names=names,
     )
+
+
+def _is_test(row: dict[str, str]) -> bool:
+    return row["split"] == "test" if "split" in row else _hash(row["file"]) % 10 == 0
 
 
 def _hash(text: str) -> int:
@@ -174,21 +188,52 @@ def centre_crop(file: Path, px: int) -> Tensor:
 def measure(tok: PyramidTokenizer, images: Images) -> dict[str, Any]:
     """The figures of a fitted tokenizer; `psnr` and `as_dense` on the images that are shown."""
     words = tok.text.encode_names(images.names)
-    own, read = [], []
+    own: list[Tensor] = []
+    read: list[Tensor] = []
     for batch in images.test.split(BATCH):
         embedding = tok.features(batch, with_dense=True).embedding
         assert embedding is not None
         own.append(words.class_scores(F.normalize(embedding.cpu().float(), dim=1) @ words.embeddings.T).argmax(1))
         read.append(tok.classify(tok.encode(batch), images.names).labels.cpu())
-    by_backbone, by_tokens = (float((torch.cat(found) == images.targets).double().mean()) for found in (own, read))
+    hits = [(torch.cat(found) == images.targets).double() for found in (own, read)]
+    by_backbone, by_tokens = (float(found.mean()) for found in hits)
     return {
         "bits_per_pixel": tok.encode(images.shown[:1]).bits_per_pixel,
         "zero_shot_backbone": by_backbone,
         "zero_shot_tokens": by_tokens,
         "kept": by_tokens / by_backbone if by_backbone else None,
+        "kept_interval": kept_interval(*hits),
         "psnr": reconstruct(tok, images.shown),
         "as_dense": agreement(tok, images) if tok.backbone.has_dense else None,
     }
+
+
+def kept_interval(by_backbone: Tensor, by_tokens: Tensor, *, draws: int = 2000) -> list[float] | None:
+    """The interval of the share kept that 95 % of redraws of the images fall in; None where the backbone names nothing.
+
+    Args:
+        by_backbone: (N,) float64, 1 where the backbone names an image right.
+        by_tokens: The same for tokens.
+        draws: How often N images are drawn with replacement.
+    """
+    rows = torch.randint(len(by_tokens), (draws, len(by_tokens)), generator=torch.Generator().manual_seed(0))
+    backbone, tokens = by_backbone[rows].mean(1), by_tokens[rows].mean(1)
+    shares = (tokens / backbone)[backbone > 0]
+    return shares.quantile(torch.tensor([0.025, 0.975], dtype=shares.dtype)).tolist() if len(shares) else None
+
+
+def measure_masks(tok: PyramidTokenizer, folder: Path, *, limit: int) -> dict[str, Any]:
+    """Mean IoU of the first images of a labelled set, by look-up from tokens and by the backbone's dense features."""
+    labelled, segmenter = open_segmentation_set(folder, "folder", split="test"), Segmenter(tok)
+    samples = [labelled[i] for i in range(min(limit, len(labelled)))]
+    found: dict[str, Any] = {"set": folder.name, "images": len(samples)}
+    for mode in ("lookup", "dense"):
+        predict = label_images(segmenter, labelled.protocol, mode=mode)
+        names = labelled.protocol.names
+        with warnings.catch_warnings(action="ignore"):  # in a part of a set some classes do not occur
+            scores = evaluate_segmentation(predict, samples, num_classes=len(names), names=names, bootstrap_samples=0)
+        found[mode] = scores.scores.miou_present
+    return found | {"kept": found["lookup"] / found["dense"] if found["dense"] else None}
 
 
 def reconstruct(tok: PyramidTokenizer, images: Tensor) -> list[float]:
@@ -210,7 +255,7 @@ def agreement(tok: PyramidTokenizer, images: Images) -> float:
     return float(torch.cat(same).mean())
 
 
-def row_of(name: str, base: PyramidTokenizer, images: Images) -> dict[str, Any]:
+def row_of(name: str, base: PyramidTokenizer, images: Images, args: argparse.Namespace) -> dict[str, Any]:
     """A variant's figures: fitted anew on the backbone of `base`."""
     say(f"{name}: fitting")
     quantizer = VARIANTS[name](base.config.quantizer, base.backbone.strides)
@@ -219,25 +264,49 @@ def row_of(name: str, base: PyramidTokenizer, images: Images) -> dict[str, Any]:
     ).to(base.device)
     tok.fit(images.crops)
     say(f"{name}: measuring")
-    return {"variant": name, **measure(tok, images)}
+    row = {"variant": name, **measure(tok, images)}
+    row["masks"] = [measure_masks(tok, folder, limit=args.masks_limit) for folder in args.masks]
+    if args.decoder_steps and name == "recipe":
+        say(f"{name}: training a decoder")
+        photos = [image for batch in images.crops for image in batch]
+        train(tok, photos, config=TrainConfig(decoder_steps=args.decoder_steps, crop_px=images.test.shape[-1]))
+        row["psnr_decoder"] = reconstruct(tok, images.shown)
+    return row
 
 
 def to_markdown(rows: Sequence[dict[str, Any]]) -> str:
-    head = ("variant", "bits/px", "zero-shot, backbone", "zero-shot, tokens", "kept", "dB by prefix", "as dense")
-    return table(head, [_cells(row) for row in rows])
+    head = ["variant", "bits/px", "zero-shot, backbone", "zero-shot, tokens", "kept", "dB by prefix", "as dense"]
+    head += [f"mIoU of {found['set']}: tokens, dense, kept" for found in rows[0]["masks"]]
+    head += ["dB with decoder"] if any("psnr_decoder" in row for row in rows) else []
+    return table(head, [_cells(row, len(head)) for row in rows])
 
 
-def _cells(row: dict[str, Any]) -> list[str]:
-    shares = (row["zero_shot_backbone"], row["zero_shot_tokens"], row["kept"])
-    shown = [number(share and 100 * share, 1) + " %" for share in shares]
-    dense = "-" if row["as_dense"] is None else f"{row['as_dense']:.1%}".replace("%", " %")
-    return [
+def _cells(row: dict[str, Any], width: int) -> list[str]:
+    kept, interval = _percent(row["kept"]), row["kept_interval"]
+    dense = "-" if row["as_dense"] is None else _percent(row["as_dense"])
+    cells = [
         row["variant"],
         number(row["bits_per_pixel"], 3),
-        *shown,
-        " ".join(number(value, 2) for value in row["psnr"]),
+        _percent(row["zero_shot_backbone"]),
+        _percent(row["zero_shot_tokens"]),
+        kept if interval is None else f"{kept} ({_percent(interval[0])} to {_percent(interval[1])})",
+        _decibels(row["psnr"]),
         dense,
+        *(
+            f"{_percent(found['lookup'])}, {_percent(found['dense'])}, {_percent(found['kept'])}"
+            for found in row["masks"]
+        ),
     ]
+    decoder = [_decibels(row["psnr_decoder"]) if "psnr_decoder" in row else "-"]
+    return cells + decoder * (width - len(cells))
+
+
+def _percent(share: float | None) -> str:
+    return "-" if share is None else number(100 * share, 1) + " %"
+
+
+def _decibels(values: Sequence[float]) -> str:
+    return " ".join(number(value, 2) for value in values)
 
 
 def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -251,6 +320,9 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--px", type=int, default=160, help="side of all crops (default: %(default)s)")
     parser.add_argument("--limit", type=int, default=200, help="images to name, at most (default: %(default)s)")
     parser.add_argument("--shown", type=int, default=40, help="of these, images to reconstruct and to segment")
+    parser.add_argument("--masks", type=Path, nargs="*", default=[], help="labelled sets whose masks are measured")
+    parser.add_argument("--masks-limit", type=int, default=60, help="images of each of them (default: %(default)s)")
+    parser.add_argument("--decoder-steps", type=int, default=0, help="steps of a decoder for the recipe")
     parser.add_argument("--device", default="cpu", help="where the backbone runs (default: %(default)s)")
     parser.add_argument("--threads", type=int, help="torch threads")
     parser.add_argument("--json", type=Path, help="also write the figures here")
@@ -273,7 +345,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     labelled = read_labels(args.images, args.labels, limit=args.limit)
     say(f"{len(labelled.fit)} images to fit on, {len(labelled.test)} kept out, {len(labelled.names)} names")
     images = read_images(labelled, num_crops=args.crops, px=args.px, num_shown=args.shown)
-    rows = [row_of(name, base, images) for name in args.variants]
+    rows = [row_of(name, base, images, args) for name in args.variants]
     print(to_markdown(rows))
     if args.json:
         facts = {"backbone": args.backbone, "crops": args.crops, "px": args.px, "test_images": len(labelled.test)}

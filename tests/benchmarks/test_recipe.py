@@ -3,8 +3,10 @@
 import csv
 import dataclasses
 import json
+from pathlib import Path
 
 import pytest
+import torch
 
 from benchmarks import recipe
 from pyramid_tokenizer import PyramidTokenizer
@@ -46,6 +48,15 @@ def test_images_that_are_measured_are_not_fitted_on(folder):
     assert 3 <= len(labelled.test) <= 20
     for file, target in zip(labelled.test, labelled.targets, strict=True):
         assert labelled.names[target] == LABELS[int(file.stem) % 3].replace("_", " ")
+
+
+def test_a_split_of_ones_own_says_which_images_are_measured(folder, tmp_path):
+    rows = ["file,label,split", "000.png,red_thing,test", "001.png,,test", "002.png,green_thing,train"]
+    (tmp_path / "split.csv").write_text("\n".join(rows) + "\n")
+    labelled = recipe.read_labels(folder, tmp_path / "split.csv", limit=9)
+    assert [file.name for file in labelled.test] == ["000.png"]
+    assert [file.name for file in labelled.fit] == ["001.png", "002.png"]
+    assert labelled.names == ["green thing", "red thing"]
 
 
 def test_images_beyond_the_limit_are_left_out_of_both(folder):
@@ -114,3 +125,22 @@ def test_an_unknown_variant_is_refused(capsys):
     with pytest.raises(SystemExit):
         recipe.parse(["--backbone", "toy", "--images", ".", "--labels", "x", "--variants", "recipe,other"])
     assert "got 'other'" in capsys.readouterr().err
+
+
+def test_the_share_kept_has_an_interval_of_redrawn_images():
+    right, wrong = torch.ones(50, dtype=torch.float64), torch.zeros(50, dtype=torch.float64)
+    assert recipe.kept_interval(right, right) == [1, 1]
+    assert recipe.kept_interval(wrong, right) is None
+    low, high = recipe.kept_interval(right, torch.cat([right[:40], wrong[:10]]))
+    assert 0.6 < low < 0.8 < high < 0.95
+
+
+def test_masks_are_scored_by_tokens_and_by_dense_features(labelled, toy_tokenizer):
+    made = labelled(("sky", "grass"), 3, size=(64, 64))
+    folder = Path(made[0].image).parents[1]
+    (folder / "splits").mkdir(exist_ok=True)
+    (folder / "splits" / "test.txt").write_text("00\n01\n02\n")
+    found = recipe.measure_masks(toy_tokenizer, folder, limit=2)
+    assert (found["set"], found["images"]) == (folder.name, 2)
+    assert 0 <= found["lookup"] <= 1
+    assert found["kept"] == found["lookup"] / found["dense"]

@@ -18,6 +18,8 @@ from PIL import Image
 
 from examples.research import ablations, segmentation, segmentation_kept_out, zero_shot
 from examples.research.train_tiny.texts import kept_out_name
+from pyramid_tokenizer.backbones import load_backbone
+from pyramid_tokenizer.config.models import BackboneConfig
 
 RESEARCH = Path(ablations.__file__).parent
 SCRIPTS = sorted(path for path in RESEARCH.rglob("*.py") if "__main__" in path.read_text(encoding="utf-8"))
@@ -202,3 +204,25 @@ def test_the_trainings_of_the_bundled_clip_write_a_checkpoint(name, data, tmp_pa
     monkeypatch.setattr(sys, "argv", [name, *where, "--steps", "2", "--batch", "8", "--save-every", "1"])
     module.main()
     assert torch.load(tmp_path / "out" / "checkpoint.pt", weights_only=True)["step"] == 2
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["vit", "convnext"])
+def test_a_distillation_writes_a_backbone_and_goes_on(kind, data, tmp_path, monkeypatch, capsys) -> None:
+    module = importlib.import_module("examples.research.distil.distil_backbone")
+    images = importlib.import_module("examples.research.distil.distil_images")
+    monkeypatch.setattr(images, "SIZES", ((64, 1.0),))
+    (data / "wide").mkdir(exist_ok=True)
+    (data / "wide" / "recon_train_rows_with_kept_out_names.txt").write_text("train/1.jpg\n")
+    header = "file,source,labels,width,height,kept_out,split"
+    rows = ["recon/train/2.jpg,a,cup;mug,200,160,0,train", "recon/train/3.jpg,a,cup,200,160,0,test"]
+    (data / "wide" / "photos.csv").write_text("\n".join([header, *rows]) + "\n")
+    options = ["--kind", kind, "--data", str(data), "--out", str(tmp_path), "--batch", "1", "--save-every", "1"]
+    for steps in ("1", "2"):
+        monkeypatch.setattr(sys, "argv", ["distil_backbone.py", *options, "--steps", steps])
+        module.main()
+    assert "resumed at step 1" in capsys.readouterr().out
+    backbone = load_backbone(BackboneConfig(stem=True), directory=tmp_path / "clip")
+    assert backbone.embedding_dim == 128
+    assert backbone.has_dense
+    assert backbone.strides[-1] == {"vit": 16, "convnext": 4}[kind]

@@ -31,6 +31,11 @@ bundled model (zero-shot accuracy from tokens, 98 names, 160 px): 35.2, 35.6, 33
 34.1 % without the map."""
 
 
+ITERATIONS = 10
+"""Steps of k-means. Measured on the bundled backbone's finest level (1,024 entries, 64 vectors each): of the variance of vectors
+that were not fitted on, 31.43 % is lost after 10 steps and 31.34 % after 25."""
+
+
 READ_OUT_RIDGE = 1e-4
 """Codes are few and well conditioned: their read-outs need next to no ridge."""
 
@@ -57,7 +62,7 @@ def fit_quantizer(
     samples: Samples,
     *,
     vectors_per_code: int = 64,
-    iterations: int = 25,
+    iterations: int = ITERATIONS,
     seed: int = 0,
     keep_adapters: bool = False,
 ) -> list[LevelReport]:

@@ -80,7 +80,7 @@ def test_a_level_is_whitening_then_regression_then_kmeans_of_its_sample(smooth):
         down = reduced_rank(x, pixels / pixels.square().sum(1).mean().sqrt(), 6)
         projected = x @ down.weight + down.bias
         scale = 1 / projected.square().mean().sqrt()
-        entries = kmeans(projected * scale, 20, iterations=25, generator=generator)
+        entries = kmeans(projected * scale, 20, iterations=levels.ITERATIONS, generator=generator)
     fitted = quantizer.level(0)
     for ours, expected in (
         (fitted.mean, mean),
