@@ -22,7 +22,7 @@ STRIDES = {
     "vit14": (28, 14, 7),
     "vit32": (32, 16, 16),
     "resnet": (32, 16, 8),
-    "timm_vit": (32, 16, 8),  # without dense features
+    "timm_vit": (32, 16, 8),  # pools by attention
 }
 SIZES = (6, 12, 48)
 

@@ -139,6 +139,21 @@ def test_where_all_tokens_are_equal_every_location_has_the_embedding(name: str) 
     torch.testing.assert_close(features.dense, features.embedding[:, :, None, None].expand(features.dense.shape))
 
 
+@pytest.mark.parametrize("name", ["SigLIP", "PE-Core", "CoCa", "EVA02"])
+def test_neither_the_blocks_that_are_read_nor_the_batch_matters_and_bfloat16_little(name: str) -> None:
+    eva = {"kind": "Eva", "global_pool": "token", "qkv_fused": False, "use_rot_pos_emb": True, "ref_feat_shape": (4, 4)}
+    backbone = POOLED[name]() if name in POOLED else make_timm(**eva)
+    images = pictures(16, 24, count=2)
+    dense = backbone.dense(images)
+    torch.testing.assert_close(
+        torch.cat([backbone.dense(image) for image in images.split(1)]), dense, rtol=1e-4, atol=1e-5
+    )
+    assert torch.equal(wrap(backbone.model, blocks=(0,)).dense(images), dense)
+    rounded = copy.deepcopy(backbone).to(torch.bfloat16).dense(images)
+    assert not torch.equal(rounded, dense)
+    assert (rounded - dense).norm() < 0.05 * dense.norm()
+
+
 @pytest.mark.parametrize("name", ["SigLIP", "PE-Core without class token"])
 def test_an_image_of_one_patch_has_its_embedding_there(name: str) -> None:
     features = POOLED[name]()(pictures(8, 8), with_dense=True)
