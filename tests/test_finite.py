@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from pyramid_tokenizer import PyramidTokenizer, Segmenter
-from pyramid_tokenizer.errors import BackboneError, CheckpointError, ConfigError, DataError
+from pyramid_tokenizer.errors import BackboneError, CheckpointError, ConfigError, DataError, ImageValueError
 from pyramid_tokenizer.finite import all_finite
 from pyramid_tokenizer.hub.resolve import bundled_models
 from pyramid_tokenizer.quantizer.fit.regression import ridge
@@ -73,7 +73,7 @@ def test_features_of_a_backbone_that_was_altered_in_place_are_refused(seg, chang
             call()
 
 
-# an infinite deviation whitens its channel to zero, and an infinite entry is never the nearest: ids stay right
+# an infinite entry is never the nearest: ids stay right
 @pytest.mark.parametrize(
     ("name", "value", "decides"),
     [
@@ -81,7 +81,7 @@ def test_features_of_a_backbone_that_was_altered_in_place_are_refused(seg, chang
         ("codebook", INFINITE, False),
         ("adapter.weight", NAN, True),
         ("adapter.weight", INFINITE, True),
-        ("std", INFINITE, False),
+        ("std", INFINITE, True),  # it divides its channel to zero, which no projection shows
         ("mean", NAN, True),
     ],
 )
@@ -145,3 +145,9 @@ def test_codes_and_fused_maps_that_are_not_finite_name_their_part(toy_tokenizer)
             tensor.fill_(float("nan"))
         with pytest.raises(CheckpointError, match=part.split(".")[0]):
             getattr(tok, call)(tokens)
+
+
+def test_pixels_that_are_nan_are_told_as_such_by_the_backbone(toy_tokenizer):
+    for value in (NAN, INFINITE):
+        with pytest.raises(ImageValueError, match="finite"):
+            toy_tokenizer.features(torch.full((1, 3, 32, 32), value))

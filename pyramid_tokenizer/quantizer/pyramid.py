@@ -299,7 +299,10 @@ class PyramidQuantizer(nn.Module):
 
     def _require_finite(self, features: FeaturePyramid, deciding: Sequence[Tensor]) -> None:
         """Tells what is NaN or infinite where something that decides ids is: infinity can survive no linear map unseen."""
-        if all_finite(deciding):
+        deviations = [
+            self.level(index).std for index in range(len(self.levels))
+        ]  # infinite, they divide a channel to zero
+        if all_finite([*deciding, *deviations]):
             return
         features.require_finite()
         self.require_finite_weights()

@@ -152,8 +152,8 @@ class TextEncoder:
         whole = torch.cat(rows)
         if not torch.isfinite(whole).all():
             raise BackboneError(
-                "expected finite text embeddings, got NaN or infinite ones: the backbone overflows in its dtype; use float32 "
-                "or bfloat16"
+                "expected finite text embeddings, got NaN or infinite ones: load the backbone's weights again, and use float32 "
+                "or bfloat16, for float16 overflows in some backbones"
             )
         return whole
 
