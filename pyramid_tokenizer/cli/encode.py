@@ -74,9 +74,7 @@ def encode(
     total_tokens, total_bytes = 0, 0
 
     def is_done(source: Source, output: Path) -> bool:
-        return skip_existing and tokens_are_done(
-            output, fingerprint=tok.fingerprint, image=source.path, size=size, force=force
-        )
+        return skip_existing and tokens_are_done(output, tok=tok, image=source.path, size=size, force=force)
 
     with Failures(len(jobs), sources.unlisted) as failures, show_progress(console, "encode", len(jobs)) as advance:
         for start in range(0, len(jobs), batch_size):

@@ -1,8 +1,8 @@
 """`--skip-existing`: which results are there already, so that a run that was stopped can go on.
 
-A result counts as done if its file is whole and fits what would be written: tokens must be of this model and of an image of this
-size, images must be complete. A damaged file is made anew. A whole file that does not fit belongs to another run and is replaced
-by `--force` alone. Images do not say which model, levels or words they were made with.
+A result counts as done if its file is whole and fits what would be written: tokens must be of this model, of all its levels and
+of an image of this size, images must be complete. A damaged file is made anew. A whole file that does not fit belongs to another
+run and is replaced by `--force` alone. Images do not say which model, levels or words they were made with.
 """
 
 from __future__ import annotations
@@ -10,14 +10,18 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from pyramid_tokenizer.cli.files import OutputError
-from pyramid_tokenizer.cli.terminal import describe_size
+from pyramid_tokenizer.cli.terminal import count_levels, describe_size
 from pyramid_tokenizer.errors import TokenError
 
+if TYPE_CHECKING:
+    from pyramid_tokenizer.tokenizer import PyramidTokenizer
 
-def tokens_are_done(path: Path, *, fingerprint: str, image: Path, size: int | None, force: bool) -> bool:
-    """Whether a token file is whole, of the model of this fingerprint, and of this image resized to this short side.
+
+def tokens_are_done(path: Path, *, tok: PyramidTokenizer, image: Path, size: int | None, force: bool) -> bool:
+    """Whether a token file is whole, has all levels of this model, and is of this image resized to this short side.
 
     Raises:
         OutputError: It is whole and does not fit, and `force` is off.
@@ -33,8 +37,10 @@ def tokens_are_done(path: Path, *, fingerprint: str, image: Path, size: int | No
     expected = header_size(image, size)
     if expected is None:  # reading the image says what is wrong with it
         return False
-    if tokens.fingerprint != fingerprint:
-        return _refuse(path, "tokens of this model", f"those of fingerprint {tokens.fingerprint[:12]}", force)
+    levels, own = count_levels(len(tok.quantizer.strides)), count_levels(len(tokens))
+    if tokens.fingerprint != tok.fingerprint or own != levels:
+        got = f"{own} of fingerprint {tokens.fingerprint[:12]}"
+        return _refuse(path, f"{levels} of this model, {tok.fingerprint[:12]},", got, force)
     if tokens.batch_size != 1 or sorted(tokens.image_size) != sorted(expected):
         got = f"{tokens.batch_size} of {describe_size(tokens.image_size)} px"
         return _refuse(path, f"tokens of one image of {describe_size(expected)} px", got, force)

@@ -24,6 +24,8 @@ _FILE_SUFFIXES = frozenset(
     | {".webp", ".zip", TOKEN_SUFFIX}
 )
 
+_LINKED_TWICE = "another name of a file that is read"
+
 
 class OutputError(PyramidTokenizerError):
     """A result that cannot be written under its name; other results of the run can."""
@@ -107,7 +109,11 @@ def _find(
                 f"expected {expected}, got {argument!r}, in which no file counts: {_reasons(rest)}check the path"
             )
         for source in sources:
-            found.setdefault(Path(os.path.realpath(source.path)), source)  # `resolve` fails on a circle of links
+            first = found.setdefault(
+                Path(os.path.realpath(source.path)), source
+            )  # `resolve` fails on a circle of links
+            if first is not source and os.path.islink(first.path) != os.path.islink(source.path):
+                rest.passed_over[source.path] = _LINKED_TWICE
     rest.extend(found.values())
     return rest
 
@@ -120,6 +126,8 @@ def _reasons(rest: Sources) -> str:
 
 
 def _existing(argument: str) -> list[Path]:
+    if not argument:  # as a shell gives for a variable that is not set; Path takes it for the current folder
+        return []
     path = Path(argument).expanduser()
     if os.path.exists(path):  # checked first, because a real name may contain [ or *
         return [path]

@@ -49,6 +49,14 @@ def test_whole_tokens_that_do_not_fit_are_named_and_replaced_by_force_alone(
     assert changed(before, stamps(tokens)) == ["a.tokens", "b.tokens", "trip/a.tokens"]
 
 
+def test_tokens_of_a_part_of_the_levels_are_no_result(run, model, photos, tokens):
+    TokenPyramid.load(tokens / "a.tokens")[:1].save(tokens / "a.tokens")
+    refused = run("encode", photos / "a.png", "--model", model, "--skip-existing")
+    assert refused.exit_code == 1
+    assert "2 levels" in refused.stderr
+    assert "got 1 level " in refused.stderr
+
+
 def test_a_turned_photo_is_done_in_the_size_of_its_tokens(run, model, photos):
     exif = Image.Exif()
     exif[0x0112] = 6

@@ -58,6 +58,14 @@ def test_a_file_that_is_named_twice_is_read_once(here):
     assert found == [("p/b.png", "b.png"), ("p/a.png", "a.png")]
 
 
+def test_a_link_to_a_file_of_the_same_folder_is_counted_as_passed_over(here):
+    touch("p/b.png", "p/c.png")
+    Path("p/a.png").symlink_to("b.png")
+    found = find_images(["p", "./p/c.png"])
+    assert listed(found) == [("p/a.png", "a.png"), ("p/c.png", "c.png")]
+    assert list(found.passed_over) == [Path("p/b.png")]
+
+
 def test_token_files_are_found_in_folders_by_their_suffix(here):
     touch("t/sub/a.tokens", "t/a.png")
     assert listed(find_tokens(["t"])) == [("t/sub/a.tokens", "sub/a.tokens")]
@@ -69,6 +77,7 @@ def test_token_files_are_found_in_folders_by_their_suffix(here):
         (find_images, "nope.png", ImageFileError, "'nope.png'"),
         (find_images, "none/*.png", ImageFileError, "'none/\\*.png'"),
         (find_images, "empty", DataError, "'empty'"),
+        (find_images, "", ImageFileError, "''"),
         (find_tokens, "nope.tokens", TokenFileError, "'nope.tokens'"),
         (find_tokens, "empty", TokenFileError, "'empty'"),
     ],
