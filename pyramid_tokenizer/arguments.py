@@ -42,11 +42,22 @@ def check_whole(least: int | None = 1, *, error: type[PyramidTokenizerError] = C
         whole = isinstance(value, numbers.Integral) and not isinstance(value, bool)
         if not whole or (least is not None and value < least):
             range_ = "" if least is None else f" of at least {least}"
-            shown = repr(value) if isinstance(value, (numbers.Number, str, type(None))) else type(value).__name__
-            raise error(f"expected {name} as a whole number{range_}, got {shown}: correct it")
+            raise error(f"expected {name} as a whole number{range_}, got {shown(value)}: correct it")
+
+
+def shown(value: object) -> str:
+    """The value for a message: numbers and texts as they are written, anything else by its type.
+
+    Example:
+        >>> shown("a"), shown([0] * 1000)
+        ("'a'", 'list')
+    """
+    return repr(value) if isinstance(value, (numbers.Number, str, type(None))) else type(value).__name__
 
 
 def check_path(value: object, *, name: str, error: type[PyramidTokenizerError] = ConfigError) -> None:
-    """Raises the error unless the value is a str or an `os.PathLike`."""
+    """Raises the error unless the value is a str or an `os.PathLike` that can be the name of a file."""
     if not isinstance(value, (str, os.PathLike)):
         raise error(f"expected {name} as a str or Path, got {type(value).__name__}: pass the name of a file or folder")
+    if "\0" in str(value):
+        raise error(f"expected {name} without the character NUL, got {str(value)!r}: correct the name")

@@ -11,7 +11,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from pyramid_tokenizer.arguments import check_whole
+from pyramid_tokenizer.arguments import check_whole, shown
 from pyramid_tokenizer.errors import ConfigError, ImageError, ImageValueError
 from pyramid_tokenizer.images.read import ImageLike, read_image
 from pyramid_tokenizer.tokens.pyramid import TokenPyramid
@@ -48,8 +48,8 @@ def encode_by_size(
         ConfigError: `batch_size` is below 1, or `on_error` is another word.
     """
     check_whole(batch_size=batch_size)
-    if on_error not in ("raise", "skip"):
-        raise ConfigError(f'expected on_error "raise" or "skip", got {on_error!r}: name one of the two')
+    if not isinstance(on_error, str) or on_error not in ("raise", "skip"):
+        raise ConfigError(f'expected on_error "raise" or "skip", got {shown(on_error)}: name one of the two')
     results: dict[int, TokenPyramid | None] = {}
     waiting: dict[torch.Size, list[tuple[int, Tensor]]] = defaultdict(list)
 

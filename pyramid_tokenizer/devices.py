@@ -13,6 +13,9 @@ from torch import Tensor, nn
 
 from pyramid_tokenizer.errors import ConfigError
 
+DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
+"""The precisions that models can have."""
+
 
 def check_device(device: str | int | torch.device) -> None:
     """Raises ConfigError for a device that this machine does not have, or that holds no numbers ("meta").
@@ -28,7 +31,7 @@ def check_device(device: str | int | torch.device) -> None:
         ...     print(error)
         expected a device that computes, got 'meta', which holds shapes without numbers: use "cpu" or a GPU
     """
-    shown = repr(str(device))
+    name = repr(str(device))
     try:
         wanted = torch.device(device)
         if wanted.type == "cpu":
@@ -38,11 +41,11 @@ def check_device(device: str | int | torch.device) -> None:
     except Exception as error:
         reason = (str(error).split(". ")[0].splitlines() or [type(error).__name__])[0].rstrip(".")
         raise ConfigError(
-            f"expected a device of this machine, got {shown} ({reason}): use {usable_devices()}"
+            f"expected a device of this machine, got {name} ({reason}): use {usable_devices()}"
         ) from error
     if wanted.type == "meta":
         raise ConfigError(
-            f'expected a device that computes, got {shown}, which holds shapes without numbers: use "cpu" or a GPU'
+            f'expected a device that computes, got {name}, which holds shapes without numbers: use "cpu" or a GPU'
         )
 
 
@@ -147,11 +150,23 @@ class CheckedDevices(nn.Module):
     """A module that refuses devices by `check_device`, and then stays as it was."""
 
     def to(self, *args: Any, **kwargs: Any) -> Self:
-        """As `torch.nn.Module.to`; ConfigError for a device that cannot be used here."""
+        """As `torch.nn.Module.to`; ConfigError for a device that cannot be used here, and for what is none of its arguments."""
         given = kwargs.get("device", args[0] if args else None)
         if isinstance(given, (str, int, torch.device)):
             check_device(given)
-        return super().to(*args, **kwargs)
+        elif isinstance(given, torch.Tensor):
+            check_device(given.device)
+        for dtype in (x.dtype if isinstance(x, torch.Tensor) else x for x in (*args, *kwargs.values())):
+            if isinstance(dtype, torch.dtype) and dtype not in DTYPES:
+                names = ", ".join(map(str, DTYPES))
+                raise ConfigError(f"expected a dtype among {names}, got {dtype}: name one of them")
+        try:
+            return super().to(*args, **kwargs)
+        except TypeError as error:
+            got = ", ".join(repr(x) if isinstance(x, str) else type(x).__name__ for x in (*args, *kwargs.values()))
+            raise ConfigError(
+                f'expected a device or a dtype, got {got}: write e.g. .to("cpu", torch.float32)'
+            ) from error
 
     def cuda(self, device: int | torch.device | None = None) -> Self:
         """As `torch.nn.Module.cuda`; ConfigError where there is no such GPU."""

@@ -23,6 +23,7 @@ from pyramid_tokenizer.errors import ImageValueError, NotFittedError
 from pyramid_tokenizer.finite import all_finite
 from pyramid_tokenizer.hub.pretrained import PretrainedModel
 from pyramid_tokenizer.images import ImageLike, pad_to_multiple, to_batch
+from pyramid_tokenizer.images.checks import check_dense
 from pyramid_tokenizer.quantizer.fit.batches import image_batches
 from pyramid_tokenizer.quantizer.fit.levels import LevelReport, fit_quantizer
 from pyramid_tokenizer.quantizer.pyramid import WEIGHTS_ADVICE, PyramidQuantizer
@@ -144,6 +145,7 @@ class PyramidTokenizer(PretrainedModel):
         NaN or infinite.
         """
         check_kind(batch, Tensor, name="batch", fix="make one by images.to_batch(images)", error=ImageValueError)
+        check_dense(batch)
         features = self._features(batch, with_dense=with_dense)
         features.require_finite()
         return features

@@ -35,3 +35,19 @@ def test_the_other_forms_of_to_stay(toy_tokenizer) -> None:
     assert toy_tokenizer.to("cpu", torch.float32) is toy_tokenizer
     assert toy_tokenizer.to(torch.float32) is toy_tokenizer.to(dtype=torch.float32)
     assert toy_tokenizer.to(torch.zeros(1)).device.type == "cpu"
+
+
+@pytest.mark.parametrize(
+    ("given", "fact"),
+    [
+        ({"device": None, "dtype": torch.int64}, "int64"),
+        ({"dtype": torch.float8_e4m3fn}, "float8"),
+        ({"dtype": "float16"}, "'float16'"),
+        ({"tensor": torch.zeros(1, device="meta")}, "meta"),
+        ({"device": [0]}, "list"),
+    ],
+)
+def test_what_is_no_device_and_no_precision_is_refused_and_nothing_has_moved(toy_tokenizer, given, fact) -> None:
+    with pytest.raises(ConfigError, match=fact):
+        toy_tokenizer.to(given["tensor"]) if "tensor" in given else toy_tokenizer.to(**given)
+    assert (toy_tokenizer.device.type, toy_tokenizer.dtype) == ("cpu", torch.float32)

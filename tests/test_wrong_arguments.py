@@ -53,6 +53,8 @@ def calls(toy_tokenizer, tokens, smooth):
         "classify names": lambda x: tok.classify(tokens, x),
         "classify templates": lambda x: tok.classify(tokens, ["a"], templates=x),
         "encode size": lambda x: tok.encode(image, size=x),
+        "encode_many on_error": lambda x: tok.encode_many([image[0]], on_error=x),
+        "find offset": lambda x: vocabulary.find([1, 2], offset=x),
         "encode_many batch_size": lambda x: tok.encode_many([image[0]], batch_size=x),
         "fit num_crops": lambda x: tok.fit([image[0]], num_crops=x),
         "fit crop_px": lambda x: tok.fit([image[0]], crop_px=x),
@@ -61,6 +63,10 @@ def calls(toy_tokenizer, tokens, smooth):
         "tokens": lambda x: tok.tokens(x, image_size=(32, 32)),
         "tokens image_size": lambda x: tok.tokens(tokens.ids, image_size=x),
         "from_pretrained": PyramidTokenizer.from_pretrained,
+        "from_config": PyramidTokenizer.from_config,
+        "from_backbone": PyramidTokenizer.from_backbone,
+        "from_backbone pretrained": lambda x: PyramidTokenizer.from_backbone("ViT-B-16", pretrained=x),
+        "from_backbone levels": lambda x: PyramidTokenizer.from_backbone("toy", levels=x),
         "Segmenter": Segmenter,
         "Segmenter head": lambda x: Segmenter(tok, x),
         "Segmenter.from_pretrained": Segmenter.from_pretrained,
@@ -114,6 +120,7 @@ def test_what_takes_tokens_says_how_they_are_made(calls, tokens, name):
         "tok.tokens": list(tokens.ids),
         "image_size": tokens.ids[0].numpy(),
         "unflatten": torch.arange(4),
+        "wrap ids": [],
         "tok.encode": torch.rand(1, 3, 32, 32),
         "what tok.encode": None,
     }
@@ -158,3 +165,28 @@ def test_tokens_in_place_of_images_point_to_decode(toy_tokenizer, tokens):
     for given in (tokens, [tokens, tokens]):
         with pytest.raises(ImageValueError, match=r"tok\.decode"):
             toy_tokenizer.encode(given)
+
+
+@pytest.mark.parametrize("name", ["a\0b", "x" * 5000], ids=["NUL", "long"])
+def test_names_that_no_file_can_have_are_errors_of_ours(toy_tokenizer, tokens, name):
+    calls = (TokenPyramid.load, tokens.save, PyramidTokenizer.from_pretrained, PyramidTokenizer.from_backbone)
+    for call in (*calls, toy_tokenizer.encode, toy_tokenizer.fit):
+        with pytest.raises(PyramidTokenizerError):
+            call(name)
+
+
+@pytest.mark.parametrize(
+    ("make", "fact"),
+    [
+        (lambda x: x.to("meta"), "meta"),
+        (lambda x: x.to("meta", torch.int64), "meta"),
+        (torch.Tensor.to_sparse, "to_dense"),
+        (lambda x: x.to(torch.float8_e4m3fn), "float8_e4m3fn"),
+    ],
+    ids=["meta", "meta integers", "sparse", "float8"],
+)
+def test_tensors_without_a_number_for_every_pixel_are_refused(toy_tokenizer, make, fact):
+    odd = make(torch.zeros(1, 3, 32, 32))
+    for call in (toy_tokenizer.encode, toy_tokenizer.features, lambda x: toy_tokenizer.encode_many([x])):
+        with pytest.raises(ImageValueError, match=fact):
+            call(odd)

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from pyramid_tokenizer.backbones.features import FeaturePyramid
 from pyramid_tokenizer.config.models import BackboneConfig
 from pyramid_tokenizer.errors import BackboneError, CapabilityError, CheckpointError, ConfigError, ImageValueError
+from pyramid_tokenizer.images.checks import FLOATS, check_dense, check_finite
 
 # Rounding may leave a pixel this far outside [0, 1]; 0..255 or already normalised pixels are far beyond it.
 _RANGE_SLACK = 1e-3
@@ -211,7 +212,8 @@ def check_images(images: Tensor, *, multiple: int, any_range: bool = False) -> N
         raise ImageValueError(
             f"expected images of shape (B, 3, H, W), got {tuple(images.shape)}: stack RGB images, channels first"
         )
-    if not images.is_floating_point():
+    check_dense(images)
+    if images.dtype not in FLOATS:
         raise ImageValueError(f"expected float images in [0, 1], got {images.dtype}: divide 0..255 by 255")
     height, width = images.shape[-2:]
     if height % multiple or width % multiple:
@@ -222,7 +224,8 @@ def check_images(images: Tensor, *, multiple: int, any_range: bool = False) -> N
     if any_range or torch.compiler.is_compiling():
         return  # a graph cannot branch on pixel values
     low, high = (float(value) for value in images.detach().aminmax())
-    if not (low >= -_RANGE_SLACK and high <= 1 + _RANGE_SLACK):  # also catches NaN
+    check_finite(low, high)
+    if not (low >= -_RANGE_SLACK and high <= 1 + _RANGE_SLACK):
         raise ImageValueError(
             f"expected pixels in [0, 1], got [{low:.4g}, {high:.4g}]: divide 0..255 by 255, leave normalisation to the "
             "backbone"

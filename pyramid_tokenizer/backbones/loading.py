@@ -14,6 +14,7 @@ from typing import Any
 from safetensors import SafetensorError
 from torch import Tensor
 
+from pyramid_tokenizer.arguments import check_path
 from pyramid_tokenizer.backbones.fetch import HUB_CONFIG, HUB_WEIGHTS, Download
 from pyramid_tokenizer.backbones.open_clip import CONFIG_FILE, WEIGHTS_FILE, OpenClipBackbone
 from pyramid_tokenizer.config.models import BackboneConfig
@@ -136,7 +137,7 @@ def load_text_tokenizer(
 
 
 def name_backbone(
-    name: str, *, pretrained: str | None = None, blocks: Sequence[int] = (), dense_reading: str = ""
+    name: str | Path, *, pretrained: str | None = None, blocks: Sequence[int] = (), dense_reading: str = ""
 ) -> BackboneConfig:
     """The config of the backbone of that name, for `load_backbone`, with its stem, which the recipe reads; nothing is read yet.
 
@@ -154,8 +155,9 @@ def name_backbone(
         >>> name_backbone("ViT-B-16", pretrained="openai").name, name_backbone("toy").kind
         ('ViT-B-16', 'toy')
     """
-    folder = Path(name).expanduser()
-    if (folder / CONFIG_FILE).is_file():
+    check_path(name, name="the backbone's name")
+    name, folder = os.fspath(name), os.path.expanduser(name)
+    if os.path.isfile(os.path.join(folder, CONFIG_FILE)):
         name = f"{_LOCAL}{folder}"
     _check_weights(name, pretrained)
     if name == _TOY:
@@ -239,7 +241,7 @@ def _fetched(fetch: Callable[[], Path], what: str) -> Path:
 
 def _local_source(directory: Path) -> _Source:
     layout = f"a folder with {CONFIG_FILE} and {WEIGHTS_FILE}"
-    if not directory.is_dir():
+    if not os.path.isdir(directory):
         raise BackboneError(f"expected {layout}, got no folder {str(directory)!r}: correct the path")
     refuse_lfs_pointer(directory / CONFIG_FILE, error=CheckpointError)
     try:
@@ -282,7 +284,7 @@ def _named_source(name: str, pretrained: str | None, download: Download) -> _Sou
         # Some tags were trained with another activation than the model name implies; open_clip only warns about it.
         options = {"force_quick_gelu": bool(tag.get("quick_gelu", False)), "force_preprocess_cfg": tag}
         return _Source(name=name, pretrained=str(weights), options=options)
-    if file.is_file():
+    if os.path.isfile(file):
         return _Source(name=name, pretrained=str(file), options=_normalisation_of(name, tags))
     hint = did_you_mean(pretrained, tags, otherwise=f"there are {_listing(tags)}")
     raise BackboneError(f"expected a weight tag of {name!r} or a checkpoint file, got {pretrained!r}: {hint}")

@@ -149,6 +149,8 @@ class QuantizerConfig:
 
     def __post_init__(self) -> None:
         check(len(self.levels) >= 1, "at least one level", self.levels, "add a LevelConfig")
+        kinds = sorted({type(level).__name__ for level in self.levels if not isinstance(level, LevelConfig)})
+        check(not kinds, "every level as a LevelConfig", ", ".join(kinds), "write LevelConfig(stride=8, ...)")
         check(
             self.composition in typing.get_args(Composition),
             f"composition in {typing.get_args(Composition)}",

@@ -16,7 +16,7 @@ from typing import Any, Self, cast
 import torch
 from torch import Tensor
 
-from pyramid_tokenizer.arguments import check_path
+from pyramid_tokenizer.arguments import check_kind, check_path
 from pyramid_tokenizer.backbones import Backbone, load_backbone, name_backbone
 from pyramid_tokenizer.backbones.base import compute_fingerprint
 from pyramid_tokenizer.config.models import Composition, LevelConfig, TokenizerConfig
@@ -79,6 +79,8 @@ class PretrainedModel(CheckedDevices):
             directory: The folder of the backbone that the config names, where it has no public name; see `load_backbone`.
             backbone: In its place, one that is loaded already.
         """
+        fix = "use config.from_dict for a dict, hub.read_config for a folder, or from_backbone, which makes one"
+        check_kind(config, TokenizerConfig, name="config", fix=fix)
         network = load_backbone(config.backbone, directory=directory) if backbone is None else backbone
         quantizer = build_quantizer(
             config.quantizer, channels=network.channels, strides=network.strides, embedding_dim=network.embedding_dim
@@ -89,7 +91,7 @@ class PretrainedModel(CheckedDevices):
     @classmethod
     def from_backbone(
         cls,
-        name: str,
+        name: str | Path,
         *,
         pretrained: str | Path | None = None,
         blocks: Sequence[int] = (),
@@ -110,6 +112,8 @@ class PretrainedModel(CheckedDevices):
         Raises:
             BackboneError, CheckpointError, ConfigError: As for `load_backbone`; ConfigError also for levels that do not fit.
         """
+        if pretrained is not None:
+            check_path(pretrained, name="pretrained")
         wanted = name_backbone(name, pretrained=pretrained and str(pretrained), blocks=blocks)
         network = load_backbone(wanted, **download)
         return cls.from_config(build_config(network, levels=levels, composition=composition), backbone=network)

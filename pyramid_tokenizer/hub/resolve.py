@@ -73,13 +73,14 @@ def resolve_model(
     text = str(name)
     path = Path(name).expanduser() / subfolder
     bundled = {} if isinstance(name, Path) or subfolder else bundled_models()
-    if (path / CONFIG_FILE).is_file() or text in bundled:
+    here = os.path.isfile(path / CONFIG_FILE)  # unlike Path.is_file, it takes names that are too long
+    if here or text in bundled:
         if revision is not None:
             warnings.warn(f"revision={revision!r} is ignored: {text!r} is not a Hub repository", stacklevel=2)
-        return path if (path / CONFIG_FILE).is_file() else bundled[text]
-    if Path(name).expanduser().is_dir():
+        return path if here else bundled[text]
+    if os.path.isdir(Path(name).expanduser()):
         _refuse_directory(Path(name).expanduser(), text, subfolder)
-    if Path(name).expanduser().is_file():
+    if os.path.isfile(Path(name).expanduser()):
         raise ModelNotFoundError(f"expected a model directory, got the file {text!r}: give the directory that holds it")
     if isinstance(name, str) and _REPOSITORY.fullmatch(text):
         options = {"revision": revision, "cache_dir": cache_dir, "local_files_only": local_files_only, "token": token}

@@ -14,6 +14,8 @@ from pyramid_tokenizer.errors import ImageTooLargeError, ImageValueError, MixedS
 
 # How far floats may leave [0, 1] and still be taken as rounding, e.g. after a resize; they are clamped.
 _ROUNDING = 1e-4
+FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+"""The float dtypes that are computed with; those of 8 bits hold numbers for storage alone."""
 
 
 def extremes(images: Tensor) -> tuple[float, float]:
@@ -66,15 +68,20 @@ def check_tensor(images: Tensor) -> None:
         elif images.ndim in (3, 4) and shape[-3] == 1:
             fix = f"for grey use images.expand{(3, -1, -1) if images.ndim == 3 else (-1, 3, -1, -1)}"
         raise ImageValueError(f"expected a tensor (3, H, W) or (B, 3, H, W), got shape {shape}: {fix}")
-    if not images.dtype.is_floating_point and images.dtype != torch.uint8:
-        fix = (
-            "use images.float()"
-            if images.dtype == torch.bool
-            else "use images.to(torch.uint8) if its values are 0..255"
-        )
+    if images.dtype not in FLOATS and images.dtype != torch.uint8:
+        from_float = images.dtype == torch.bool or images.dtype.is_floating_point
+        fix = "use images.float()" if from_float else "use images.to(torch.uint8) if its values are 0..255"
         raise ImageValueError(f"expected a tensor of uint8 in 0..255 or float in [0, 1], got {images.dtype}: {fix}")
     if not images.numel():
         raise ImageValueError(f"expected at least one pixel, got shape {shape}: the tensor is empty")
+
+
+def check_dense(images: Tensor) -> None:
+    """Raises ImageValueError for a tensor that does not hold a number for every pixel: on the device "meta", or sparse."""
+    if images.is_meta:
+        raise ImageValueError('expected a tensor with pixels, got one on the device "meta": make it on "cpu" or a GPU')
+    if images.layout != torch.strided:
+        raise ImageValueError(f"expected a dense tensor of pixels, got {images.layout}: use images.to_dense()")
 
 
 def check_finite(low: float, high: float) -> None:

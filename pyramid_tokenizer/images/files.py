@@ -36,11 +36,11 @@ def find_images(source: str | Path) -> list[Path]:
         DataError: The source does not exist or holds no image file.
     """
     source = Path(source)
-    if source.is_dir():
+    if os.path.isdir(source):
         listing = list_folder(source)
         log_listing(source, listing)
         files, rest = listing.files, listing.summary()
-    elif source.is_file() and source.suffix == ".txt":
+    elif os.path.isfile(source) and source.suffix == ".txt":
         files, rest = read_list(source), ""
     else:
         raise DataError(

@@ -38,6 +38,7 @@ from pyramid_tokenizer.files import refuse_lfs_bytes, refuse_lfs_pointer
 from pyramid_tokenizer.images.checks import (
     check_array,
     check_at_least_one,
+    check_dense,
     check_num_pixels,
     check_range,
     check_stackable,
@@ -175,7 +176,7 @@ def _to_array(image: object, max_pixels: int) -> NDArray[Any]:
     if hasattr(image, "read"):
         return _decode_file(image, f"the file object {getattr(image, 'name', type(image).__name__)!r}", max_pixels)
     got = type(image).__name__
-    fix = _FIXES.get(got, "convert it")
+    fix = _FIXES.get(got, "convert it to one of these")
     raise ImageValueError(
         f"expected a PIL image, path, bytes, file object, array, tensor, or a list of these, got {got}: {fix}"
     )
@@ -184,7 +185,9 @@ def _to_array(image: object, max_pixels: int) -> NDArray[Any]:
 _FIXES = {
     "TokenPyramid": "tokens are decoded by tok.decode(tokens), and several are joined by TokenPyramid.cat",
     "dict": 'pass the image in it, e.g. item["image"]',
-    "list": "pass one image, or use to_batch",
+    "list": "pass one image, or make an array of rows of numbers, numpy.asarray(rows, dtype='uint8')",
+    "generator": "pass list(images), or use tok.encode_many(images)",
+    "NoneType": "look where the image is read",
 }
 """What to do with objects that are no image, by the name of their type."""
 
@@ -275,6 +278,7 @@ def _plane(values: NDArray[Any]) -> Tensor:
 
 
 def _read_tensor(images: Tensor, size: int | None, max_pixels: int) -> Tensor:
+    check_dense(images)
     images = tensor_from_integers(images)
     check_tensor(images)
     height, width = images.shape[-2:]

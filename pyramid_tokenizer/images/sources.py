@@ -115,14 +115,14 @@ def _open_path(source: str, column: str | None) -> ImageSource:
     if source.startswith(HUB_PREFIX):
         return load_hub_dataset(source.removeprefix(HUB_PREFIX), column=column)
     path = Path(source).expanduser()
-    if path.is_dir():
+    if os.path.isdir(path):  # unlike Path.is_dir, it takes names that are too long
         if any((path / name).is_file() for name in ("state.json", "dataset_dict.json")):
             return open_saved_dataset(path, column=column)
         suffixes = image_suffixes()
         listing = list_folder(path, lambda name: _kind(name, suffixes) is not None)
         log_listing(path, listing)
         return _open_files(_by_kind(listing.files), repr(source), column)
-    if not path.is_file():  # first, for a real name may hold [ or {
+    if not os.path.isfile(path):  # first, for a real name may hold [ or {
         if not re.search(r"[*?\[{]", source):
             raise DataError(f"expected {_ACCEPTED}, got {source!r}: nothing of that name exists")
         return _open_files(_by_kind(expand_pattern(source)), repr(source), column)

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from pyramid_tokenizer.arguments import check_kind
 from pyramid_tokenizer.config.models import (
     BackboneConfig,
     Composition,
@@ -57,6 +58,7 @@ def preset_config(
         >>> [(level.stride, level.maps, level.codebook_size) for level in config.quantizer.levels]
         [(32, (4,), 4096), (16, (4,), 1024), (8, (4,), 8192)]
     """
+    check_kind(levels, Sequence, name="levels", fix="write a list such as [LevelConfig(stride=8, ...)]")
     levels = tuple(levels) or preset_levels(strides)
     quantizer = QuantizerConfig(levels=levels, composition=composition)
     return TokenizerConfig(backbone=backbone, quantizer=quantizer, decoder=preset_decoder(levels))

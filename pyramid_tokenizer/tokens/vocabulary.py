@@ -251,6 +251,8 @@ class Vocabulary:
             [(1, 8)]
         """
         check_whole(0, offset=offset)
+        if offset >= 2**62:  # what is left of int64 holds the vocabulary
+            raise ConfigError(f"expected an offset below 2^62, got {offset}: give the size of the other vocabulary")
         rows, lengths = as_rows(sequence)
         if len(rows) != 1:
             raise TokenSequenceError(

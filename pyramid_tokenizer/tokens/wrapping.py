@@ -122,4 +122,6 @@ def _how_to_make_one(value: object) -> str:
 
 
 def _is_flat(value: Any) -> bool:
-    return value.ndim < 3 if isinstance(value, (Tensor, np.ndarray)) else isinstance(value[0], int)
+    if isinstance(value, (Tensor, np.ndarray)):
+        return value.ndim < 3
+    return len(value) > 0 and isinstance(value[0], int)

@@ -7,6 +7,7 @@ are split, because a text encoder reads words. Where a set brings a file of clas
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections.abc import Collection, Sequence
 from pathlib import Path
@@ -119,7 +120,7 @@ def read_class_names(
         ('wall', 'building|edifice')
     """
     path = Path(path)
-    if not path.is_file():
+    if not os.path.isfile(path):
         raise DataError(f"expected a file of class names, got none at {str(path)!r}: write one name a line into it")
     text = path.read_text(encoding="utf-8-sig")
     as_json = path.suffix == ".json" or text.lstrip().startswith(("[", "{"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -83,7 +84,7 @@ def find_pairs(root: Path, layout: Layout, split: str | None) -> tuple[LabelFile
         DataError: There is no such folder, or labels or images are missing; the message draws what was expected.
     """
     expected = f"expected files laid out as{layout.drawing(split)}"
-    if not root.is_dir():
+    if not os.path.isdir(root):
         raise DataError(f"{expected}\ngot no folder {str(root)!r}: give the one that holds them")
     listed = _read_split(root, layout, split, expected)
     missing: list[Path] = []
@@ -108,7 +109,7 @@ def _read_split(root: Path, layout: Layout, split: str | None, expected: str) ->
     if layout.split_file is None or split is None:
         return None
     path = root / layout.split_file.format(split=split)
-    if not path.is_file():
+    if not os.path.isfile(path):
         there = sorted(other.stem for other in path.parent.glob(f"*{path.suffix}"))
         hint = f"use a split of {', '.join(there)}" if there else "give the folder that holds it"
         raise DataError(f"{expected}\ngot no {str(path)!r}: {hint}")
@@ -120,7 +121,7 @@ def _read_split(root: Path, layout: Layout, split: str | None, expected: str) ->
 
 def _keys(folder: Path, suffix: str) -> dict[str, Path]:
     """Key -> file of all files below a folder that end with a suffix in any case; of files with one key the first counts."""
-    if not folder.is_dir():
+    if not os.path.isdir(folder):
         return {}
     endings = image_suffixes() if suffix == ANY_FORMAT else (suffix.lower(),)
     found: dict[str, Path] = {}

@@ -5,13 +5,13 @@ from __future__ import annotations
 import inspect
 import math
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any, TypeAlias, cast
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any, TypeAlias
 
 import numpy as np
 from torch import Tensor
 
-from pyramid_tokenizer.arguments import check_whole
+from pyramid_tokenizer.arguments import check_whole, shown
 from pyramid_tokenizer.errors import DataError
 from pyramid_tokenizer.images import ImageSource, RandomCrops, open_images
 
@@ -58,7 +58,7 @@ def image_batches(source: Any, *, num_crops: int, crop_px: int | None, multiple_
         )
     if callable(source):
         _check_needs_nothing(source)
-        return cast("Batches", source)
+        return _checked(source)
     if _holds_batches(source):
         return lambda: source
     crops = RandomCrops(open_images(source), batch_size=CROPS_PER_BATCH, crop_px=side, seed=seed)
@@ -75,6 +75,19 @@ def _check_needs_nothing(source: Callable[..., Any]) -> None:
         ) from error
     except ValueError:  # some functions written in C do not tell what they take
         pass
+
+
+def _checked(source: Callable[..., Any]) -> Batches:
+    def batches() -> Iterable[Tensor]:
+        found = source()
+        if not isinstance(found, Iterable) or isinstance(found, (str, bytes, bytearray, Mapping)):
+            raise DataError(
+                f"expected batches (B, 3, H, W) from the function that was given, got {shown(found)}: return a list of "
+                "them; pass a folder or a list of images itself, without a function"
+            )
+        return found
+
+    return batches
 
 
 def _first(crops: RandomCrops, count: int) -> Iterator[Tensor]:

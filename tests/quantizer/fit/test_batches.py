@@ -86,6 +86,13 @@ def test_an_iterator_is_refused(images):
         crops_of(iter(images))
 
 
+@pytest.mark.parametrize("given", [3, None, "photos", b"photos", {"image": 1}])
+def test_a_function_that_gives_no_batches_is_refused(given):
+    with pytest.raises(DataError, match="batches .* from the function") as error:
+        list(crops_of(lambda: given)())
+    assert type(given).__name__ in str(error.value) or repr(given) in str(error.value)
+
+
 def test_a_function_that_needs_arguments_is_refused(images):
     with pytest.raises(DataError, match="without arguments, got .*'path'"):
         crops_of(lambda path, size=3: [])
