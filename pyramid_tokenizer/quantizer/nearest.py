@@ -17,6 +17,10 @@ stay in the processor's cache."""
 
 
 COLUMNS_PER_BLOCK = 64
+"""Scores of entries are compared in blocks of this many."""
+
+
+COLUMNS_PER_PRODUCT = 16
 """Every product is a multiple of this many columns wide. Measured with MKL on AVX-512: at widths of 2 to 10 the sum of a row
 also depends on the row's place in the product, for most rows; at multiples of 16 it never did."""
 
@@ -40,7 +44,7 @@ def nearest(vectors: Tensor, codebook: Tensor) -> Tensor:
     """
     codebook = codebook.detach().float()
     # |v - c|^2 / 2 = |v|^2 / 2 - v.c + |c|^2 / 2, and the first term is the same for every entry
-    weight, bias = _whole_blocks(-codebook.T, codebook.square().sum(1) / 2, fill=float("inf"))
+    weight, bias = _whole_blocks(-codebook.T, codebook.square().sum(1) / 2, COLUMNS_PER_BLOCK, fill=float("inf"))
     # One buffer for all products: fresh memory of this size costs more than the product that fills it (half of the time).
     scores = weight.new_empty(ROWS_PER_CHUNK, weight.shape[1])
     return by_rows(lambda rows: _argmin(torch.addmm(bias, rows, weight, out=scores)), vectors.detach().float())
@@ -61,7 +65,7 @@ def affine_rows(rows: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
         >>> affine_rows(torch.tensor([[1.0, 2.0]]), torch.tensor([[1.0], [10.0]]), torch.tensor([0.5])).tolist()
         [[21.5]]
     """
-    wide, wide_bias = _whole_blocks(weight, bias, fill=0.0)
+    wide, wide_bias = _whole_blocks(weight, bias, COLUMNS_PER_PRODUCT, fill=0.0)
     return by_rows(lambda part: torch.addmm(wide_bias, part, wide)[:, : len(bias)], rows)
 
 
@@ -96,9 +100,9 @@ def _argmin(scores: Tensor) -> Tensor:
     return block.squeeze(1) * COLUMNS_PER_BLOCK + within
 
 
-def _whole_blocks(weight: Tensor, bias: Tensor, *, fill: float) -> tuple[Tensor, Tensor]:
-    """Zero columns at the right up to whole blocks, their bias `fill`."""
-    missing = -len(bias) % COLUMNS_PER_BLOCK
+def _whole_blocks(weight: Tensor, bias: Tensor, columns: int, *, fill: float) -> tuple[Tensor, Tensor]:
+    """Zero columns at the right up to whole blocks of `columns`, their bias `fill`."""
+    missing = -len(bias) % columns
     return F.pad(weight, (0, missing)).contiguous(), F.pad(bias, (0, missing), value=fill)
 
 

@@ -60,12 +60,12 @@ class InputPart:
         """
         if self.repeat:
             return self._repeated(_times(self.map, weight))
-        if self.own <= self.wanted:
-            return _times(self.on_grid(), weight)
-        places = (self.own // self.wanted) ** 2
-        # the channels of a place are the cell's own: a product per cell gives all places at once
-        by_place = weight.view(len(weight), places, -1).flatten(0, 1)  # (T r r, C)
-        return F.pixel_shuffle(_times(self.map, by_place), self.own // self.wanted)
+        if self.own > self.wanted:
+            places = (self.own // self.wanted) ** 2
+            # the channels of a place are the cell's own: a product per cell gives all places at once
+            by_place = weight.view(len(weight), places, -1).flatten(0, 1)  # (T r r, C)
+            return F.pixel_shuffle(_times(self.map, by_place), self.own // self.wanted)
+        return _times(self.on_grid(), weight)
 
     def _repeated(self, x: Tensor) -> Tensor:
         ratio = self.own // self.wanted

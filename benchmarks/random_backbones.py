@@ -1,6 +1,6 @@
 """Measures how much of the image the recipe's levels keep on full-size backbones with random weights.
 
-    python examples/research/random_backbones.py --images DIR --test DIR [ViT-B-16 RN50 ...]
+    python benchmarks/random_backbones.py --images DIR --test DIR [ViT-B-16 RN50 ...]
 
 Random weights know nothing of semantics, but their first layers keep pixels as learned ones do, and they need no download. Each
 backbone is saved as an open_clip directory and loaded as anyone would load it; the fit sees `--crops` random crops of `--images`;
@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # this checkout, from any current directory
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # this checkout, from any current directory
 
 from benchmarks.recipe import BATCH, centre_crop, reconstruct
 from benchmarks.reconstruction import number, say, table
