@@ -24,7 +24,7 @@ from pyramid_tokenizer.backbones.base import (
 from pyramid_tokenizer.backbones.features import FeaturePyramid
 from pyramid_tokenizer.backbones.reader import MapReader, run_small
 from pyramid_tokenizer.backbones.resnet import ResNetReader
-from pyramid_tokenizer.backbones.stem import find_stem, read_stem
+from pyramid_tokenizer.backbones.stem import find_stem, keep_stem, watch_stem
 from pyramid_tokenizer.backbones.text_length import check_text_length
 from pyramid_tokenizer.backbones.timm import TimmReader
 from pyramid_tokenizer.backbones.vit import VitReader
@@ -88,7 +88,7 @@ def probe(reader: MapReader, visual: nn.Module) -> Probe:
     """
     weight, side = next(visual.parameters()), reader.probe_px
     stem = find_stem(visual)
-    first = run_small(lambda x: read_stem(visual, stem, x), side, weight)
+    first = run_small(visual.get_submodule(stem), side, weight)
     output = run_small(lambda x: reader.with_dense(x, None), side, weight)
     maps = [first, *output.maps]
     grids = [tuple(m.shape[-2:]) for m in maps]
@@ -176,7 +176,9 @@ class OpenClipBackbone(nn.Module):
         self.blocks = resolve_blocks(config.blocks, preset=preset_blocks(found.strides), count=count)
         self.multiple_px = found.strides[-1]
         self.channels, self.strides = found.select(self.blocks, stem=config.stem)
-        self._stem, self._shallow_px = found.stem, found.strides[self.blocks[0]]
+        self._shallow_px = found.strides[self.blocks[0]]
+        if config.stem:
+            watch_stem(visual, found.stem)
         self.embedding_dim = found.embedding_dim
         self.dense_readings = order_readings(config.dense_reading, self._reader.dense_readings)
         self.has_dense = bool(self.dense_readings)
@@ -188,16 +190,17 @@ class OpenClipBackbone(nn.Module):
             return self._with_dense(images, self.dense_readings[0] if self.has_dense else None)
         check_images(images, multiple=self.strides[0])
         with torch.no_grad(), exact_float32(), torch.autocast(images.device.type, enabled=False):
-            x = self._normalise(images)
-            maps = self._coarse_to_fine(self._reader.maps(x, self.blocks), x)
+            with keep_stem() as kept:
+                maps = self._reader.maps(self._normalise(images), self.blocks)
+            maps = self._coarse_to_fine(maps, kept)
         return FeaturePyramid(maps=maps, strides=self.strides)
 
     def _with_dense(self, images: Tensor, reading: str | None) -> FeaturePyramid:
         check_images(images, multiple=self.multiple_px)
         with torch.no_grad(), exact_float32(), torch.autocast(images.device.type, enabled=False):
-            x = self._normalise(images)
-            output = self._reader.with_dense(x, self.blocks, reading=reading)
-            maps = self._coarse_to_fine(output.maps, x)
+            with keep_stem() as kept:
+                output = self._reader.with_dense(self._normalise(images), self.blocks, reading=reading)
+            maps = self._coarse_to_fine(output.maps, kept)
         return FeaturePyramid(
             maps=maps,
             strides=self.strides,
@@ -205,10 +208,9 @@ class OpenClipBackbone(nn.Module):
             dense=output.dense.float() if output.dense is not None else None,
         )
 
-    def _coarse_to_fine(self, maps: Sequence[Tensor], x: Tensor) -> tuple[Tensor, ...]:
+    def _coarse_to_fine(self, maps: Sequence[Tensor], stem: Sequence[Tensor]) -> tuple[Tensor, ...]:
         """The maps of blocks, shallow to deep, in the order of `strides` and in float32, with the stem where it is read."""
-        stem = [read_stem(self.model.visual, self._stem, x).float()] if self.config.stem else []
-        return (*(m.float() for m in reversed(maps)), *stem)
+        return tuple(m.float() for m in (*reversed(maps), *stem[: self.config.stem]))
 
     def shallow(self, images: Tensor) -> Tensor:
         """(B, C, h, w) float32: the shallowest block's map of a batch of any range, with a gradient to `images`."""

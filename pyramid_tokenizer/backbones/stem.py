@@ -9,6 +9,9 @@ from one map to the pixels of its patches, 20 photos held out: 45.5 dB from the 
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import cast
 
 from torch import Tensor, nn
@@ -41,9 +44,43 @@ def find_stem(visual: nn.Module) -> str:
     return max(found, key=lambda pair: cast(nn.Conv2d, pair[1]).kernel_size[0])[0]
 
 
-def read_stem(visual: nn.Module, name: str, x: Tensor) -> Tensor:
-    """(B, C, h, w), the output of the convolution named `name` for normalised images (B, 3, H, W)."""
-    return visual.get_submodule(name)(x)
+_KEPT: ContextVar[list[Tensor] | None] = ContextVar("outputs of stems", default=None)
+
+
+def watch_stem(visual: nn.Module, name: str) -> None:
+    """Lets `keep_stem` see what the convolution named `name` puts out; once per network, copies included."""
+    visual.get_submodule(name).register_forward_hook(_keep)
+
+
+@contextmanager
+def keep_stem() -> Iterator[list[Tensor]]:
+    """A list that gets what watched stems put out in this thread while the context is open.
+
+    The stem is part of every pass through the backbone: keeping it costs nothing, where computing it again costs as much as the
+    first layer.
+
+    Example:
+        >>> import torch
+        >>> visual = nn.Sequential(nn.Conv2d(3, 8, 4, stride=4), nn.ReLU())
+        >>> watch_stem(visual, find_stem(visual))
+        >>> with keep_stem() as kept:
+        ...     _ = visual(torch.rand(1, 3, 8, 8))
+        >>> _ = visual(torch.rand(1, 3, 8, 8))
+        >>> [tuple(output.shape) for output in kept]
+        [(1, 8, 2, 2)]
+    """
+    kept: list[Tensor] = []
+    before = _KEPT.set(kept)
+    try:
+        yield kept
+    finally:
+        _KEPT.reset(before)
+
+
+def _keep(_: nn.Module, __: tuple[Tensor, ...], output: Tensor) -> None:
+    kept = _KEPT.get()
+    if kept is not None:
+        kept.append(output)
 
 
 def _reads_pixels(part: nn.Module) -> bool:
