@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -61,7 +62,7 @@ def row_of(name: str, args: argparse.Namespace) -> list[str]:
     return [name, number(rate, 3), decibels, semantics]
 
 
-def main() -> None:
+def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"open_clip model names (default: {' '.join(NAMES)})")
     parser.add_argument("--images", type=Path, required=True, help="folder to fit on")
@@ -70,7 +71,7 @@ def main() -> None:
     parser.add_argument("--px", type=int, default=256)
     parser.add_argument("--shown", type=int, default=40, help="images to measure (default: %(default)s)")
     parser.add_argument("--threads", type=int, default=1)
-    args = parser.parse_args()
+    args = parser.parse_args(argv)
     torch.set_num_threads(args.threads)
     head = ["random weights", "bits/px", "dB by prefix", "semantic target explained by level"]
     print(table(head, [row_of(name, args) for name in args.names or NAMES]))

@@ -7,8 +7,8 @@
 
 An attention pool weighs the values of all locations by the similarity of their keys with a query. A location alone has weight
 1, whatever query and key are, so that nothing but the value is left; what follows the attention (the pool's FFN, norms, the
-projection) stays as it is. Positions that a pool adds to its keys and values are left out. Where all tokens are equal and the pool
-adds no positions, every location has the embedding of the image.
+projection) stays as it is. Positions that a pool adds to its keys and values are left out. Where all tokens are equal and the
+pool adds no positions, every location has the embedding of the image.
 
 Source: Zhou et al., "Extract Free Dense Labels from CLIP" (MaskCLIP), arXiv 2112.01071, section 3.2, for the pool of a ResNet.
 """

@@ -122,7 +122,7 @@ def test_a_model_that_is_there_is_not_replaced(run, model, masks):
 
 @pytest.mark.slow
 def test_a_few_hundred_steps_tell_dark_from_bright(run, model, masks):
-    done = finetune(run, model, "--steps", 200, "--batch-size", 4, "--lr", "3e-3")
+    done = finetune(run, model, "--steps", 400, "--batch-size", 4, "--lr", "3e-3")
     assert done.exit_code == 0, done.stderr
     call = ("evaluate", "segmentation", "--data", "masks", "--protocol", "folder", "--per-class")
     before, after = (run(*call, "--model", name).stdout for name in (model, "my head"))
