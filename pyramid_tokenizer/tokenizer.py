@@ -24,8 +24,9 @@ from pyramid_tokenizer.finite import all_finite
 from pyramid_tokenizer.hub.pretrained import PretrainedModel
 from pyramid_tokenizer.images import ImageLike, pad_to_multiple, to_batch
 from pyramid_tokenizer.images.checks import check_dense
-from pyramid_tokenizer.quantizer.fit.batches import image_batches
+from pyramid_tokenizer.quantizer.fit.batches import feature_samples, image_batches
 from pyramid_tokenizer.quantizer.fit.levels import LevelReport, fit_quantizer
+from pyramid_tokenizer.quantizer.fit.progress import Progress
 from pyramid_tokenizer.quantizer.pyramid import WEIGHTS_ADVICE, PyramidQuantizer
 from pyramid_tokenizer.text import Classification, Templates, TextEncoder
 from pyramid_tokenizer.tokens import TokenHealth, TokenPyramid, Vocabulary, measure_health
@@ -65,7 +66,6 @@ class PyramidTokenizer(PretrainedModel):
         trunk: TopDownTrunk,
         pixel_decoder: PixelDecoder,
     ):
-        """Takes ready modules; `from_config` builds them."""
         super().__init__(config, backbone=backbone, quantizer=quantizer, trunk=trunk, pixel_decoder=pixel_decoder)
         self.text = TextEncoder(backbone)
 
@@ -108,12 +108,7 @@ class PyramidTokenizer(PretrainedModel):
     ) -> list[TokenPyramid | None]: ...
 
     def encode_many(
-        self,
-        images: Iterable[ImageLike],
-        *,
-        size: int | None = None,
-        batch_size: int = 8,
-        on_error: OnError = "raise",
+        self, images: Iterable[ImageLike], *, size: int | None = None, batch_size: int = 8, on_error: OnError = "raise"
     ) -> Sequence[TokenPyramid | None]:
         """Tokens of images of any sizes, one pyramid each, in order; `bucketing.encode_by_size` explains the arguments."""
         return encode_by_size(self.encode, images, size=size, batch_size=batch_size, on_error=on_error)
@@ -252,6 +247,7 @@ class PyramidTokenizer(PretrainedModel):
         vectors_per_code: int = 64,
         seed: int = 0,
         keep_adapters: bool = False,
+        progress: Progress | None = None,
     ) -> list[LevelReport]:
         """Fits the codebooks on images, without gradients, in minutes; one report per level, coarse to fine.
 
@@ -268,6 +264,7 @@ class PyramidTokenizer(PretrainedModel):
             seed: Draws crops and cells and starts k-means.
             keep_adapters: Refit codebooks and read-outs alone, starting from the present ones, for images of another kind:
                 codes keep their meaning, and a trained decoder stays.
+            progress: Called as progress("level 0: k-means", 0.6): the stage, and the share of the whole fit that is done.
 
         Raises:
             DataError: There are no images or fewer cells than codes, all images are alike, or the source can be read only once.
@@ -284,18 +281,9 @@ class PyramidTokenizer(PretrainedModel):
         check_whole(vectors_per_code=vectors_per_code)
         crops = {"num_crops": num_crops, "crop_px": crop_px, "multiple_px": self.multiple_px, "seed": seed}
         batches = image_batches(source, **crops)
-
-        def samples() -> Iterable[tuple[FeaturePyramid, Tensor]]:
-            before: tuple[FeaturePyramid, Tensor] | None = None
-            for batch in batches():
-                padded = pad_to_multiple(to_batch(batch).to(self.device), multiple=self.multiple_px)
-                # images that are all alike are found in seconds: the backbone sees a batch that repeats, but for rounding, once
-                if before is None or not _repeats(before[1], padded):
-                    before = self.features(padded, with_dense=True), padded
-                yield before
-
+        samples = feature_samples(batches, self.features, multiple_px=self.multiple_px, device=self.device)
         options = {"vectors_per_code": vectors_per_code, "seed": seed, "keep_adapters": keep_adapters}
-        reports = fit_quantizer(self.quantizer, samples, **options)
+        reports = fit_quantizer(self.quantizer, samples, progress=progress, num_batches=batches.count, **options)
         self.update_fingerprint()
         if self.pixel_decoder.is_trained and not keep_adapters:
             self.reset_decoder()
@@ -309,7 +297,3 @@ class PyramidTokenizer(PretrainedModel):
             self.quantizer.require_finite_weights()
             explain_pixels(images, self.trunk, self.pixel_decoder, weights_advice=WEIGHTS_ADVICE)
         return images.clamp(0, 1)[..., : image_size[0], : image_size[1]]
-
-
-def _repeats(one: Tensor, other: Tensor) -> bool:
-    return one.shape == other.shape and torch.allclose(one, other, rtol=0, atol=1e-6)

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from pyramid_tokenizer.config.models import BackboneConfig, DecoderConfig, LevelConfig, QuantizerConfig, TokenizerConfig
+from pyramid_tokenizer.config.training import TrainConfig
 from pyramid_tokenizer.errors import (
     ConfigError,
     DataError,
@@ -12,6 +13,7 @@ from pyramid_tokenizer.errors import (
 )
 from pyramid_tokenizer.tokenizer import PyramidTokenizer
 from pyramid_tokenizer.tokens.pyramid import TokenPyramid
+from pyramid_tokenizer.training import train
 
 
 def test_longer_prefixes_are_nearer_to_the_image(toy_config, smooth):
@@ -134,3 +136,34 @@ def test_fitting_on_identical_images_fails_at_the_first_level_after_one_run_of_t
     with pytest.raises(DataError, match=r"different cells .* level 0, got 1 in"):
         tok.fit([torch.full((3, 64, 64), 0.5)] * 3, num_crops=64, crop_px=64)
     assert len(runs) == 1
+
+
+@pytest.mark.parametrize("counted", [True, False])
+def test_a_fit_tells_its_stages_and_a_share_that_never_falls_and_ends_at_one(toy_config, smooth, counted):
+    batches, told = smooth(4).split(1), []
+    source = list(batches) if counted else lambda: iter(batches)
+    tok = PyramidTokenizer.from_config(toy_config)
+    tok.fit(source, progress=lambda stage, share: told.append((stage, share)))
+    stages = ["backbone", "level 0: k-means", *(f"level {i}: {part}" for i in (1, 2) for part in ("cells", "k-means"))]
+    assert list(dict(told)) == [*stages, "image embeddings"]
+    shares = [share for _, share in told]
+    assert shares == sorted(shares)
+    assert (shares[0], shares[-1]) == (0, 1)
+    of_backbone = [share for stage, share in told if stage == "backbone"]
+    assert of_backbone == pytest.approx([0, 0.125, 0.25, 0.375, 0.5] if counted else [0] * 5)
+    assert len({share for stage, share in told if stage == "level 2: cells"}) == 5  # the batches are counted by now
+
+
+def test_a_training_shows_how_far_the_fit_is_where_its_log_can(toy_config, smooth):
+    class Log(list):
+        def __call__(self, figures):
+            pass
+
+        def show_fit(self, stage, share):
+            self.append(share)
+
+    log = Log()
+    few = TrainConfig(codebook_steps=0, decoder_steps=0, fit_images=16, batch_size=4, crop_px=64)
+    train(PyramidTokenizer.from_config(toy_config), list(smooth(2, 70, 80)), config=few, log=log)
+    assert log[:5] == pytest.approx([0, 0.125, 0.25, 0.375, 0.5])
+    assert log[-1] == 1

@@ -2,53 +2,92 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from rich.console import Console
+    from rich.live import Live
 
 _USAGE = "usage@"
 
 
-@contextmanager
-def show_steps(console: Console) -> Iterator[Callable[[dict[str, Any]], None]]:
-    """Yields a function that shows the figures of a step: the rate, the time left, the losses and the usage of each level."""
-    from rich.console import Group
-    from rich.live import Live
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-    from rich.text import Text
+class Told:
+    """What a run prints where there is no terminal: a line per report, and nothing while the codebooks are fitted."""
 
-    def tell(figures: dict[str, Any]) -> None:
-        console.print(f"{figures['stage']} {figures['step']}/{figures['steps']}: {in_words(figures)}{_rate(figures)}")
+    def __init__(self, console: Console):
+        self._console = console
+
+    def __call__(self, figures: dict[str, Any]) -> None:
+        """Prints the figures of a step, or of one level of the fit."""
+        place = f"{figures['stage']} {figures['step']}/{figures['steps']}"
+        self._console.print(f"{place}: {in_words(figures)}{_rate(figures)}")
+
+    def show_fit(self, stage: str, share: float) -> None:
+        """Prints nothing."""
+
+
+class Shown(Told):
+    """What a terminal shows of a run: a bar for each fit and each stage, and the latest figures."""
+
+    def __init__(self, console: Console, live: Live):
+        super().__init__(console)
+        from rich.progress import (
+            BarColumn,
+            MofNCompleteColumn,
+            Progress,
+            TaskProgressColumn,
+            TextColumn,
+            TimeElapsedColumn,
+            TimeRemainingColumn,
+        )
+
+        name, bar = TextColumn("{task.description}", markup=False), BarColumn(bar_width=24)
+        rate, left = TextColumn("steps{task.fields[rate]}, left:"), TimeRemainingColumn(compact=True)
+        spent = TimeElapsedColumn(), TextColumn("{task.fields[part]}", markup=False)
+        self._fits = Progress(name, bar, TaskProgressColumn(), *spent, console=console)
+        self._bars = Progress(name, bar, MofNCompleteColumn(), rate, left, console=console)
+        self._live, self._tasks, self._latest = live, {}, {}
+
+    def __call__(self, figures: dict[str, Any]) -> None:
+        """Moves the bar of a stage and shows its figures; the fit's, one report per level, are printed above."""
+        stage = figures["stage"]
+        if stage.endswith("fit"):
+            super().__call__(figures)
+            return
+        if stage not in self._tasks:
+            self._tasks[stage] = self._bars.add_task(stage, total=figures["steps"], rate="")
+            self._latest.clear()
+        self._bars.update(self._tasks[stage], completed=figures["step"], rate=_rate(figures))
+        self._latest.update(figures)  # a figure that the latest step does not have keeps its last value
+        self._draw()
+
+    def show_fit(self, stage: str, share: float) -> None:
+        """Moves the bar of the fit."""
+        if all(task.finished for task in self._fits.tasks):  # a run fits anew after stage 1
+            self._fits.add_task("fit", total=1.0, part="")
+        self._fits.update(self._fits.tasks[-1].id, completed=share, part="" if share >= 1 else stage)
+        self._draw()
+
+    def _draw(self) -> None:
+        from rich.console import Group
+        from rich.text import Text
+
+        bars = [bars for bars in (self._fits, self._bars) if bars.tasks]
+        self._live.update(Group(*bars, Text(in_words(self._latest))) if self._latest else Group(*bars))
+
+
+@contextmanager
+def show_steps(console: Console) -> Iterator[Told]:
+    """Yields a log that shows the figures of a step (rate, time left, losses, usage of each level) and how far a fit is."""
+    from rich.live import Live
 
     if not console.is_terminal:
-        yield tell
+        yield Told(console)
         return
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(bar_width=24),
-        MofNCompleteColumn(),
-        TextColumn("steps{task.fields[rate]}, left:"),
-        TimeRemainingColumn(compact=True),
-    )
-    bars, tasks, latest = Progress(*columns, console=console), {}, {}
-    with Live(bars, console=console) as live:
-
-        def show(figures: dict[str, Any]) -> None:
-            stage = figures["stage"]
-            if stage.endswith("fit"):  # the fit reports one line per level
-                tell(figures)
-                return
-            if stage not in tasks:
-                tasks[stage] = bars.add_task(stage, total=figures["steps"], rate="")
-                latest.clear()
-            bars.update(tasks[stage], completed=figures["step"], rate=_rate(figures))
-            latest.update(figures)  # a figure that the latest step does not have keeps its last value
-            live.update(Group(bars, Text(in_words(latest))))
-
-        yield show
+    with Live(console=console) as live:
+        yield Shown(console, live)
 
 
 def in_words(figures: dict[str, Any]) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -17,6 +17,19 @@ from pyramid_tokenizer.visualize.sheets import contact_sheet
 
 Log = Callable[[dict[str, Any]], None]
 """A function that is called with the figures of a step: stage, step, steps, loss, images_per_second and the stage's own."""
+
+
+@runtime_checkable
+class FitLog(Protocol):
+    """A `Log` that is also told how far a gradient-free fit is."""
+
+    def __call__(self, figures: dict[str, Any], /) -> None:
+        """Takes the figures of a step."""
+        ...
+
+    def show_fit(self, stage: str, share: float) -> None:
+        """Takes what `tok.fit(progress=...)` tells: the stage, and the share of the whole fit that is done."""
+        ...
 
 
 def write_sheet(tok: PyramidTokenizer, images: Tensor, path: Path) -> None:

@@ -17,12 +17,13 @@ from pyramid_tokenizer import hub
 from pyramid_tokenizer.config.training import Codebooks, TrainConfig
 from pyramid_tokenizer.errors import ConfigError, NotFittedError
 from pyramid_tokenizer.images import ImageSource, RandomCrops, open_images
+from pyramid_tokenizer.quantizer.fit.batches import Batches
 from pyramid_tokenizer.tokenizer import PyramidTokenizer
 from pyramid_tokenizer.training import distributed
 from pyramid_tokenizer.training.fit_crops import fit_batches
 from pyramid_tokenizer.training.loop import run_stage
 from pyramid_tokenizer.training.process import accelerated
-from pyramid_tokenizer.training.reports import Log, tensorboard_log, write_sheet
+from pyramid_tokenizer.training.reports import FitLog, Log, tensorboard_log, write_sheet
 from pyramid_tokenizer.training.resume import STATE_SUFFIX, once, same_settings
 from pyramid_tokenizer.training.stages import CodebookStage, DecoderStage
 
@@ -69,7 +70,7 @@ def train(
         config: Steps, crops and losses.
         out: Directory of the model; `out/.training` holds what a resumed run needs. None keeps the result in memory only.
         half: Whether the decoder is stored in float16.
-        log: Called with the figures of a step.
+        log: Called with the figures of a step; a `reports.FitLog` is also told how far the fit of the codebooks is.
 
     Returns:
         `tok`, trained, on the accelerator's device.
@@ -135,7 +136,7 @@ def finetune(
         out: Directory of the new model, where the same call resumes; None keeps it in memory only.
         config: All other settings; its `codebooks` and `decoder_steps` are replaced by the arguments above.
         half: Whether the decoder is stored in float16.
-        log: Called with the figures of a step.
+        log: Called with the figures of a step; a `reports.FitLog` is also told how far the fit of the codebooks is.
 
     Returns:
         `tok`, trained, on the accelerator's device.
@@ -265,7 +266,8 @@ class _Run:
             return (crops[i] for i in range(count))
 
         options = {"vectors_per_code": config.vectors_per_code, "seed": config.seed, "keep_adapters": keep_adapters}
-        reports = self.tok.fit(batches, **options)
+        progress = self.log.show_fit if isinstance(self.log, FitLog) else None
+        reports = self.tok.fit(Batches(batches, count), progress=progress, **options)
         for report in reports:
             figures = dataclasses.asdict(report)
             place = {"stage": "refit" if keep_adapters else "fit", "step": figures.pop("level") + 1}

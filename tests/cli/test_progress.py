@@ -4,8 +4,9 @@ import io
 import re
 
 from rich.console import Console
+from rich.live import Live
 
-from pyramid_tokenizer.cli.progress import show_steps
+from pyramid_tokenizer.cli.progress import Shown, show_steps
 
 REPORTS = [
     {"stage": "fit", "step": 1, "steps": 1, "vectors": 640, "pixels_explained": 0.5},
@@ -38,3 +39,31 @@ def test_a_terminal_keeps_one_bar_a_stage_and_the_last_of_every_figure():
     lines = [line.strip() for line in plain.replace("\r", "\n").splitlines() if line.strip()]
     assert re.match(r"decoder \S+ 10/20 steps, 61 images/s, left: ", lines[-2])
     assert lines[-1] == "loss -4.75, psnr 23, psnr@1 17.5, codes in use 50 / 100 %"
+
+
+FITS = (("backbone", 0.25), ("level 0: k-means", 0.6), ("image embeddings", 1.0)) * 2  # the second after stage 1
+
+
+def test_a_terminal_shows_one_bar_for_each_fit_with_its_stage_and_time():
+    file = io.StringIO()
+    console = Console(file=file, width=80, force_terminal=True, color_system=None)
+    with Live(console=console, auto_refresh=False) as live:
+        log = Shown(console, live)
+        for stage, share in FITS:
+            log.show_fit(stage, share)
+            live.refresh()
+    frames = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "\n", file.getvalue())
+    lines = [line.strip() for line in frames.replace("\r", "\n").splitlines() if line.strip()]
+    seen = [re.fullmatch(r"fit \S+ +(\d+)% \d:\d\d:\d\d ?(.*)", line).groups() for line in lines]
+    done = ("100", "")
+    expected = [("25", "backbone"), ("60", "level 0: k-means"), done]
+    assert seen[:6] == [*expected, done, expected[0], done]
+    assert seen[-2:] == [done, done]
+
+
+def test_a_pipe_shows_nothing_of_a_fit():
+    file = io.StringIO()
+    with show_steps(Console(file=file)) as log:
+        for stage, share in FITS:
+            log.show_fit(stage, share)
+    assert file.getvalue() == ""

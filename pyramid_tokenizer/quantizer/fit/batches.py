@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import inspect
 import math
+import operator
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any, TypeAlias
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from pyramid_tokenizer.arguments import check_whole, shown
+from pyramid_tokenizer.backbones.features import FeaturePyramid
 from pyramid_tokenizer.errors import DataError
-from pyramid_tokenizer.images import ImageSource, RandomCrops, open_images
+from pyramid_tokenizer.images import ImageSource, RandomCrops, open_images, pad_to_multiple, to_batch
+from pyramid_tokenizer.quantizer.fit.kept import Samples
 
 FIT_CROP_PX = 160
 """Side of the crops that are drawn, before it is rounded up to a multiple of the tokenizer's strides."""
@@ -21,8 +26,19 @@ FIT_CROP_PX = 160
 CROPS_PER_BATCH = 16
 """Crops that go through the backbone together."""
 
-Batches: TypeAlias = Callable[[], Iterable[Tensor]]
-"""Gives the same batches (B, 3, H, W) at each call."""
+
+@dataclass(frozen=True)
+class Batches:
+    """Gives the same batches (B, 3, H, W) at each call."""
+
+    read: Callable[[], Iterable[Tensor]]
+    """Gives them."""
+    count: int | None = None
+    """How many they are; None where only reading them tells."""
+
+    def __call__(self) -> Iterable[Tensor]:
+        """The batches."""
+        return self.read()
 
 
 def image_batches(source: Any, *, num_crops: int, crop_px: int | None, multiple_px: int = 1, seed: int) -> Batches:
@@ -56,13 +72,45 @@ def image_batches(source: Any, *, num_crops: int, crop_px: int | None, multiple_
             "expected a source that can be read more than once, got an iterator: give a list, or a function that makes a "
             "new iterator at each call"
         )
+    if isinstance(source, Batches):
+        return source
     if callable(source):
         _check_needs_nothing(source)
-        return _checked(source)
+        return Batches(_checked(source))
     if _holds_batches(source):
-        return lambda: source
+        return Batches(lambda: source, operator.length_hint(source) or None)
     crops = RandomCrops(open_images(source), batch_size=CROPS_PER_BATCH, crop_px=side, seed=seed)
-    return lambda: _first(crops, num_crops)
+    return Batches(lambda: _first(crops, num_crops), math.ceil(num_crops / CROPS_PER_BATCH))
+
+
+def feature_samples(
+    batches: Batches, features: Callable[..., FeaturePyramid], *, multiple_px: int, device: torch.device
+) -> Samples:
+    """A `Samples` of batches: the backbone's features of each, and the images.
+
+    Images that are all alike are found in seconds, because a batch that repeats the one before, but for rounding, takes over
+    its features.
+
+    Args:
+        batches: Batches (B, 3, H, W) in [0, 1], or lists of images of one size.
+        features: Called with a padded batch on `device` and `with_dense=True`, as `PyramidTokenizer.features` is.
+        multiple_px: Both sides of a batch are padded to multiples of this.
+        device: Where the backbone is.
+    """
+
+    def samples() -> Iterator[tuple[FeaturePyramid, Tensor]]:
+        before: tuple[FeaturePyramid, Tensor] | None = None
+        for batch in batches():
+            padded = pad_to_multiple(to_batch(batch).to(device), multiple=multiple_px)
+            if before is None or not _repeats(before[1], padded):
+                before = features(padded, with_dense=True), padded
+            yield before
+
+    return samples
+
+
+def _repeats(one: Tensor, other: Tensor) -> bool:
+    return one.shape == other.shape and torch.allclose(one, other, rtol=0, atol=1e-6)
 
 
 def _check_needs_nothing(source: Callable[..., Any]) -> None:
@@ -77,7 +125,7 @@ def _check_needs_nothing(source: Callable[..., Any]) -> None:
         pass
 
 
-def _checked(source: Callable[..., Any]) -> Batches:
+def _checked(source: Callable[..., Any]) -> Callable[[], Iterable[Tensor]]:
     def batches() -> Iterable[Tensor]:
         found = source()
         if not isinstance(found, Iterable) or isinstance(found, (str, bytes, bytearray, Mapping)):

@@ -19,6 +19,7 @@ from pyramid_tokenizer.devices import exact_float32
 from pyramid_tokenizer.errors import DataError, NotFittedError, TooFewCellsError
 from pyramid_tokenizer.finite import require_finite
 from pyramid_tokenizer.quantizer.fit.kept import KeptSamples, Samples
+from pyramid_tokenizer.quantizer.fit.progress import FitProgress, Progress, stage_sizes
 from pyramid_tokenizer.quantizer.fit.regression import explained, reduced_rank, ridge, whitening
 from pyramid_tokenizer.quantizer.fit.sampling import sample_cells
 from pyramid_tokenizer.quantizer.level import LevelQuantizer
@@ -65,6 +66,8 @@ def fit_quantizer(
     iterations: int = ITERATIONS,
     seed: int = 0,
     keep_adapters: bool = False,
+    progress: Progress | None = None,
+    num_batches: int | None = None,
 ) -> list[LevelReport]:
     """Fits whitening, adapters, codebooks and read-outs of every level, then the map to image embeddings.
 
@@ -76,6 +79,8 @@ def fit_quantizer(
         seed: Draws the cells and starts k-means.
         keep_adapters: Whether whitening and adapters stay, so that a trained decoder still understands the codes; k-means
             then starts from the present entries, and the grids of `fsq` levels stay.
+        progress: See `Progress`; None for nothing.
+        num_batches: How many batches `samples` gives, for `progress`; None where only reading them tells.
 
     Returns:
         One report per level, coarse to fine.
@@ -106,22 +111,28 @@ def fit_quantizer(
     generator = torch.Generator().manual_seed(seed)
     before = copy.deepcopy(quantizer.state_dict())
     reports = []
+    shown = FitProgress(progress, sizes=stage_sizes(len(quantizer.order)), num_batches=num_batches)
     try:
         with (
             exact_float32(),
             KeptSamples(samples, maps={index for read in quantizer.reads for index in read.maps}) as kept,
         ):
+            batches = shown.over(kept)
             for index in quantizer.order:
-                cells = _projected_cells(quantizer, index, kept, vectors_per_code, generator, keep_adapters)
+                shown.begin(f"level {index}: cells" if reports else "backbone")
+                cells = _projected_cells(quantizer, index, batches, vectors_per_code, generator, keep_adapters)
                 level = quantizer.level(index)
+                shown.begin(f"level {index}: k-means")
                 reports.append(_fit_codebook(level, index, cells, iterations, generator, keep_adapters))
             reports.sort(key=lambda report: report.level)
             weights = quantizer.composition.text_weights([report.semantics_explained for report in reports])
             for index, weight in enumerate(weights):
                 quantizer.level(index).text_weight.fill_(weight)
-            fit_embedding(quantizer, kept)
+            shown.begin("image embeddings")
+            fit_embedding(quantizer, batches)
         advice = "features are so large that the fit's statistics overflow; use another backbone"
         require_finite(quantizer.state_dict(), stage="the fitted quantizer", advice=advice, error=DataError)
+        shown.end()
     except BaseException:
         quantizer.load_state_dict(before)
         raise
