@@ -122,7 +122,12 @@ def read_class_names(
     path = Path(path)
     if not os.path.isfile(path):
         raise DataError(f"expected a file of class names, got none at {str(path)!r}: write one name a line into it")
-    text = path.read_text(encoding="utf-8-sig")
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(
+            f"expected class names as UTF-8 text in {str(path)!r}, got {error}: save it as UTF-8"
+        ) from error
     as_json = path.suffix == ".json" or text.lstrip().startswith(("[", "{"))
     names = _from_json(text, path) if as_json else _from_lines(text, path, num_classes, left_out)
     if not names or (num_classes is not None and len(names) != num_classes):
@@ -163,9 +168,15 @@ def _from_lines(text: str, path: Path, num_classes: int | None, left_out: Collec
         got = f"{'a comment in' if lines[unnamed[0] - 1] else 'an empty'} line {unnamed[0]}"
         raise DataError(f"expected a name in every line, got {got} in {str(path)!r}: {fix}")
     try:
-        return tuple(parse_word_list(text, where=f"the file of class names {str(path)!r}"))
+        found = tuple(parse_word_list(text, where=f"the file of class names {str(path)!r}"))
     except ConfigError as error:
         raise DataError(str(error)) from error
+    if "" in found:
+        got = f"an empty one at place {found.index('') + 1} of {len(found)}"
+        raise DataError(
+            f"expected a name for every class, got {got} in {str(path)!r}: remove the comma, or name the class"
+        )
+    return found
 
 
 def _synonyms(name: str) -> str:

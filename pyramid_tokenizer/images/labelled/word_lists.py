@@ -14,8 +14,12 @@ from pyramid_tokenizer.errors import ConfigError
 FORM = 'write one name per line, synonyms as car|automobile, or a JSON array ["dog", "cat"]; a name with a comma goes into quotes'
 """What a refusal of a list says to do."""
 
-_NUMBERED = re.compile(r"(\d+)(?:\s*[.:)]\s*|\s+)(\D.*)")
+_NUMBERED = re.compile(r"[(\[]?(\d+)(?:\s*[.:)\]=]\s*|\s+(?:(?:-|\u2013|->|=>)\s+)?)(\D.*)")
 _SURELY_NUMBERED = re.compile(r"\d+\s*[.:)]\s.*")
+_NUMBER_BEHIND = re.compile(r"(\D.*?)\s*[:=]\s*(\d+)")
+_BULLETS = ("- ", "* ", "\u2022", "\u2013 ")
+_NOT_IN_NAMES = re.compile(r"[\[\]{}<>=\\\x00-\x1f\uff0c\u3001\uff1b]|:$|^@")
+"""What other languages than those that are read leave in a name: those of markup, settings and code, and Chinese commas."""
 _ONLY_COLUMN = frozenset({"name", "names", "class", "classes", "class name", "class_name"})
 _NAME_COLUMNS = frozenset(
     {"name", "names", "class", "classes", "class name", "class_name", "category", "label", "word"}
@@ -29,8 +33,8 @@ def parse_word_list(text: str, *, where: str) -> list[str]:
 
     Read are: one name per line; names separated by commas, semicolons or tabs where there is a single line; a JSON array or
     a Python list of texts, or of lists of synonyms; CSV with a column "name" or "class", or with a column of numbers and one
-    of names; lines of a YAML list, "- dog"; and any of these with words in quotes or with the numbers 0, 1, 2 ... or
-    1, 2, 3 ... before them. Blank lines and lines that start with "#" are skipped.
+    of names; lines of a list with bullets, "- dog"; and any of these with words in quotes or with the numbers 0, 1, 2 ... or
+    1, 2, 3 ... before them, or behind them as in "dog: 0". Blank lines and lines that start with "#" are skipped.
 
     Args:
         text: What a file holds, or what was typed.
@@ -50,15 +54,30 @@ def parse_word_list(text: str, *, where: str) -> list[str]:
         >>> parse_word_list("id;name\n0;dog\n1;cat\n", where="a file")
         ['dog', 'cat']
     """
-    if text.lstrip()[:1] in ("[", "{"):
+    if text.lstrip()[:1] == "{" or (text.lstrip()[:1] == "[" and not _NUMBERED.match(text.lstrip())):
         return _from_json(text, where)
     lines = [line.strip() for line in text.splitlines() if line.strip() and not line.lstrip().startswith("#")]
-    if lines and all(line.startswith("- ") for line in lines):
-        lines = [line[2:].strip() for line in lines]
+    for bullet in _BULLETS:
+        if lines and all(line.startswith(bullet) for line in lines):
+            lines = [line[len(bullet) :].strip() for line in lines]
+    return [_checked(entry, where) for entry in _from_lines(lines, where)]
+
+
+def _from_lines(lines: Sequence[str], where: str) -> list[str]:
     # of one line, the fields may be numbered
     if len(lines) > 1 and (all(map(_NUMBERED.fullmatch, lines)) or any(map(_SURELY_NUMBERED.fullmatch, lines))):
         return _from_numbered(lines, where)
+    behind = [_NUMBER_BEHIND.fullmatch(line.rstrip(",")) for line in lines]
+    if len(lines) > 1 and all(behind):
+        return _from_numbered([f"{match[2]}: {match[1]}" for match in behind if match], where)
     return [_without_quotes(entry, where) for entry in _from_rows(lines, where)]
+
+
+def _checked(entry: str, where: str) -> str:
+    """The entry, unless something in it is of another form than those that are read."""
+    if _NOT_IN_NAMES.search(entry) or entry.count("(") != entry.count(")"):
+        raise ConfigError(f"expected names of classes in {where}, got {_short(entry)}: {FORM}")
+    return entry
 
 
 def _from_json(text: str, where: str) -> list[str]:

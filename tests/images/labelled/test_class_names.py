@@ -94,3 +94,13 @@ def test_the_lists_in_the_code_have_their_lengths_and_no_name_twice():
     for names, count in ((VOC_20, 20), (PASCAL_CONTEXT_59, 59), (CITYSCAPES_19, 19)):
         assert len(names) == len(set(names)) == count
     assert set(VOC_20) < set(PASCAL_CONTEXT_59)
+
+
+@pytest.mark.parametrize(
+    ("data", "fact"),
+    [("caf\u00e9".encode("latin-1"), "utf-8"), ("dog".encode("utf-16"), "utf-8"), (b"dog; cat;", "place 3 of 3")],
+)
+def test_other_bytes_than_utf_8_and_empty_names_are_refused(tmp_path, data, fact):
+    (tmp_path / "classes.txt").write_bytes(data)
+    with pytest.raises(DataError, match=f"{fact}.*classes.txt|classes.txt.*{fact}"):
+        read_class_names(tmp_path / "classes.txt")

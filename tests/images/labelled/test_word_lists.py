@@ -26,12 +26,20 @@ SAME = {
     "numbers in another order": "1) car|auto\n0) dog",
     "numbers and spaces": "1 dog\n2 car|auto",
     "numbers and quotes": '0: "dog",\n1: "car|auto",',
+    "numbers in parentheses": "(1) dog\n(2) car|auto",
+    "numbers in brackets": "[0] dog\n[1] car|auto",
+    "numbers and dashes": "1 - dog\n2 - car|auto",
+    "numbers and arrows": "0 -> dog\n1 -> car|auto",
+    "settings": "0=dog\n1=car|auto",
+    "numbers behind": "car|auto: 1\ndog: 0",
     "numbers in one line": "1. dog, 2. car|auto",
     "CSV": "id,name\n0,dog\n1,car|auto\n",
     "CSV of one column": "name\ndog\ncar|auto\n",
     "CSV without a header": "0;dog\n1;car|auto\n",
     "CSV with more columns": "Class,Colour,id\ncar|auto,red,2\ndog,blue,1\n",
     "YAML": "- dog\n- car|auto\n",
+    "bullets": "* dog\n* car|auto\n",
+    "round bullets": "\u2022 dog\n\u2022 car|auto\n",
 }
 
 
@@ -67,6 +75,16 @@ def test_a_comma_is_part_of_a_name_in_quotes() -> None:
         ("1. dog\n1. cat", "got 1, 1"),
         ("1. dog\ncat", "'cat'"),
         ('"dog\ncat', "quotes"),
+        ("names: [dog, cat]", r"'names: \[dog'"),
+        ("nc: 2\nnames:\n- dog\n- cat", "'names:'"),
+        ("classes = ['dog', 'cat']", "classes = "),
+        ("('dog', 'cat')", r"\('dog'"),
+        ("<!DOCTYPE html><html></html>", "html"),
+        ('item {\n  id: 1\n  name: "dog"\n}', "'item {'"),
+        ("dog\0\ncat", "dog"),
+        ("dog\\ncat", "dog"),
+        ("@classes.txt", "@classes"),
+        ("\u732b\u3001\u72ac", "\u3001"),
     ],
 )
 def test_a_list_that_could_be_misread_is_refused_with_the_form_that_is_expected(text: str, facts: str) -> None:
