@@ -13,6 +13,8 @@ from pyramid_tokenizer import PyramidTokenizer
 from pyramid_tokenizer.config.models import QuantizerConfig
 from pyramid_tokenizer.images.pixels import to_pil
 from pyramid_tokenizer.quantizer.recipe import preset_levels
+from tests.backbones.conftest import MODEL_CONFIGS, make_model, write_directory
+from tests.backbones.test_loading import register
 
 COUNT = 120
 LABELS = ("red_thing", "green thing", "")
@@ -71,9 +73,31 @@ def test_labels_of_which_none_can_be_kept_out_are_refused(folder, tmp_path):
         recipe.read_labels(folder, tmp_path / "none.csv", limit=9)
 
 
+VIT = {**MODEL_CONFIGS["vit"], "text_cfg": {**MODEL_CONFIGS["vit"]["text_cfg"], "context_length": 16}}
+
+
+@pytest.fixture(scope="module")
+def vit_folder(tmp_path_factory):
+    """A small ViT with random weights, in open_clip's local-directory layout."""
+    return write_directory(tmp_path_factory.mktemp("vit"), VIT, make_model(VIT).state_dict())
+
+
+@pytest.fixture
+def backbone_arguments(request, monkeypatch, vit_folder):
+    """As a user gives them: the toy, a folder of open_clip's layout, and a model's name with a file of weights."""
+    register(monkeypatch, "ViT-Tiny", VIT)
+    weights = vit_folder / "open_clip_model.safetensors"
+    return {
+        "toy": ["--backbone", "toy"],
+        "folder": ["--backbone", str(vit_folder)],
+        "name": ["--backbone", "ViT-Tiny", "--pretrained", str(weights)],
+    }[request.param]
+
+
 @pytest.mark.slow
-def test_the_table_and_the_file_tell_the_same(folder, few_entries, tmp_path, capsys):
-    where = ["--backbone", "toy", "--images", str(folder), "--labels", str(folder / "labels.csv")]
+@pytest.mark.parametrize("backbone_arguments", ["toy", "folder", "name"], indirect=True)
+def test_the_table_and_the_file_tell_the_same(folder, few_entries, tmp_path, capsys, backbone_arguments):
+    where = [*backbone_arguments, "--images", str(folder), "--labels", str(folder / "labels.csv")]
     small = ["--variants", "recipe,bottom-up", "--crops", "20", "--px", "32", "--shown", "2"]
     recipe.main([*where, *small, "--json", str(tmp_path / "x.json")])
     head, _, *lines = capsys.readouterr().out.splitlines()
