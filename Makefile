@@ -24,7 +24,7 @@ install := $(enter) ./.ci/install $(venv) $(call quote,$(PYTHON))
 pytest := $(python) -m pytest -n $(WORKERS) --maxprocesses 8 --dist worksteal
 
 .NOTPARALLEL:
-.PHONY: help install demo test test-slow test-gpu test-pythons check format cov bench golden build
+.PHONY: help install demo test test-slow test-gpu test-network test-pythons check format cov bench golden build
 
 help: ## list the commands
 	@$(enter) sed -n 's/^\([a-z-]*\):.*## /  make \1@/p' Makefile | awk -F@ '{printf "%-18s %s\n", $$1, $$2}'
@@ -51,6 +51,11 @@ test-gpu: ## what needs a CUDA device, beside the CPU
 	@$(install) dev
 	@echo "test-gpu: the library on a GPU"
 	@$(pytest) -m gpu $(ARGS)
+
+test-network: ## published CLIPs by their tags: fetches 3 GB; needs a network and, for SigLIP 2, pip install transformers
+	@$(install) dev
+	@echo "test-network: published weights, fetched once"
+	@$(enter) HF_HUB_OFFLINE=0 $(venv)/bin/python -m pytest -m network --tb=short -rs tests/test_published_weights.py $(ARGS)
 
 test-pythons: ## the fast tests on other Pythons, each in an environment of its own
 	@$(enter) ./.ci/test-pythons $(PYTHONS)

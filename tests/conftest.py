@@ -1,4 +1,4 @@
-"""What holds for every test: the same seed, one thread, no network."""
+"""What holds for every test: the same seed, one thread, and no network unless it is marked `network`."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ pytest_plugins = ["tests.counting_backbone", "tests.labelled", "tests.image_file
 
 # Tiny tensors: a second thread only costs, and beside another busy process its barriers spin (5 to 10 times slower).
 torch.set_num_threads(1)
-os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ.setdefault("HF_HUB_OFFLINE", "1")  # `make test-network` sets 0; the Hub's client reads it at its import
 
 # The same examples in every run; no deadline, since a busy machine is no bug.
 settings.register_profile("repeatable", derandomize=True, deadline=None, database=None, max_examples=12)
@@ -42,12 +42,27 @@ def _same_seed() -> None:
     torch.default_generator.manual_seed(0)
 
 
+HERE = ("127.0.0.1", "::1", "localhost")
+
+
+class _Network:
+    """Whether the present test is marked `network`."""
+
+    allowed = False
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    _Network.allowed = item.get_closest_marker("network") is not None
+
+
 @pytest.fixture(autouse=True, scope="session")
 def _no_network() -> Iterator[None]:
     connect = socket.socket.connect
 
     def connect_here(self: socket.socket, address: object) -> None:
-        if self.family in (socket.AF_INET, socket.AF_INET6) and address[0] not in ("127.0.0.1", "::1", "localhost"):
+        elsewhere = self.family in (socket.AF_INET, socket.AF_INET6) and address[0] not in HERE
+        if elsewhere and not _Network.allowed:
             raise AssertionError(f"expected no network in a test, got a connection to {address}")
         connect(self, address)
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
+import socket
 import subprocess
 from pathlib import Path
 
@@ -72,6 +74,19 @@ def test_a_fresh_checkout_makes_its_environment_installs_and_tests(checkout: Che
     (tests,) = calls[2:]
     assert tests.startswith("-m pytest -n auto ")
     assert tests.endswith(" -k two words")
+
+
+def test_each_tier_of_tests_has_a_target_and_only_one_of_them_asks_the_network(checkout: Checkout) -> None:
+    checkout.make("-C", PLACE, "test")
+    for target, tier in (("test", None), ("test-slow", "slow"), ("test-gpu", "gpu"), ("test-network", "network")):
+        (tests,) = checkout.make("-C", PLACE, target)
+        chosen = re.findall(r"-m pytest .*-m (\w+)", tests)
+        assert chosen == ([tier] if tier else [])
+
+
+def test_a_test_without_the_mark_network_cannot_connect() -> None:
+    with socket.socket() as own, pytest.raises(AssertionError, match="got a connection to"):
+        own.connect(("192.0.2.1", 9))  # kept for documentation: no machine has it
 
 
 def test_the_second_run_installs_nothing_until_pyproject_changes(checkout: Checkout) -> None:
