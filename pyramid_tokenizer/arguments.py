@@ -30,6 +30,23 @@ def check_kind(
         raise error(f"expected {name} as {kind.__name__}, got {type(value).__name__}: {fix}")
 
 
+def check_kinds(
+    values: object, kind: type, *, name: str, fix: str, error: type[PyramidTokenizerError] = ConfigError
+) -> None:
+    """Raises the error unless the values are a list or tuple of the kind; arguments as for `check_kind`.
+
+    Example:
+        >>> check_kinds("cat", str, name="names", fix='write ["cat"]')
+        Traceback (most recent call last):
+        pyramid_tokenizer.errors.ConfigError: expected names as a list of str, got str: write ["cat"]
+    """
+    listed = list(values) if isinstance(values, (list, tuple)) else None
+    wrong = [type(values)] if listed is None else [type(value) for value in listed if not isinstance(value, kind)]
+    if wrong:
+        got = wrong[0].__name__ if listed is None else f"one with {wrong[0].__name__}"
+        raise error(f"expected {name} as a list of {kind.__name__}, got {got}: {fix}")
+
+
 def check_whole(least: int | None = 1, *, error: type[PyramidTokenizerError] = ConfigError, **values: Any) -> None:
     """Raises the error unless every value is a whole number, of at least `least` where that is not None.
 

@@ -14,7 +14,7 @@ from typing import Any
 from safetensors import SafetensorError
 from torch import Tensor
 
-from pyramid_tokenizer.arguments import check_path
+from pyramid_tokenizer.arguments import check_kind, check_path
 from pyramid_tokenizer.backbones.fetch import HUB_CONFIG, HUB_WEIGHTS, Download
 from pyramid_tokenizer.backbones.open_clip import CONFIG_FILE, WEIGHTS_FILE, OpenClipBackbone
 from pyramid_tokenizer.config.models import BackboneConfig
@@ -156,6 +156,7 @@ def name_backbone(
         ('ViT-B-16', 'toy')
     """
     check_path(name, name="the backbone's name")
+    check_kind(blocks, Sequence, name="blocks", fix="write e.g. (3, 7, 11)")
     name, folder = os.fspath(name), os.path.expanduser(name)
     if os.path.isfile(os.path.join(folder, CONFIG_FILE)):
         name = f"{_LOCAL}{folder}"

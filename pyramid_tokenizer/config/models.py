@@ -61,6 +61,8 @@ class BackboneConfig:
 
     def __post_init__(self) -> None:
         check(self.kind in ("open_clip", "toy"), 'backbone.kind "open_clip" or "toy"', self.kind, "name one of the two")
+        numbers = isinstance(self.blocks, tuple) and all(isinstance(block, int) for block in self.blocks)
+        check(numbers, "backbone.blocks as whole numbers", self.blocks, "write e.g. (3, 7, 11)")
         check(
             list(self.blocks) == sorted(set(self.blocks)),
             "backbone.blocks in increasing order",
@@ -152,7 +154,7 @@ class QuantizerConfig:
         kinds = sorted({type(level).__name__ for level in self.levels if not isinstance(level, LevelConfig)})
         check(not kinds, "every level as a LevelConfig", ", ".join(kinds), "write LevelConfig(stride=8, ...)")
         check(
-            self.composition in typing.get_args(Composition),
+            isinstance(self.composition, str) and self.composition in typing.get_args(Composition),
             f"composition in {typing.get_args(Composition)}",
             self.composition,
             "name one of them",

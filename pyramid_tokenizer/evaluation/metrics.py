@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from pyramid_tokenizer.arguments import check_kind
 from pyramid_tokenizer.errors import ImageValueError, MissingExtraError
 from pyramid_tokenizer.images.pixels import to_uint8
 
@@ -81,6 +82,8 @@ def ssim(a: Tensor, b: Tensor) -> Tensor:
 
 def _pair_to_8_bit(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
     """Both as (B, 3, H, W) uint8 on the CPU."""
+    for images in (a, b):
+        check_kind(images, Tensor, name="images", fix="images.to_batch makes a batch of images", error=ImageValueError)
     if a.shape != b.shape:
         raise ImageValueError(
             f"expected two batches of one shape, got {tuple(a.shape)} and {tuple(b.shape)}: crop or resize one"

@@ -8,7 +8,7 @@ import warnings
 from pathlib import Path, PurePosixPath
 from typing import Any, NoReturn
 
-from pyramid_tokenizer.arguments import check_path
+from pyramid_tokenizer.arguments import check_kind, check_path
 from pyramid_tokenizer.backbones.fetch import hub_silence
 from pyramid_tokenizer.errors import ConfigError, ModelNotFoundError, did_you_mean
 from pyramid_tokenizer.hub.directory import CONFIG_FILE, WEIGHTS_FILE
@@ -93,6 +93,7 @@ def resolve_model(
 
 
 def _check_subfolder(subfolder: str) -> None:
+    check_kind(subfolder, str, name="subfolder", fix='write e.g. "small", or "" for the top')
     parts = PurePosixPath(subfolder)
     if parts.is_absolute() or ".." in parts.parts or "\\" in subfolder:
         raise ConfigError(

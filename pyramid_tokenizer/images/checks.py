@@ -10,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from pyramid_tokenizer.arguments import check_kind
 from pyramid_tokenizer.errors import ImageTooLargeError, ImageValueError, MixedSizesError
 
 # How far floats may leave [0, 1] and still be taken as rounding, e.g. after a resize; they are clamped.
@@ -60,6 +61,8 @@ def check_array(array: NDArray[Any]) -> None:
 
 def check_tensor(images: Tensor) -> None:
     """Raises ImageValueError unless the tensor is (3, H, W) or (B, 3, H, W), uint8 or float of any range, and has pixels."""
+    check_kind(images, Tensor, name="images", fix="images.to_batch makes a batch of images", error=ImageValueError)
+    check_dense(images)
     shape = tuple(images.shape)
     if images.ndim not in (3, 4) or shape[-3] != 3:
         fix = "RGB channels come before height and width"

@@ -14,7 +14,8 @@ from typing import Any
 from PIL import Image
 from torch import Tensor
 
-from pyramid_tokenizer.errors import DataError, ImageFileError
+from pyramid_tokenizer.arguments import check_kind, check_path
+from pyramid_tokenizer.errors import DataError, ImageFileError, ImageValueError
 from pyramid_tokenizer.files import replacing
 from pyramid_tokenizer.images.folders import is_file_or_broken_link, list_folder, log_listing
 from pyramid_tokenizer.images.packed import PackedStrings
@@ -35,6 +36,7 @@ def find_images(source: str | Path) -> list[Path]:
     Raises:
         DataError: The source does not exist or holds no image file.
     """
+    check_path(source, name="source", error=DataError)
     source = Path(source)
     if os.path.isdir(source):
         listing = list_folder(source)
@@ -110,6 +112,7 @@ def save_image(image: Image.Image, path: str | os.PathLike[str]) -> None:
         path: The file's name with a suffix that Pillow writes, e.g. .png; its folder exists, a file of that name is replaced.
 
     Raises:
+        ImageValueError: It is no PIL image.
         ImageFileError: Pillow writes no format of that suffix.
         OSError: The file cannot be written.
 
@@ -120,6 +123,10 @@ def save_image(image: Image.Image, path: str | os.PathLike[str]) -> None:
         >>> read_image(target).shape
         torch.Size([3, 3, 4])
     """
+    check_kind(
+        image, Image.Image, name="image", fix="images.pixels.to_pil makes them of tensors", error=ImageValueError
+    )
+    check_path(path, name="path", error=ImageFileError)
     path = Path(path)
     kind = Image.registered_extensions().get(path.suffix.lower())
     if kind not in Image.SAVE:

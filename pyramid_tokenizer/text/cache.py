@@ -15,6 +15,7 @@ from safetensors.torch import load as from_safetensors
 from safetensors.torch import save as to_safetensors
 from torch import Tensor, nn
 
+from pyramid_tokenizer.arguments import check_path
 from pyramid_tokenizer.errors import BackboneError
 from pyramid_tokenizer.files import write_bytes
 
@@ -45,6 +46,7 @@ class EmbeddingCache:
                 ~/.cache).
             facts: JSON-ready values that determine embeddings beside the phrases.
         """
+        check_path(folder, name="cache_dir")
         self.folder = _user_folder() if folder == "auto" else Path(folder).expanduser()
         self._facts = list(facts)
 

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from pyramid_tokenizer.arguments import check_whole
 from pyramid_tokenizer.errors import ConfigError, TokenError, TokenMismatchError, TokenSequenceError
+from pyramid_tokenizer.tokens.checks import check_origin
 from pyramid_tokenizer.tokens.geometry import grids_of
 from pyramid_tokenizer.tokens.pyramid import TokenPyramid, trusted_pyramid
 from pyramid_tokenizer.tokens.sequences import (
@@ -65,6 +66,7 @@ class Vocabulary:
     """The fingerprint of the tokenizer whose codebooks the ids point into; `unflatten` puts it into its tokens."""
 
     def __post_init__(self) -> None:
+        check_origin(self.fingerprint, None)
         for name in ("codebook_sizes", "strides"):
             values = getattr(self, name)
             values = tuple(values) if isinstance(values, Iterable) else (values,)

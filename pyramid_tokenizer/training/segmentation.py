@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pyramid_tokenizer import hub
+from pyramid_tokenizer.arguments import check_kinds
 from pyramid_tokenizer.backbones.features import enlarge
 from pyramid_tokenizer.config.models import SegmentationConfig
 from pyramid_tokenizer.config.plain import to_dict
@@ -234,9 +235,10 @@ def train_segmentation(  # noqa: PLR0913
 
     Source: Per-class sigmoid over text embeddings: CAT-Seg (arXiv 2303.11797).
     """
+    check_trainable(tok, config)
     if not tok.quantizer.is_fitted:
         raise NotFittedError("expected a trained tokenizer, got empty codebooks: train it first")
-    check_trainable(tok, config)
+    check_kinds(sets, SegmentationSet, name="sets", fix="open them by open_segmentation_set(folder)")
     if config.sheet_every or config.tensorboard:
         warnings.warn("sheet_every and tensorboard are ignored: stage 3 has neither", stacklevel=2)
     with accelerated(config) as accelerator, training_folder(out) as folder:

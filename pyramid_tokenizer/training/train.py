@@ -14,6 +14,7 @@ from accelerate import Accelerator
 from torch import Tensor
 
 from pyramid_tokenizer import hub
+from pyramid_tokenizer.arguments import check_kind
 from pyramid_tokenizer.config.training import Codebooks, TrainConfig
 from pyramid_tokenizer.errors import ConfigError, NotFittedError
 from pyramid_tokenizer.images import ImageSource, RandomCrops, open_images
@@ -33,6 +34,7 @@ SHEET_IMAGES = 6
 """Images on a sheet of reconstructions."""
 CONTINUE_STEPS = 500
 """Steps of stage 1 in `finetune(codebooks="continue")` where the config has none."""
+_CONFIG_FIX = "write TrainConfig(decoder_steps=2000), or other fields of it"
 
 
 def print_log(figures: dict[str, Any]) -> None:
@@ -161,7 +163,8 @@ def finetune(
     """
     if codebooks == "fit":
         raise ConfigError('expected codebooks "refit", "continue" or "frozen", got "fit": train() fits empty ones')
-    config = config or TrainConfig()
+    config = TrainConfig() if config is None else config
+    check_kind(config, TrainConfig, name="config", fix=_CONFIG_FIX)
     refining = config.codebook_steps or (CONTINUE_STEPS if codebooks == "continue" else 0)
     config = dataclasses.replace(config, codebooks=codebooks, codebook_steps=refining, decoder_steps=steps)
     return train(tok, images, config=config, out=out, half=half, log=log)
@@ -189,7 +192,10 @@ def _leave_lost_head(tok: PyramidTokenizer, config: TrainConfig) -> None:
 
 
 def check_trainable(tok: PyramidTokenizer, config: TrainConfig) -> None:
-    """Raises ConfigError where crops do not fit the tokenizer's strides, or the tokenizer was cast to another dtype."""
+    """Raises ConfigError for other objects, for crops that do not fit the strides, and for a tokenizer of another dtype."""
+    load = 'load one by PyramidTokenizer.from_pretrained("tiny")'
+    check_kind(tok, PyramidTokenizer, name="tok", fix=load)
+    check_kind(config, TrainConfig, name="config", fix=_CONFIG_FIX)
     if config.crop_px % tok.multiple_px:
         raise ConfigError(
             f"expected crop_px in multiples of {tok.multiple_px}, got {config.crop_px}: "

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageColor
 from torch import Tensor
 
+from pyramid_tokenizer.arguments import check_kinds
 from pyramid_tokenizer.errors import ImageValueError
 from pyramid_tokenizer.images.labelled.labels import NO_CLASS
 from pyramid_tokenizer.images.pixels import to_pil
@@ -62,8 +63,7 @@ def overlay(
         >>> image.width, image.height > 90
         (180, True)
     """
-    if isinstance(names, str):
-        raise ImageValueError(f"expected a list of names, got the string {names!r}: write [{names!r}]")
+    check_kinds(names, str, name="names", fix='write e.g. ["cat", "dog"]', error=ImageValueError)
     if not 0 <= alpha <= 1:  # also catches NaN
         raise ImageValueError(f"expected alpha in [0, 1], got {alpha}: 0 shows the photo, 1 the colours")
     photo = to_pil(read_image(image))[0]
@@ -74,7 +74,11 @@ def overlay(
 
 
 def _read_labels(labels: Tensor | NDArray[Any], *, size: tuple[int, int], num_names: int) -> NDArray[Any]:
-    array = labels.detach().cpu().numpy() if isinstance(labels, Tensor) else np.asarray(labels)
+    try:
+        array = labels.detach().cpu().numpy() if isinstance(labels, Tensor) else np.asarray(labels)
+    except (TypeError, ValueError, RuntimeError) as error:  # ragged lists; sparse tensors, and those on "meta"
+        got = type(labels).__name__
+        raise ImageValueError(f"expected labels as an array or tensor (H, W), got {got}: {error}") from error
     if array.dtype.kind not in "iu":
         raise ImageValueError(f"expected integer labels, got {array.dtype}: give each pixel the index of its class")
     if array.shape != size:

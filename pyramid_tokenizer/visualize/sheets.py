@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from PIL import Image, ImageDraw, ImageFont
 
+from pyramid_tokenizer.arguments import check_kinds
 from pyramid_tokenizer.errors import ImageValueError
 from pyramid_tokenizer.visualize.lettering import CAPTION, FRAME, TITLE, WHITE, Font, line_height, widest
 
@@ -112,6 +113,10 @@ def _check(
     row_titles: Sequence[str],
     captions: Sequence[Sequence[str]],
 ) -> None:
+    fix = "pass rows of PIL images, [[image, image]]; images.pixels.to_pil makes them of tensors"
+    check_kinds(rows, Sequence, name="rows", fix=fix, error=ImageValueError)
+    for index, row in enumerate(rows):
+        check_kinds(row, Image.Image, name=f"row {index}", fix=fix, error=ImageValueError)
     lengths = [len(row) for row in rows]
     if not any(lengths):
         raise ImageValueError(f"expected at least one image, got rows of {lengths} images: pass rows of PIL images")

@@ -253,7 +253,7 @@ def zeros(dtype: Any = int, shape: tuple[int, ...] = (60, 80)) -> Any:
         (zeros() + 3, {}, "labels from -1 to 2 for 3 names, got 3 to 3: add the names"),
         (zeros() - 2, {}, "got -2 to -2"),
         (zeros(np.uint8) + 255, {}, "to -1"),
-        (zeros(), {"names": "cat"}, "expected a list of names, got the string 'cat'"),
+        (zeros(), {"names": "cat"}, "expected names as a list of str, got str"),
         (zeros(), {"alpha": 1.5}, r"expected alpha in \[0, 1\], got 1.5"),
         (zeros(), {"alpha": float("nan")}, "got nan"),
         (zeros(), {"palette": ["red", "blue"]}, "a colour for each of 3 names, got 2"),

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
+from pyramid_tokenizer.arguments import check_kind, check_path
 from pyramid_tokenizer.errors import ConfigError, DataError
 from pyramid_tokenizer.images.labelled.class_names import BACKGROUND_NAME, read_class_names, split_name
 from pyramid_tokenizer.images.labelled.labels import IGNORED
@@ -140,8 +141,10 @@ def open_segmentation_set(
         ...     samples, samples[0].labels.tolist(), samples.protocol.background_class
         (SegmentationSet(folder, 1 images, 2 classes), [[0, 1], [-1, 1]], 0)
     """
+    check_path(root, name="root", error=DataError)
     root = Path(root)
     protocol = find_protocol(protocol) if isinstance(protocol, str) else protocol
+    check_kind(protocol, SegmentationProtocol, name="protocol", fix='name one, e.g. "folder" or "voc-20"')
     split = protocol.layout.default_split if split is None else split
     label_files, pairs = find_pairs(root, protocol.layout, split)
     names = _names(root, protocol, classes)
