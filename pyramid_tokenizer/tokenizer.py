@@ -268,7 +268,7 @@ class PyramidTokenizer(PretrainedModel):
 
         Raises:
             DataError: There are no images or fewer cells than codes, all images are alike, or the source can be read only once.
-            ConfigError, NotFittedError: `num_crops` is below 1; `keep_adapters` before a first fit.
+            ConfigError, NotFittedError: `num_crops` is below 1, `progress` no function; `keep_adapters` before a first fit.
 
         Example:
             >>> from pyramid_tokenizer.config import LevelConfig

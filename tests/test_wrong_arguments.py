@@ -66,6 +66,7 @@ def calls(toy_tokenizer, tokens, smooth):
         "fit num_crops": lambda x: tok.fit([image[0]], num_crops=x),
         "fit crop_px": lambda x: tok.fit([image[0]], crop_px=x),
         "fit vectors_per_code": lambda x: tok.fit([image[0]], vectors_per_code=x),
+        "fit progress": lambda x: tok.fit([image[0]], progress=x),
         "fit seed": lambda x: tok.fit([image[0]], seed=x),
         "tokens": lambda x: tok.tokens(x, image_size=(32, 32)),
         "tokens image_size": lambda x: tok.tokens(tokens.ids, image_size=x),

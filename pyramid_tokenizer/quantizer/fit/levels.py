@@ -89,7 +89,7 @@ def fit_quantizer(
         DataError: No images, images that are all alike, features without text-aligned outputs, or of fewer directions than
             an `fsq` level has, and numbers of a sample or of its statistics that are NaN or infinite.
         TooFewCellsError: A level has fewer cells, or fewer different ones, than codes.
-        NotFittedError: `keep_adapters` of a quantizer that was never fitted.
+        ConfigError, NotFittedError: `progress` cannot be called; `keep_adapters` of a quantizer that was never fitted.
         ImageValueError: An image size that is no multiple of the coarsest stride.
 
     Example:

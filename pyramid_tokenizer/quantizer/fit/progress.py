@@ -7,7 +7,9 @@ from collections.abc import Callable, Iterator, Sequence
 
 from torch import Tensor
 
+from pyramid_tokenizer.arguments import shown
 from pyramid_tokenizer.backbones.features import FeaturePyramid
+from pyramid_tokenizer.errors import ConfigError
 from pyramid_tokenizer.quantizer.fit.kept import Samples
 
 Progress = Callable[[str, float], None]
@@ -37,6 +39,9 @@ class FitProgress:
         sizes: The share of each stage in the whole, in the order of `begin`; they are scaled to a sum of 1.
         num_batches: Batches of images; None where they are counted while they are read for the first time.
 
+    Raises:
+        ConfigError: `tell` cannot be called.
+
     Example:
         >>> progress = FitProgress(lambda stage, share: print(stage, share), sizes=(3, 1))
         >>> progress.begin("cells")
@@ -48,6 +53,10 @@ class FitProgress:
     """
 
     def __init__(self, tell: Progress | None, *, sizes: Sequence[float], num_batches: int | None = None):
+        if tell is not None and not callable(tell):
+            raise ConfigError(
+                f"expected progress as a function of a stage and a share, got {shown(tell)}: pass one, e.g. print, or None"
+            )
         self._tell, self._num_batches = tell, num_batches
         ends = [sum(sizes[:count]) / sum(sizes) for count in range(len(sizes) + 1)]
         self._parts = itertools.pairwise(ends)
