@@ -11,7 +11,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from pyramid_tokenizer.arguments import check_whole, shown
+from pyramid_tokenizer.checks.arguments import check_whole, shown
 from pyramid_tokenizer.errors import ConfigError, ImageError, ImageValueError
 from pyramid_tokenizer.images.read import ImageLike, read_image
 from pyramid_tokenizer.tokens.pyramid import TokenPyramid

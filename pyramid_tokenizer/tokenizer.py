@@ -13,14 +13,14 @@ from typing import Any, overload
 import torch
 from torch import Tensor
 
-from pyramid_tokenizer.arguments import check_kind, check_whole
 from pyramid_tokenizer.backbones import Backbone
 from pyramid_tokenizer.backbones.features import FeaturePyramid
 from pyramid_tokenizer.bucketing import OnError, encode_by_size
+from pyramid_tokenizer.checks.arguments import check_kind, check_whole
+from pyramid_tokenizer.checks.finite import all_finite
 from pyramid_tokenizer.config.models import TokenizerConfig
 from pyramid_tokenizer.decoder import PixelDecoder, TopDownTrunk, explain_maps, explain_pixels
 from pyramid_tokenizer.errors import ImageValueError, NotFittedError
-from pyramid_tokenizer.finite import all_finite
 from pyramid_tokenizer.hub.pretrained import PretrainedModel
 from pyramid_tokenizer.images import ImageLike, pad_to_multiple, to_batch
 from pyramid_tokenizer.images.checks import check_dense

@@ -24,8 +24,8 @@ from dataclasses import dataclass
 import torch.nn.functional as F
 from torch import Tensor
 
+from pyramid_tokenizer.checks.finite import require_finite
 from pyramid_tokenizer.errors import BackboneError, DataError
-from pyramid_tokenizer.finite import require_finite
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -14,9 +14,9 @@ from typing import Any
 from safetensors import SafetensorError
 from torch import Tensor
 
-from pyramid_tokenizer.arguments import check_kind, check_path
 from pyramid_tokenizer.backbones.fetch import HUB_CONFIG, HUB_WEIGHTS, Download
 from pyramid_tokenizer.backbones.open_clip import CONFIG_FILE, WEIGHTS_FILE, OpenClipBackbone
+from pyramid_tokenizer.checks.arguments import check_kind, check_path
 from pyramid_tokenizer.config.models import BackboneConfig
 from pyramid_tokenizer.errors import (
     BackboneError,

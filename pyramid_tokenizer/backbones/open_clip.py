@@ -28,11 +28,11 @@ from pyramid_tokenizer.backbones.stem import find_stem, keep_stem, watch_stem
 from pyramid_tokenizer.backbones.text_length import check_text_length
 from pyramid_tokenizer.backbones.timm import TimmReader
 from pyramid_tokenizer.backbones.vit import VitReader
+from pyramid_tokenizer.checks.devices import exact_float32
+from pyramid_tokenizer.checks.finite import require_finite
 from pyramid_tokenizer.config.models import BackboneConfig
-from pyramid_tokenizer.devices import exact_float32
 from pyramid_tokenizer.errors import BackboneError, CheckpointError
 from pyramid_tokenizer.files import replacing
-from pyramid_tokenizer.finite import require_finite
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -21,8 +21,8 @@ from pyramid_tokenizer.backbones.base import (
     resolve_blocks,
 )
 from pyramid_tokenizer.backbones.features import FeaturePyramid
+from pyramid_tokenizer.checks.devices import exact_float32
 from pyramid_tokenizer.config.models import BackboneConfig
-from pyramid_tokenizer.devices import exact_float32
 from pyramid_tokenizer.errors import ConfigError
 
 _CHANNELS = (8, 16, 24, 32)

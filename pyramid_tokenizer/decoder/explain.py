@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
+from pyramid_tokenizer.checks.finite import require_finite
 from pyramid_tokenizer.errors import CheckpointError
-from pyramid_tokenizer.finite import require_finite
 
 
 def explain_pixels(images: Tensor, trunk: nn.Module, pixel_decoder: nn.Module, *, weights_advice: str) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pyramid_tokenizer.arguments import check_kind
+from pyramid_tokenizer.checks.arguments import check_kind
 from pyramid_tokenizer.errors import ImageValueError, MissingExtraError
 from pyramid_tokenizer.images.pixels import to_uint8
 

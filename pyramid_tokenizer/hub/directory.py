@@ -16,11 +16,11 @@ from torch import Tensor
 
 from pyramid_tokenizer import hub
 from pyramid_tokenizer.backbones import Backbone
+from pyramid_tokenizer.checks.finite import require_finite
 from pyramid_tokenizer.config.models import BackboneConfig, TokenizerConfig
 from pyramid_tokenizer.config.plain import from_dict, to_dict
 from pyramid_tokenizer.errors import CheckpointError, ConfigError, ModelNotFoundError
 from pyramid_tokenizer.files import refuse_lfs_pointer, temporary_name, write_text
-from pyramid_tokenizer.finite import require_finite
 from pyramid_tokenizer.hub.card import model_card
 from pyramid_tokenizer.hub.head import HEAD_FILE, StoredHead
 

@@ -16,14 +16,14 @@ from typing import Any, Self, cast
 import torch
 from torch import Tensor
 
-from pyramid_tokenizer.arguments import check_kind, check_path
 from pyramid_tokenizer.backbones import Backbone, load_backbone, name_backbone
 from pyramid_tokenizer.backbones.base import compute_fingerprint
+from pyramid_tokenizer.checks.arguments import check_kind, check_path
+from pyramid_tokenizer.checks.devices import CheckedDevices, check_device
+from pyramid_tokenizer.checks.finite import require_finite
 from pyramid_tokenizer.config.models import Composition, LevelConfig, TokenizerConfig
 from pyramid_tokenizer.decoder import PixelDecoder, TopDownTrunk
-from pyramid_tokenizer.devices import CheckedDevices, check_device
 from pyramid_tokenizer.errors import CheckpointError, NotFittedError
-from pyramid_tokenizer.finite import require_finite
 from pyramid_tokenizer.hub.build import build_config, build_pixel_decoder, build_trunk, open_model
 from pyramid_tokenizer.hub.directory import save_model
 from pyramid_tokenizer.hub.head import KeptHead, StoredHead, fitting_head, keep_head, read_head

@@ -8,8 +8,8 @@ import warnings
 from pathlib import Path, PurePosixPath
 from typing import Any, NoReturn
 
-from pyramid_tokenizer.arguments import check_kind, check_path
 from pyramid_tokenizer.backbones.fetch import hub_silence
+from pyramid_tokenizer.checks.arguments import check_kind, check_path
 from pyramid_tokenizer.errors import ConfigError, ModelNotFoundError, did_you_mean
 from pyramid_tokenizer.hub.directory import CONFIG_FILE, WEIGHTS_FILE
 from pyramid_tokenizer.hub.head import HEAD_FILE

@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from pyramid_tokenizer.arguments import check_kind
+from pyramid_tokenizer.checks.arguments import check_kind
 from pyramid_tokenizer.errors import ImageTooLargeError, ImageValueError, MixedSizesError
 
 # How far floats may leave [0, 1] and still be taken as rounding, e.g. after a resize; they are clamped.

@@ -14,7 +14,7 @@ from typing import Any
 from PIL import Image
 from torch import Tensor
 
-from pyramid_tokenizer.arguments import check_kind, check_path
+from pyramid_tokenizer.checks.arguments import check_kind, check_path
 from pyramid_tokenizer.errors import DataError, ImageFileError, ImageValueError
 from pyramid_tokenizer.files import replacing
 from pyramid_tokenizer.images.folders import is_file_or_broken_link, list_folder, log_listing

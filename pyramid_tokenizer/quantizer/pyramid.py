@@ -16,9 +16,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pyramid_tokenizer.backbones.features import FeaturePyramid, enlarge
-from pyramid_tokenizer.devices import exact_float32
+from pyramid_tokenizer.checks.devices import exact_float32
+from pyramid_tokenizer.checks.finite import all_finite, require_finite
 from pyramid_tokenizer.errors import BackboneError, CheckpointError, ImageValueError, NotFittedError, TokenRangeError
-from pyramid_tokenizer.finite import all_finite, require_finite
 from pyramid_tokenizer.quantizer.compositions import Composition
 from pyramid_tokenizer.quantizer.level import LevelQuantizer, float32_on
 from pyramid_tokenizer.quantizer.regrid import BackboneInput, InputPart

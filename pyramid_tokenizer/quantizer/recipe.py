@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from pyramid_tokenizer.arguments import check_kind
+from pyramid_tokenizer.checks.arguments import check_kind
 from pyramid_tokenizer.config.models import (
     BackboneConfig,
     Composition,

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from pyramid_tokenizer.checks.finite import all_finite, require_finite
 from pyramid_tokenizer.errors import CheckpointError
-from pyramid_tokenizer.finite import all_finite, require_finite
 from pyramid_tokenizer.quantizer.pyramid import WEIGHTS_ADVICE, PyramidQuantizer
 
 KEPT_TABLE_FLOATS = 2**26

@@ -18,13 +18,13 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from pyramid_tokenizer import hub
-from pyramid_tokenizer.arguments import check_kind
 from pyramid_tokenizer.backbones.features import enlarge
+from pyramid_tokenizer.checks.arguments import check_kind
+from pyramid_tokenizer.checks.devices import CheckedDevices
+from pyramid_tokenizer.checks.finite import all_finite, require_finite
 from pyramid_tokenizer.config.models import SegmentationConfig
 from pyramid_tokenizer.config.plain import to_dict
-from pyramid_tokenizer.devices import CheckedDevices
 from pyramid_tokenizer.errors import CapabilityError, CheckpointError, ConfigError
-from pyramid_tokenizer.finite import all_finite, require_finite
 from pyramid_tokenizer.images.labelled.labels import NO_CLASS
 from pyramid_tokenizer.images.read import to_batch
 from pyramid_tokenizer.quantizer.nearest import gather_rows

@@ -15,7 +15,7 @@ from safetensors.torch import load as from_safetensors
 from safetensors.torch import save as to_safetensors
 from torch import Tensor, nn
 
-from pyramid_tokenizer.arguments import check_path
+from pyramid_tokenizer.checks.arguments import check_path
 from pyramid_tokenizer.errors import BackboneError
 from pyramid_tokenizer.files import write_bytes
 

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from pyramid_tokenizer.arguments import check_kind
+from pyramid_tokenizer.checks.arguments import check_kind
 from pyramid_tokenizer.errors import BackboneError, ConfigError, did_you_mean
 from pyramid_tokenizer.text.cache import EmbeddingCache, text_fingerprint
 from pyramid_tokenizer.text.embeddings import VocabularyEmbeddings

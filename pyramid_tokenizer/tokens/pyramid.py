@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data._utils.collate import default_collate_fn_map
 
-from pyramid_tokenizer.arguments import check_path
-from pyramid_tokenizer.devices import check_device
+from pyramid_tokenizer.checks.arguments import check_path
+from pyramid_tokenizer.checks.devices import check_device
 from pyramid_tokenizer.errors import TokenError, TokenFileError, TokenMismatchError, TokenRangeError
 from pyramid_tokenizer.files import refuse_lfs_bytes
 from pyramid_tokenizer.tokens import format as token_format

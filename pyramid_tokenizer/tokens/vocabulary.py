@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from pyramid_tokenizer.arguments import check_whole
+from pyramid_tokenizer.checks.arguments import check_whole
 from pyramid_tokenizer.errors import ConfigError, TokenError, TokenMismatchError, TokenSequenceError
 from pyramid_tokenizer.tokens.checks import check_origin
 from pyramid_tokenizer.tokens.geometry import grids_of

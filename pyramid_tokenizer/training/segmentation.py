@@ -12,8 +12,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pyramid_tokenizer import hub
-from pyramid_tokenizer.arguments import check_kinds
 from pyramid_tokenizer.backbones.features import enlarge
+from pyramid_tokenizer.checks.arguments import check_kinds
 from pyramid_tokenizer.config.models import SegmentationConfig
 from pyramid_tokenizer.config.plain import to_dict
 from pyramid_tokenizer.config.training import TrainConfig

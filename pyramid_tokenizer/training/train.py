@@ -14,7 +14,7 @@ from accelerate import Accelerator
 from torch import Tensor
 
 from pyramid_tokenizer import hub
-from pyramid_tokenizer.arguments import check_kind
+from pyramid_tokenizer.checks.arguments import check_kind
 from pyramid_tokenizer.config.training import Codebooks, TrainConfig
 from pyramid_tokenizer.errors import ConfigError, NotFittedError
 from pyramid_tokenizer.images import ImageSource, RandomCrops, open_images

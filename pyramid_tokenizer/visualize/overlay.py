@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageColor
 from torch import Tensor
 
-from pyramid_tokenizer.arguments import check_kinds
+from pyramid_tokenizer.checks.arguments import check_kinds
 from pyramid_tokenizer.errors import ImageValueError
 from pyramid_tokenizer.images.labelled.labels import NO_CLASS
 from pyramid_tokenizer.images.pixels import to_pil

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from PIL import Image, ImageDraw, ImageFont
 
-from pyramid_tokenizer.arguments import check_kinds
+from pyramid_tokenizer.checks.arguments import check_kinds
 from pyramid_tokenizer.errors import ImageValueError
 from pyramid_tokenizer.visualize.lettering import CAPTION, FRAME, TITLE, WHITE, Font, line_height, widest
 

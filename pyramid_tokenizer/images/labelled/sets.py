@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from pyramid_tokenizer.arguments import check_kind, check_path
+from pyramid_tokenizer.checks.arguments import check_kind, check_path
 from pyramid_tokenizer.errors import ConfigError, DataError
 from pyramid_tokenizer.images.labelled.class_names import BACKGROUND_NAME, read_class_names, split_name
 from pyramid_tokenizer.images.labelled.labels import IGNORED

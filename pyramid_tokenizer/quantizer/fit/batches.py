@@ -14,8 +14,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pyramid_tokenizer.arguments import check_whole, shown
 from pyramid_tokenizer.backbones.features import FeaturePyramid
+from pyramid_tokenizer.checks.arguments import check_whole, shown
 from pyramid_tokenizer.errors import DataError
 from pyramid_tokenizer.images import ImageSource, RandomCrops, open_images, pad_to_multiple, to_batch
 from pyramid_tokenizer.quantizer.fit.kept import Samples

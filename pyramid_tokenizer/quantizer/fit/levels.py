@@ -15,9 +15,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from pyramid_tokenizer.devices import exact_float32
+from pyramid_tokenizer.checks.devices import exact_float32
+from pyramid_tokenizer.checks.finite import require_finite
 from pyramid_tokenizer.errors import DataError, NotFittedError, TooFewCellsError
-from pyramid_tokenizer.finite import require_finite
 from pyramid_tokenizer.quantizer.fit.kept import KeptSamples, Samples
 from pyramid_tokenizer.quantizer.fit.progress import FitProgress, Progress, stage_sizes
 from pyramid_tokenizer.quantizer.fit.regression import explained, reduced_rank, ridge, whitening

@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterator, Sequence
 
 from torch import Tensor
 
-from pyramid_tokenizer.arguments import shown
 from pyramid_tokenizer.backbones.features import FeaturePyramid
+from pyramid_tokenizer.checks.arguments import shown
 from pyramid_tokenizer.errors import ConfigError
 from pyramid_tokenizer.quantizer.fit.kept import Samples
 

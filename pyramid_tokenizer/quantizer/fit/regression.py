@@ -7,9 +7,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from pyramid_tokenizer.devices import where_float64
+from pyramid_tokenizer.checks.devices import where_float64
+from pyramid_tokenizer.checks.finite import require_finite
 from pyramid_tokenizer.errors import DataError
-from pyramid_tokenizer.finite import require_finite
 
 RIDGE_SHARE = 0.03
 """Ridge as a share of the sample count. Measured: weaker ridges blow up between 128-px crops and 256-px photos."""

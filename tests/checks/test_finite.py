@@ -11,8 +11,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from pyramid_tokenizer import PyramidTokenizer, Segmenter
+from pyramid_tokenizer.checks.finite import all_finite
 from pyramid_tokenizer.errors import BackboneError, CheckpointError, ConfigError, DataError, ImageValueError
-from pyramid_tokenizer.finite import all_finite
 from pyramid_tokenizer.hub.resolve import bundled_models
 from pyramid_tokenizer.quantizer.fit.regression import ridge
 

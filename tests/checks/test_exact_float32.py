@@ -7,8 +7,8 @@ import threading
 import pytest
 import torch
 
-from pyramid_tokenizer import devices
-from pyramid_tokenizer.devices import exact_float32
+from pyramid_tokenizer.checks import devices
+from pyramid_tokenizer.checks.devices import exact_float32
 from pyramid_tokenizer.quantizer.fit.levels import fit_quantizer
 from pyramid_tokenizer.quantizer.fit.regression import explained, reduced_rank, ridge, whitening
 from tests.quantizer.cases import build, features_of, pictures

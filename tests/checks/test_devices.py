@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from pyramid_tokenizer import PyramidTokenizer, Segmenter
-from pyramid_tokenizer.devices import check_device
+from pyramid_tokenizer.checks.devices import check_device
 from pyramid_tokenizer.errors import ConfigError
 
 ABSENT = f"cuda:{torch.cuda.device_count()}"
