@@ -8,6 +8,9 @@ from torch import Tensor
 
 from pyramid_tokenizer.errors import ConfigError
 
+_MARKS = ("<start_of_text>", "<end_of_text>")
+"""What open_clip's own tokenizer reads as the begin and the end of a text, wherever it stands."""
+
 _CLASS_TOKEN_MODE = "clips"
 """The mode of open_clip's `HFTokenizer` whose last column is a class token, not a token of the text."""
 
@@ -25,7 +28,7 @@ def check_text_length(tokenizer: Callable[..., Tensor], texts: Sequence[str], to
         tokens: (N, L) int64, what the tokenizer made of them.
 
     Raises:
-        ConfigError: A text was cut.
+        ConfigError: A text was cut, or it holds a mark of the tokenizer, such as "<end_of_text>", behind which nothing is read.
 
     Example:
         >>> from open_clip import SimpleTokenizer
@@ -36,6 +39,12 @@ def check_text_length(tokenizer: Callable[..., Tensor], texts: Sequence[str], to
         pyramid_tokenizer.errors.ConfigError: expected texts of at most 4 tokens, got 5 in 'a big cat': ...
     """
     length = tokens.shape[1]
+    marks = [mark for mark in getattr(getattr(tokenizer, "tokenizer", None), "all_special_tokens", _MARKS) if mark]
+    for text in texts:
+        if found := next((mark for mark in marks if mark in text.lower() or mark in text), None):
+            raise ConfigError(
+                f"expected texts without marks of the tokenizer, got {found!r} in {text!r}: leave the mark out"
+            )
     # the padding is what most of a long row of a short text consists of
     pad = int(tokenizer(["a"], context_length=4 * length)[0].mode().values)
     end = length - _class_columns(tokenizer)

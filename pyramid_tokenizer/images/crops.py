@@ -232,7 +232,8 @@ class RandomCrops(Dataset[Tensor]):
     def _check_size(self, image_size: tuple[int, int]) -> None:
         if min(image_size) < self.min_px:
             raise ImageValueError(
-                f"expected sides of at least {self.min_px} px, got {image_size}: lower min_px to use it"
+                f"expected sides of at least {self.min_px} px, got {image_size}: leave it out or enlarge it, or give "
+                "RandomCrops a smaller min_px"
             )
 
     def _skip(self, name: str, reason: str) -> str:

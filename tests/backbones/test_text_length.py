@@ -86,6 +86,13 @@ def test_a_text_that_ends_in_the_id_of_the_padding_is_refused_too() -> None:
         check_text_length(tokenizer, [text], tokenizer([text]))
 
 
+@pytest.mark.parametrize("text", ["a cat<end_of_text> and a dog", "a <END_OF_TEXT>", "<start_of_text>"])
+def test_a_mark_of_the_tokenizer_inside_a_text_is_refused(text: str) -> None:
+    tokenizer = _simple()
+    with pytest.raises(ConfigError, match="of_text>' in "):
+        check_text_length(tokenizer, ["a cat", text], tokenizer(["a cat", text]))
+
+
 def test_a_backbone_refuses_it_wherever_a_text_is_given(load: Any) -> None:
     from pyramid_tokenizer.text import TextEncoder
 

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import logging
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
 from pyramid_tokenizer.errors import DataError
 from pyramid_tokenizer.images.folders import image_suffixes, list_folder, log_listing
+
+logger = logging.getLogger(__name__)
 
 ANY_FORMAT = ".*"
 """As a suffix: the ending of any image format that Pillow reads."""
@@ -94,6 +97,8 @@ def find_pairs(root: Path, layout: Layout, split: str | None) -> tuple[LabelFile
         keys = sorted(found) if listed is None else listed
         absent = [key for key in keys if key not in found]
         if keys and not absent:
+            if listed is None:
+                _log_unlabelled(root / layout.image_folder.format(split=split), layout, found)
             return files, [
                 FilePair(key, image, found[key])
                 for key, image in zip(keys, _find_images(root, layout, split, keys), strict=True)
@@ -150,6 +155,18 @@ def _find_images(root: Path, layout: Layout, split: str | None, keys: Sequence[s
                 f"expected an image for every label file, got no {names} in {str(folder)!r}: add it, or list a split"
             )
         yield path
+
+
+def _log_unlabelled(folder: Path, layout: Layout, labels: Collection[str]) -> None:
+    """Logs how many images have no labels, and are left out, as a warning, and their names as debug."""
+    images = {key: path for suffix in layout.image_suffixes for key, path in _keys(folder, suffix).items()}
+    without = sorted(path for key, path in images.items() if key not in labels)
+    if without:
+        logger.warning(
+            "%s: %d images have no label file and are left out, the first %s", folder, len(without), without[0].name
+        )
+    for path in without:
+        logger.debug("%s is left out: no label file", path)
 
 
 def _shown(suffix: str) -> str:

@@ -263,6 +263,17 @@ def test_hidden_files_of_macos_are_no_labels(tmp_path):
     assert len(open_segmentation_set(tmp_path)) == 2
 
 
+def test_images_without_labels_are_counted_and_can_be_listed(tmp_path, caplog):
+    put_lines(tmp_path / "classes.txt", ["a", "b"])
+    for name in ("one", "two", "three"):
+        put(tmp_path / f"images/{name}.jpg")
+    put(tmp_path / "labels/one.png", [0, 1])
+    with caplog.at_level("DEBUG"):
+        assert len(open_segmentation_set(tmp_path)) == 1
+    assert "2 images have no label file" in caplog.text
+    assert all(f"{name}.jpg is left out" in caplog.text for name in ("two", "three"))
+
+
 def test_values_of_no_class_name_the_file(tmp_path):
     folder(tmp_path)
     put(tmp_path / "labels/b.png", [0, 3, 9])
