@@ -70,5 +70,5 @@ def test_tokens_of_another_tokenizer_are_refused_by_file(run, other_model, token
 
 
 def test_names_that_look_like_markup_are_shown_as_they_are(run, model, photos):
-    done = run("classify", "photos/a.png", "--names", ":smile:,[red]cat", "--model", model)
+    done = run("classify", "photos/a.png", "--names", '[":smile:", "[red]cat"]', "--model", model)
     assert {row[-2] for row in rows_of(done.stdout)} == {"[red]cat", ":smile:"}
