@@ -124,9 +124,22 @@ class Encoded(Dataset[Tensor]):
         return tokens.ids[-1][0], self.seg.segment(tokens, LISTS[1]).labels[0]
 
 
+@pytest.fixture
+def by_file_system() -> Iterator[None]:
+    """What the docstring of `TokenPyramid` says of "forkserver"."""
+    before = torch.multiprocessing.get_sharing_strategy()
+    torch.multiprocessing.set_sharing_strategy("file_system")
+    yield
+    torch.multiprocessing.set_sharing_strategy(before)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("method", ["fork", "spawn", "forkserver"])
-def test_the_workers_of_a_dataloader_find_the_same(seg: Segmenter, smooth: Callable[..., Tensor], method: str) -> None:
+def test_the_workers_of_a_dataloader_find_the_same(
+    seg: Segmenter, smooth: Callable[..., Tensor], method: str, request: pytest.FixtureRequest
+) -> None:
+    if method == "forkserver":
+        request.getfixturevalue("by_file_system")
     images = smooth(4, 40, 56)
     wanted_ids, wanted = seg.tok.encode(images).ids[-1], seg.segment(images, LISTS[1]).labels
     loader = DataLoader(Encoded(seg, images), batch_size=2, num_workers=1, multiprocessing_context=method)

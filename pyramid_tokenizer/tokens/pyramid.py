@@ -40,7 +40,8 @@ class TokenPyramid:
     equal bytes. They cannot be hashed, because `ids` are tensors: use `to_bytes()` as a key.
 
     A `torch.utils.data.DataLoader` joins the pyramids that a data set returns into one batch by `cat`, and pins it. Its workers
-    may hold a tokenizer and encode, under each of the start methods "fork", "spawn" and "forkserver".
+    may hold a tokenizer and encode, under each of the start methods "fork", "spawn" and "forkserver"; under "forkserver", which
+    hands at most 252 files to a worker, a model needs `torch.multiprocessing.set_sharing_strategy("file_system")` first.
     `torch.load(weights_only=True)` reads pyramids in what `torch.save` wrote, with every check; `save` and `load` are smaller.
 
     Raises:

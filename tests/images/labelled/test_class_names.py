@@ -98,7 +98,7 @@ def test_the_lists_in_the_code_have_their_lengths_and_no_name_twice():
 
 @pytest.mark.parametrize(
     ("data", "fact"),
-    [("caf\u00e9".encode("latin-1"), "utf-8"), ("dog".encode("utf-16"), "utf-8"), (b"dog; cat;", "place 3 of 3")],
+    [("\u00e9lan".encode("latin-1"), "utf-8"), ("dog".encode("utf-16"), "utf-8"), (b"dog; cat;", "place 3 of 3")],
 )
 def test_other_bytes_than_utf_8_and_empty_names_are_refused(tmp_path, data, fact):
     (tmp_path / "classes.txt").write_bytes(data)
