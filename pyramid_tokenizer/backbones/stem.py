@@ -2,9 +2,8 @@
 
 Normalisation hides brightness and contrast, so that maps behind it have lost part of the image. The first convolution is a
 linear map of the pixels of each patch: the patch embedding of a ViT before positions and `ln_pre`, the first convolution of a
-ConvNeXt, ResNet, FastViT or ViTamin before its norm. Measured on a random ViT-B-16 with 120 photos of 160 px, ridge regression
-from one map to the pixels of its patches, 20 photos held out: 45.5 dB from the patch embedding, 20.3 dB from any map behind
-`ln_pre`.
+ConvNeXt, ResNet, FastViT or ViTamin before its norm. `benchmarks/recipe.py` measures it against the last block, and
+`benchmarks/random_backbones.py` on full-size networks with random weights; docs/backbones.md has the figures.
 """
 
 from __future__ import annotations

@@ -112,7 +112,7 @@ class LevelQuantizer(nn.Module):
         batch, _, height, width = codes.shape
         with float32_on(codes.device):
             rows = codes.float().permute(0, 2, 3, 1).flatten(0, 2)  # (B h w, d)
-            pixels = _affine(rows, self.pixel_readout.weight, self.pixel_readout.bias)
+            pixels = affine_rows(rows, self.pixel_readout.weight, self.pixel_readout.bias)
         return F.pixel_shuffle(pixels.view(batch, height, width, -1).permute(0, 3, 1, 2), self.patch_px)
 
     def text_embeddings(self) -> Tensor:
@@ -134,10 +134,3 @@ class LevelQuantizer(nn.Module):
 def float32_on(device: torch.device) -> torch.autocast:
     """Switches autocast off: a training loop's precision must change neither ids nor the linear reconstruction."""
     return torch.autocast(device.type, enabled=False)
-
-
-def _affine(rows: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    """(N, C) -> (N, T); without a gradient by the slower product whose rows do not depend on their neighbours."""
-    if torch.is_grad_enabled() and weight.requires_grad:
-        return F.linear(rows, weight, bias)
-    return affine_rows(rows, weight.T, bias)

@@ -45,27 +45,32 @@ def nearest(vectors: Tensor, codebook: Tensor) -> Tensor:
     codebook = codebook.detach().float()
     # |v - c|^2 / 2 = |v|^2 / 2 - v.c + |c|^2 / 2, and the first term is the same for every entry
     weight, bias = _whole_blocks(-codebook.T, codebook.square().sum(1) / 2, COLUMNS_PER_BLOCK, fill=float("inf"))
-    # One buffer for all products: fresh memory of this size costs more than the product that fills it (half of the time).
+    # One buffer for all products: fresh memory of this size can cost as much as the product that fills it.
     scores = weight.new_empty(ROWS_PER_CHUNK, weight.shape[1])
     return by_rows(lambda rows: _argmin(torch.addmm(bias, rows, weight, out=scores)), vectors.detach().float())
 
 
-def affine_rows(rows: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    """`rows @ weight + bias`, bit for bit the same for a row whatever its neighbours and its place are.
+def affine_rows(rows: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """`rows @ weight.T + bias`, bit for bit the same for a row whatever its neighbours and its place are.
+
+    Where a gradient flows to the weight, it is the plain and faster product, whose rows may differ by rounding.
 
     Args:
         rows: (N, C) float32, N >= 1.
-        weight: (C, T) float32.
-        bias: (T,) float32.
+        weight: (T, C) float32, as of `torch.nn.Linear`.
+        bias: (T,) float32; None for none.
 
     Returns:
         (N, T) float32.
 
     Example:
-        >>> affine_rows(torch.tensor([[1.0, 2.0]]), torch.tensor([[1.0], [10.0]]), torch.tensor([0.5])).tolist()
+        >>> affine_rows(torch.tensor([[1.0, 2.0]]), torch.tensor([[1.0, 10.0]]), torch.tensor([0.5])).tolist()
         [[21.5]]
     """
-    wide, wide_bias = _whole_blocks(weight, bias, COLUMNS_PER_PRODUCT, fill=0.0)
+    if torch.is_grad_enabled() and weight.requires_grad:
+        return F.linear(rows, weight, bias)
+    bias = weight.new_zeros(len(weight)) if bias is None else bias
+    wide, wide_bias = _whole_blocks(weight.T, bias, COLUMNS_PER_PRODUCT, fill=0.0)
     return by_rows(lambda part: torch.addmm(wide_bias, part, wide)[:, : len(bias)], rows)
 
 

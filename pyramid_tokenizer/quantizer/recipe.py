@@ -70,8 +70,9 @@ def preset_levels(strides: Sequence[int]) -> tuple[LevelConfig, ...]:
     The finest level has a stride of 6 to 11 px where the maps allow it, each coarser one twice that, up to the coarsest map
     and at least three of them. The stem is refined at most twofold: each of the r x r places in a cell needs r x r times the
     channels, so that a backbone of patch 32, or of an odd patch, gets a residual stage (two levels of one grid) instead.
-    Every level reads the stem, the last of the maps, and all levels but the finest also read the dense features: levels that
-    also read the blocks between the two measured the same (`benchmarks/recipe.py`). Where the grids are so fine that the
+    Every level reads the stem, the last of the maps, and all levels but the finest also read the dense features. On the bundled
+    backbone levels that read blocks in place of the stem measure the same, and levels that read the last block lose the pixels
+    (`benchmarks/recipe.py`, the variants "without-stem" and "last-layer"). Where the grids are so fine that the
     rate exceeds `MAX_BITS_PER_PX`, the finest level gets fewer entries.
 
     Args:

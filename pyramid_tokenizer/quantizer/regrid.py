@@ -92,12 +92,10 @@ def join_parts(parts: Sequence[InputPart]) -> Tensor:
 
 
 def _times(x: Tensor, weight: Tensor) -> Tensor:
-    """(B, C, h, w) times (T, C): (B, T, h, w); without a gradient by the product whose rows do not depend on each other."""
+    """(B, C, h, w) times (T, C): (B, T, h, w)."""
     batch, _, height, width = x.shape
     rows = x.permute(0, 2, 3, 1).flatten(0, 2)  # (B h w, C)
-    with_gradient = torch.is_grad_enabled() and (weight.requires_grad or x.requires_grad)
-    found = rows @ weight.T if with_gradient else affine_rows(rows, weight.T, weight.new_zeros(len(weight)))
-    return found.view(batch, height, width, -1).permute(0, 3, 1, 2)
+    return affine_rows(rows, weight).view(batch, height, width, -1).permute(0, 3, 1, 2)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

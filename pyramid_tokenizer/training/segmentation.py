@@ -253,9 +253,7 @@ def train_segmentation(  # noqa: PLR0913
             accumulate=config.accumulate,
             left_out=left_out,
         )
-        for finding in crops.check_labels():
-            if accelerator.is_main_process:
-                warnings.warn(finding, stacklevel=2)
+        _tell(crops.check_labels(), aloud=accelerator.is_main_process)
         shape = segmentation or tok.config.segmentation or SegmentationConfig()
         seg = new_segmenter(tok, shape, seed=config.seed)
         words = [_words(seg, names) for names in crops.names]
@@ -293,6 +291,12 @@ def new_segmenter(tok: PyramidTokenizer, segmentation: SegmentationConfig, *, se
     if head.trunk is not None:
         head.trunk.load_state_dict(tok.trunk.state_dict())
     return Segmenter(tok, head)
+
+
+def _tell(findings: Sequence[str], *, aloud: bool) -> None:
+    """Warns of what was found in labels, in one process of several."""
+    for finding in findings if aloud else ():
+        warnings.warn(finding, stacklevel=3)
 
 
 def _words(seg: Segmenter, names: Sequence[str]) -> Tensor:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from pyramid_tokenizer.backbones import OpenClipBackbone
+from pyramid_tokenizer.backbones.dense import DENSE_READINGS
 from pyramid_tokenizer.config.models import BackboneConfig
 from tests.backbones.conftest import MODEL_CONFIGS, make_model
 
@@ -98,3 +99,14 @@ def read_head(
     for weight, value in zip(weights, v, strict=True):
         mixed += weight / sum(weights) * value
     return mixed
+
+
+def assert_every_reading_is_slow(backbone: OpenClipBackbone, slow: Callable[..., Tensor], blocks: str) -> None:
+    """Each dense reading equals that of `slow(visual, tokens, grid, reading)`, from the tokens before the last of `blocks`."""
+    visual, images, grid = backbone.model.visual, pictures(16, 24), (2, 3)
+    tokens = tokens_before(visual.get_submodule(blocks)[-1], lambda: backbone(images, with_dense=True))
+    assert backbone.dense_readings == DENSE_READINGS
+    for reading in DENSE_READINGS:
+        expected = slow(visual, tokens[0], grid, reading)
+        found = backbone.dense(images, reading=reading)[0]
+        torch.testing.assert_close(found.double(), expected, rtol=1e-4, atol=1e-5)

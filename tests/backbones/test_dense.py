@@ -19,7 +19,16 @@ from pyramid_tokenizer.backbones.last_block import open_clip_block, timm_block
 from pyramid_tokenizer.config.models import BackboneConfig
 from pyramid_tokenizer.errors import BackboneError
 from pyramid_tokenizer.tokenizer import PyramidTokenizer
-from tests.backbones.formulas import layer_norm, linear, make_timm, make_vit, pictures, read_head, tokens_before
+from tests.backbones.formulas import (
+    assert_every_reading_is_slow,
+    layer_norm,
+    linear,
+    make_timm,
+    make_vit,
+    pictures,
+    read_head,
+    tokens_before,
+)
 
 BACKBONES: dict[str, dict[str, Any]] = {
     "plain": {},
@@ -82,25 +91,12 @@ def slow_timm(visual: Any, tokens: Tensor, grid: tuple[int, int], reading: str) 
 
 @pytest.mark.parametrize("name", BACKBONES)
 def test_every_variant_of_a_vit_is_the_slow_one(name: str) -> None:
-    backbone, height, width = make_vit(**BACKBONES[name]), 16, 24
-    visual, images, grid = backbone.model.visual, pictures(height, width), (height // 8, width // 8)
-    tokens = tokens_before(visual.transformer.resblocks[-1], lambda: backbone(images, with_dense=True))
-    for reading in DENSE_READINGS:
-        expected = slow_vit(visual, tokens[0], grid, reading)
-        found = backbone.dense(images, reading=reading)[0]
-        torch.testing.assert_close(found.double(), expected, rtol=1e-4, atol=1e-5)
+    assert_every_reading_is_slow(make_vit(**BACKBONES[name]), slow_vit, "transformer.resblocks")
 
 
 @pytest.mark.parametrize("name", TIMM_BACKBONES)
 def test_every_variant_of_a_timm_vit_is_the_slow_one(name: str) -> None:
-    backbone, height, width = make_timm(**TIMM_BACKBONES[name]), 16, 24
-    visual, images, grid = backbone.model.visual, pictures(height, width), (height // 8, width // 8)
-    tokens = tokens_before(visual.trunk.blocks[-1], lambda: backbone(images, with_dense=True))
-    assert backbone.dense_readings == DENSE_READINGS
-    for reading in DENSE_READINGS:
-        expected = slow_timm(visual, tokens[0], grid, reading)
-        found = backbone.dense(images, reading=reading)[0]
-        torch.testing.assert_close(found.double(), expected, rtol=1e-4, atol=1e-5)
+    assert_every_reading_is_slow(make_timm(**TIMM_BACKBONES[name]), slow_timm, "trunk.blocks")
 
 
 @pytest.mark.parametrize("name", [*BACKBONES, *TIMM_BACKBONES])

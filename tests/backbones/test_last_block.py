@@ -10,11 +10,18 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from pyramid_tokenizer.backbones.dense import DENSE_READINGS
 from pyramid_tokenizer.backbones.last_block import timm_block
 from pyramid_tokenizer.backbones.reader import with_part
 from pyramid_tokenizer.backbones.timm import TimmReader
-from tests.backbones.formulas import layer_norm, linear, make_timm, pictures, read_head, tokens_before
+from tests.backbones.formulas import (
+    assert_every_reading_is_slow,
+    layer_norm,
+    linear,
+    make_timm,
+    pictures,
+    read_head,
+    tokens_before,
+)
 
 ROTARY = {"use_rot_pos_emb": True, "ref_feat_shape": (4, 4)}
 EVAS: dict[str, dict[str, Any]] = {
@@ -81,14 +88,8 @@ def slow_eva(visual: Any, tokens: Tensor, grid: tuple[int, int], reading: str) -
 
 @pytest.mark.parametrize("name", EVAS)
 def test_every_reading_of_an_eva_network_is_the_slow_one(name: str) -> None:
-    backbone, height, width = make_timm(kind="Eva", **{"global_pool": "token", "depth": 2, **EVAS[name]}), 16, 24
-    visual, images, grid = backbone.model.visual, pictures(height, width), (height // 8, width // 8)
-    tokens = tokens_before(visual.trunk.blocks[-1], lambda: backbone(images, with_dense=True))
-    assert backbone.dense_readings == DENSE_READINGS
-    for reading in DENSE_READINGS:
-        expected = slow_eva(visual, tokens[0], grid, reading)
-        found = backbone.dense(images, reading=reading)[0]
-        torch.testing.assert_close(found.double(), expected, rtol=1e-4, atol=1e-5)
+    backbone = make_timm(kind="Eva", **{"global_pool": "token", "depth": 2, **EVAS[name]})
+    assert_every_reading_is_slow(backbone, slow_eva, "trunk.blocks")
 
 
 @pytest.mark.parametrize("name", [*EVAS, "rotary positions of each block"])

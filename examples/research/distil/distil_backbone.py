@@ -24,7 +24,13 @@ from torch import Tensor, nn
 sys.path.insert(0, str(Path(__file__).resolve().parents[3]))  # this checkout, from any current directory
 
 from examples.research.distil.distil_images import Batch, DistilImages
-from examples.research.train_tiny.common import MODEL_CONFIG, load_checkpoint, save_checkpoint, trapezoid
+from examples.research.train_tiny.common import (
+    MODEL_CONFIG,
+    load_checkpoint,
+    save_checkpoint,
+    trapezoid,
+    update_average,
+)
 from pyramid_tokenizer import PyramidTokenizer
 from pyramid_tokenizer.backbones.open_clip import OpenClipBackbone, find_reader
 from pyramid_tokenizer.config.models import BackboneConfig
@@ -127,10 +133,7 @@ def train(args: argparse.Namespace) -> None:
         sum(WEIGHTS[name] * value for name, value in losses.items()).backward()
         nn.utils.clip_grad_norm_(visual.parameters(), 1.0)
         optimizer.step()
-        with torch.no_grad():
-            share = 1 - min(0.999, (step + 1) / (step + 10))
-            for name, value in visual.state_dict().items():
-                average[name].lerp_(value, share)
+        update_average(average, visual, step, decay=0.999)
         seen += len(batch.images)
         for name, value in losses.items():
             watched[name] = 0.98 * watched.get(name, value.item()) + 0.02 * value.item()

@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from open_clip.model import CLIP
 from safetensors.torch import save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 MODEL_CONFIG = {
     "embed_dim": 128,  # as wide as the table of word pieces, so that the text encoder can reach its targets
@@ -72,6 +72,19 @@ def trapezoid(step: int, *, peak: float, steps: int, warmup: int = 500, decay: f
         [0.01, 1.0, 1.0, 0.5, 0.0]
     """
     return peak * min(1.0, (step + 1) / warmup, max(0.0, (steps - step) / (decay * steps)))
+
+
+@torch.no_grad()
+def update_average(average: dict[str, Tensor], module: nn.Module, step: int, *, decay: float = 0.9985) -> None:
+    """Moves the exponential moving average of a module's weights and statistics on; in the first steps it follows faster."""
+    floats, values = [], []
+    for name, value in module.state_dict().items():
+        if value.is_floating_point():
+            floats.append(average[name])
+            values.append(value)
+        else:
+            average[name].copy_(value)
+    torch._foreach_lerp_(floats, values, 1 - min(decay, (step + 1) / (step + 10)))
 
 
 def export_clip(model: CLIP, directory: Path) -> None:

@@ -20,7 +20,7 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from common import build_clip, load_checkpoint, save_checkpoint, trapezoid
+from common import build_clip, load_checkpoint, save_checkpoint, trapezoid, update_average
 from image_batches import Batch, ImageBatches, Vocabulary
 from image_losses import WEIGHTS, Names, Student, student_losses
 from image_teachers import make_image_targets
@@ -29,7 +29,7 @@ from PIL import Image
 from safetensors.torch import load_file
 from text_teachers import make_text_targets
 from texts import is_test_row, read_rows
-from torch import Tensor, nn
+from torch import nn
 
 DECAY = 0.3
 HEAD_RATE = 0.2
@@ -75,19 +75,6 @@ def make_optimizer(student: nn.Module) -> torch.optim.Optimizer:
         groups.setdefault((share, 0.05 if parameter.ndim > 1 else 0.0), []).append(parameter)
     described = [{"params": ps, "share": share, "weight_decay": decay} for (share, decay), ps in groups.items()]
     return torch.optim.AdamW(described, lr=1.0, betas=(0.9, 0.98), fused=True)
-
-
-@torch.no_grad()
-def update_average(average: dict[str, Tensor], module: nn.Module, step: int) -> None:
-    """Exponential moving average of weights and statistics."""
-    floats, values = [], []
-    for name, value in module.state_dict().items():
-        if value.is_floating_point():
-            floats.append(average[name])
-            values.append(value)
-        else:
-            average[name].copy_(value)
-    torch._foreach_lerp_(floats, values, 1 - min(0.9985, (step + 1) / (step + 10)))
 
 
 @torch.no_grad()
