@@ -1,16 +1,21 @@
-"""What the fields of a `TokenPyramid` must be."""
+"""What the fields of a `TokenPyramid` must be, which of its parts exist, and which pyramids can be joined."""
 
 from __future__ import annotations
 
 import operator
 import re
-from typing import Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
-from pyramid_tokenizer.errors import TokenError, TokenRangeError
+from pyramid_tokenizer.errors import TokenError, TokenMismatchError, TokenRangeError
 from pyramid_tokenizer.tokens import format as token_format
+from pyramid_tokenizer.tokens.splits import ABSENT, Presence
+
+if TYPE_CHECKING:
+    from pyramid_tokenizer.tokens.pyramid import TokenPyramid
 
 _LIMIT = 2**32
 """Sizes and codebook sizes stay below this, so that every pyramid fits the file format."""
@@ -40,8 +45,26 @@ def whole_numbers(values: Any, name: str, *, least: int) -> tuple[int, ...]:
     return numbers
 
 
-def checked_level(level: int, ids: Any, codebook_size: int) -> Tensor:
-    """A copy of one level's ids as int64, all in [0, codebook_size); else TokenError or TokenRangeError."""
+def checked_ids(ids: Any, codebook_sizes: tuple[int, ...]) -> tuple[tuple[Tensor, ...], Presence]:
+    """Copies of the ids of all levels as int64, and which cells of them are present; else TokenError or TokenRangeError.
+
+    The grids are not compared here, nor whether presence is a tree.
+    """
+    if not isinstance(ids, (tuple, list)) or not 1 <= len(ids) <= 255 or len(ids) != len(codebook_sizes):
+        got = f"{len(ids)} levels" if isinstance(ids, (tuple, list)) else type(ids).__name__
+        raise TokenError(
+            f"expected ids as a tuple of 1 to 255 tensors, one for each of {len(codebook_sizes)} codebook_sizes, got {got}: "
+            "give one tensor (B, h, w) per level"
+        )
+    levels = [_checked_level(level, x, k) for level, (x, k) in enumerate(zip(ids, codebook_sizes, strict=True))]
+    own = tuple(x for x, _ in levels)
+    if len({(len(x), x.device) for x in own}) > 1:
+        got = ", ".join(f"{len(x)} on {x.device}" for x in own)
+        raise TokenError(f"expected as many images on one device in every level, got {got}: use ids of one encode")
+    return own, tuple(present for _, present in levels)
+
+
+def _checked_level(level: int, ids: Any, codebook_size: int) -> tuple[Tensor, Tensor | None]:
     if not isinstance(ids, Tensor) or ids.dtype.is_floating_point or ids.dtype.is_complex or ids.dtype == torch.bool:
         got = ids.dtype if isinstance(ids, Tensor) else type(ids).__name__
         raise TokenError(
@@ -53,9 +76,46 @@ def checked_level(level: int, ids: Any, codebook_size: int) -> Tensor:
     # An own copy: writing into the caller's tensor later must not put unchecked ids in here.
     own = ids.to(torch.int64, copy=True, memory_format=torch.contiguous_format)
     low, high = (int(x) for x in torch.aminmax(own))
-    if low < 0 or high >= codebook_size:
+    if low < (ABSENT if level else 0) or high >= codebook_size:
         worst = high if high >= codebook_size else low
+        hint = f"; {ABSENT} stands for an absent cell" if level else "; level 0 has no absent cells"
         raise TokenRangeError(
             f"expected ids of level {level} in [0, {codebook_size}), got {worst}: they belong to another codebook"
+            f"{hint if worst < 0 else ''}"
         )
-    return own
+    return own, own >= 0 if low < 0 else None
+
+
+def prefix_length(levels: Any, most: int) -> int:
+    """How many levels the slice `:n` asks for, 1 to `most`; else TokenRangeError."""
+    if not isinstance(levels, slice):
+        hint = "use tokens.ids[level] for the ids of one level, tokens.unbind() for single images"
+        raise TokenRangeError(f"expected a prefix tokens[:n], got tokens[{levels!r}]: {hint}")
+    start, n, step = levels.start, levels.stop, levels.step
+    whole = isinstance(n, int) and not isinstance(n, bool)
+    if start not in (None, 0) or step not in (None, 1) or not whole or not 1 <= n <= most:
+        got = ":".join("" if x is None else str(x) for x in ((start, n) if step is None else (start, n, step)))
+        expected = f"a prefix tokens[:n] with 1 <= n <= {most}"
+        raise TokenRangeError(f"expected {expected}, got tokens[{got}]: finer levels need all coarser ones")
+    return n
+
+
+def check_joinable(pyramids: Sequence[TokenPyramid]) -> None:
+    """Raises TokenMismatchError or TokenError for pyramids that are not of one kind; `TokenPyramid.cat` has the rules."""
+    first = pyramids[0]
+    for index, other in enumerate(pyramids):
+        if (other.fingerprint, other.codebook_sizes) != (first.fingerprint, first.codebook_sizes):
+            got = f"{first} and, at {index}, {other}"
+            raise TokenMismatchError(f"expected one tokenizer and as many levels, got {got}: join each kind alone")
+        if other.precision != first.precision:
+            raise TokenMismatchError(
+                f"expected tokens that backbones of one precision made, got {first.precision} and, at {index}, "
+                f"{other.precision}: encode all images in one precision or keep a list; to join them for decoding alone, drop "
+                "it by dataclasses.replace(tokens, precision=None)"
+            )
+        if (other.image_size, other.grids, other.device) != (first.image_size, first.grids, first.device):
+            got = f"{first} on {first.device} and, at {index}, {other} on {other.device}"
+            raise TokenError(
+                f"expected one image size, grid and device, got {got}: keep a list (in a DataLoader: collate_fn=list), encode "
+                "images of one size, or move them"
+            )

@@ -1,23 +1,32 @@
 """The bytes of a token pyramid: `pack` and `unpack`, and files that are whole or absent.
 
-The format, version 2. Integers are unsigned and little-endian.
+The format, version 3. Integers are unsigned and little-endian.
 
     offset      bytes   what
     0           6       b"PYRTOK"
-    6           1       version of the format: 2
+    6           1       version of the format: 3
     7           1       L, levels (1 to 255)
-    8           1       precision of the backbone: 0 none, 1 float32, 2 bfloat16, 3 float16, 4 float64
-    9           4       B, images
-    13          4 + 4   H, W of the original images in pixels
-    21          32      fingerprint of the tokenizer whose codebooks the ids point into (SHA-256)
-    53          12 · L  per level, coarse to fine: K (at least 2), h, w, 4 bytes each
-    53 + 12·L   P       per level, coarse to fine: its ids, packed
-    53+12·L+P   16      checksum: the first 16 bytes of the SHA-256 of everything before
+    8           1       F, full levels (1 to L): the first F levels are full, the others are sparse
+    9           1       precision of the backbone: 0 none, 1 float32, 2 bfloat16, 3 float16, 4 float64
+    10          4       B, images
+    14          4 + 4   H, W of the original images in pixels
+    22          32      fingerprint of the tokenizer whose codebooks the ids point into (SHA-256)
+    54          12 · L  per level, coarse to fine: K (at least 2), h, w, 4 bytes each
+    54+12·L     8·(L-F) per sparse level, coarse to fine: N, how many of its B · h · w cells are present (fewer than all)
+    …           P       per level, coarse to fine: its split bits if it is sparse, then its ids, both packed
+    …           16      checksum: the first 16 bytes of the SHA-256 of everything before
 
-The ids (B, h, w) of a level go image by image, row by row, with n = ceil(log2 K) bits each, the lowest bit first:
+The ids (B, h, w) of a full level go image by image, row by row, with n = ceil(log2 K) bits each, the lowest bit first:
 bit j of the i-th id is bit i · n + j of the level, and bit b of a level is bit b % 8 (value 1 << b % 8) of its byte
-b // 8. Each level is filled with zero bits to a whole byte, so P is the sum of ceil(B · h · w · n / 8), the length of
-a file follows from its header, and equal tokens of one precision have equal bytes.
+b // 8. Each level is filled with zero bits to a whole byte, which makes ceil(B · h · w · n / 8) bytes.
+
+A sparse level first has one split bit for every present cell of the next coarser level, image by image, row by row, filled
+with zero bits to a whole byte. It is one where all cells of the sparse level below that cell are present, and zero where all
+are absent; `pyramid_tokenizer.tokens.splits` says more. Then come the N ids of the present cells alone, in the order and with
+the bits of a full level. What lies below an absent cell is absent, so below a sparse level all levels are sparse.
+
+P and the length of a file follow from its header, and equal tokens of one precision have equal bytes. A file has at most 4,096
+cells for each of its bytes, absent ones included, so that a short file does not fill the memory.
 
 The checksum is a truncated SHA-256 and not a CRC because it must find every kind of damage alike: flipped, missing,
 moved or repeated bytes, in header and ids, each escape with a chance of 2^-128.
@@ -36,16 +45,19 @@ import numpy as np
 
 from pyramid_tokenizer.errors import TokenFileError
 from pyramid_tokenizer.files import refuse_lfs_pointer, write_bytes
+from pyramid_tokenizer.tokens.splits import ABSENT, presence_of_bits, split_bits
 
 MAGIC = b"PYRTOK"
-VERSION = 2
+VERSION = 3
 PRECISIONS = (None, "float32", "bfloat16", "float16", "float64")
 """What the byte for the precision means, by its value. None: no backbone took part."""
 
-_FIXED = struct.Struct("<6sBBBIII32s")
+_FIXED = struct.Struct("<6sBBBBIII32s")
 _LEVEL = struct.Struct("<III")
+_COUNT = struct.Struct("<Q")
 _CHECKSUM_BYTES = 16
-_LONGEST_HEADER = _FIXED.size + 255 * _LEVEL.size
+_LONGEST_HEADER = _FIXED.size + 255 * _LEVEL.size + 254 * _COUNT.size
+_MOST_CELLS_PER_BYTE = 1 << 12
 # A multiple of 8, so that every chunk but the last ends on a whole byte; bounds the (chunk, 32) plane of bits at 2 MB.
 _CHUNK = 1 << 16
 
@@ -66,22 +78,40 @@ class TokenHeader:
     """64 hexadecimal digits."""
     precision: str | None
     """One of `PRECISIONS`."""
+    sparse_counts: tuple[int, ...] = ()
+    """Present cells of all images together for each sparse level; these are the last levels."""
+
+    @property
+    def num_full(self) -> int:
+        """Levels before the first sparse one."""
+        return len(self.grids) - len(self.sparse_counts)
 
     @property
     def num_bytes(self) -> int:
         """Bytes of the header itself."""
-        return _FIXED.size + _LEVEL.size * len(self.grids)
+        return _FIXED.size + _LEVEL.size * len(self.grids) + _COUNT.size * len(self.sparse_counts)
 
     @property
-    def level_bytes(self) -> list[int]:
-        """Bytes of each level's packed ids."""
-        bits = (self.batch_size * h * w * _bits(k) for (h, w), k in zip(self.grids, self.codebook_sizes, strict=True))
-        return [(b + 7) // 8 for b in bits]
+    def cells(self) -> list[int]:
+        """Cells of each level, absent ones included, of all images together."""
+        return [self.batch_size * h * w for h, w in self.grids]
+
+    @property
+    def counts(self) -> list[int]:
+        """Ids of each level, of all images together."""
+        return [*self.cells[: self.num_full], *self.sparse_counts]
+
+    @property
+    def level_bytes(self) -> list[tuple[int, int]]:
+        """Bytes of each level's split bits, 0 if it is full, and of its packed ids."""
+        splits = [0] * self.num_full + [(n + 7) // 8 for n in self.counts[self.num_full - 1 : -1]]
+        ids = [(n * _bits(k) + 7) // 8 for n, k in zip(self.counts, self.codebook_sizes, strict=True)]
+        return list(zip(splits, ids, strict=True))
 
     @property
     def total_bytes(self) -> int:
         """Bytes of the whole file."""
-        return self.num_bytes + sum(self.level_bytes) + _CHECKSUM_BYTES
+        return self.num_bytes + sum(splits + ids for splits, ids in self.level_bytes) + _CHECKSUM_BYTES
 
 
 def pack(header: TokenHeader, ids: Sequence[np.ndarray]) -> bytes:
@@ -89,20 +119,29 @@ def pack(header: TokenHeader, ids: Sequence[np.ndarray]) -> bytes:
 
     Args:
         header: Describes `ids`; its numbers must fit the format.
-        ids: One integer array of B · h · w elements in [0, K) per level, coarse to fine.
+        ids: One integer array (B, h, w) per level, coarse to fine: in [0, K), and -1 for the absent cells of a sparse level.
+
+    Raises:
+        TokenFileError: Nearly all cells of very fine levels are absent, more than the format allows.
 
     Example:
         >>> sizes = {"codebook_sizes": (6,), "grids": ((1, 3),), "batch_size": 1, "image_size": (8, 24)}
         >>> header = TokenHeader(**sizes, fingerprint="0" * 64, precision="float32")
         >>> data = pack(header, [np.array([[[1, 0, 5]]])])
-        >>> data[:9], data[65:67].hex(), len(data)  # 1 + 0·8 + 5·64 = 0x141, in 9 bits
-        (b'PYRTOK\x02\x01\x01', '4101', 83)
+        >>> data[:10], data[66:68].hex(), len(data)  # 1 + 0·8 + 5·64 = 0x141, in 9 bits
+        (b'PYRTOK\x03\x01\x01\x01', '4101', 84)
     """
+    _check_cells(header)
     levels, precision = len(header.grids), PRECISIONS.index(header.precision)
-    numbers = levels, precision, header.batch_size, *header.image_size
+    numbers = levels, header.num_full, precision, header.batch_size, *header.image_size
     parts = [_FIXED.pack(MAGIC, VERSION, *numbers, bytes.fromhex(header.fingerprint))]
     parts += [_LEVEL.pack(k, h, w) for (h, w), k in zip(header.grids, header.codebook_sizes, strict=True)]
-    parts += [_pack_ids(level.reshape(-1), _bits(k)) for level, k in zip(ids, header.codebook_sizes, strict=True)]
+    parts += [_COUNT.pack(n) for n in header.sparse_counts]
+    for level, (x, k) in enumerate(zip(ids, header.codebook_sizes, strict=True)):
+        sparse = level >= header.num_full
+        if sparse:
+            parts.append(np.packbits(split_bits(ids[level - 1], x), bitorder="little").tobytes())
+        parts.append(_pack_ids(x[x >= 0] if sparse else x.reshape(-1), _bits(k)))
     body = b"".join(parts)
     return body + _checksum(body)
 
@@ -110,14 +149,14 @@ def pack(header: TokenHeader, ids: Sequence[np.ndarray]) -> bytes:
 def unpack(data: bytes | bytearray | memoryview) -> tuple[TokenHeader, list[np.ndarray]]:
     """The header and the ids that `pack` wrote; the ids are not checked against their codebooks here.
 
-    Nothing is allocated before the length and the checksum are right, so a lying header costs no memory; decoded ids
-    take at most 64 times the bytes given.
+    Nothing is allocated before the length and the checksum are right, so a lying header costs no memory. Decoded ids take
+    at most 64 times the bytes given if all levels are full, and at most 32,768 times the bytes given if not.
 
     Args:
         data: Exactly one token file.
 
     Returns:
-        The header and per level an int64 array (B, h, w).
+        The header and per level an int64 array (B, h, w), -1 where a cell is absent.
 
     Raises:
         TokenFileError: `data` is of another format or version, too short, too long or altered.
@@ -131,11 +170,18 @@ def unpack(data: bytes | bytearray | memoryview) -> tuple[TokenHeader, list[np.n
             f"expected checksum {_checksum(body).hex()} of a token file, got {checksum.hex()}: bytes were altered; "
             "copy the file or encode the image again"
         )
-    ids, start = [], header.num_bytes
-    for (h, w), k, size in zip(header.grids, header.codebook_sizes, header.level_bytes, strict=True):
-        flat = _unpack_ids(np.frombuffer(view[start : start + size], np.uint8), header.batch_size * h * w, _bits(k))
-        ids.append(flat.reshape(header.batch_size, h, w))
-        start += size
+    ids: list[np.ndarray] = []
+    start = header.num_bytes
+    levels = zip(header.grids, header.codebook_sizes, header.counts, header.level_bytes, strict=True)
+    for level, ((h, w), k, count, (split_bytes, id_bytes)) in enumerate(levels):
+        middle, stop = start + split_bytes, start + split_bytes + id_bytes
+        flat = _unpack_ids(np.frombuffer(view[middle:stop], np.uint8), count, _bits(k))
+        shape = header.batch_size, h, w
+        if level < header.num_full:
+            ids.append(flat.reshape(shape))
+        else:
+            ids.append(_fill_level(flat, np.frombuffer(view[start:middle], np.uint8), ids[-1], shape))
+        start = stop
     return header, ids
 
 
@@ -158,12 +204,13 @@ def parse_header(data: bytes | memoryview) -> TokenHeader:
             f"expected token format version {VERSION}, got {data[6]}: read it with the release of pyramid-tokenizer that "
             "wrote it, or encode the images again"
         )
-    needed = _FIXED.size + (_LEVEL.size * data[7] if len(data) > 7 else 0)
+    levels, num_full = (data[7], data[8]) if len(data) > 8 else (0, 0)
+    needed = _FIXED.size + _LEVEL.size * levels + _COUNT.size * max(0, levels - num_full)
     if len(data) < needed:
         raise TokenFileError(
             f"expected a header of at least {needed} bytes, got {len(data)}: the token file is truncated; copy it again"
         )
-    _, _, levels, precision, batch_size, height, width, fingerprint = _FIXED.unpack_from(data)
+    precision, batch_size, height, width, fingerprint = _FIXED.unpack_from(data)[4:]
     numbers = [_LEVEL.unpack_from(data, _FIXED.size + i * _LEVEL.size) for i in range(levels)]
     # A codebook of one entry takes no bits, so its grid could promise any number of ids in a short file.
     if not levels or min(batch_size, height, width) < 1 or any(k < 2 or h < 1 or w < 1 for k, h, w in numbers):
@@ -175,14 +222,22 @@ def parse_header(data: bytes | memoryview) -> TokenHeader:
         raise TokenFileError(
             f"expected a precision in [0, {len(PRECISIONS)}), got {precision}: bytes were altered; copy it again"
         )
-    return TokenHeader(
+    if not 1 <= num_full <= levels:
+        raise TokenFileError(
+            f"expected 1 to {levels} full levels, got {num_full}: bytes were altered; copy the file again"
+        )
+    counts = struct.unpack_from(f"<{levels - num_full}Q", data, _FIXED.size + levels * _LEVEL.size)
+    header = TokenHeader(
         codebook_sizes=tuple(k for k, _, _ in numbers),
         grids=tuple((h, w) for _, h, w in numbers),
         batch_size=batch_size,
         image_size=(height, width),
         fingerprint=fingerprint.hex(),
         precision=PRECISIONS[precision],
+        sparse_counts=counts,
     )
+    _check_counts(header)
+    return header
 
 
 def write_file(path: str | os.PathLike[str], data: bytes) -> None:
@@ -237,11 +292,38 @@ def _checksum(body: bytes | memoryview) -> bytes:
     return hashlib.sha256(body).digest()[:_CHECKSUM_BYTES]
 
 
+def _check_counts(header: TokenHeader) -> None:
+    """Raises TokenFileError for numbers of present cells that no splits make on these grids."""
+    counts = header.counts
+    for level in range(header.num_full, len(counts)):
+        (h, w), (fine_h, fine_w) = header.grids[level - 1 : level + 1]
+        ratio = fine_h // h
+        whole = (fine_h, fine_w) == (h * ratio, w * ratio)
+        most = min(ratio**2 * counts[level - 1], header.cells[level] - 1)
+        if not whole or counts[level] % ratio**2 or counts[level] > most:
+            raise TokenFileError(
+                f"expected whole families of children in sparse level {level}, at most {most} cells of them, got "
+                f"{counts[level]} on grids {fine_h}x{fine_w} and {h}x{w}: bytes were altered; copy the file again"
+            )
+
+
 def _check_length(length: int, header: TokenHeader) -> None:
     if length != header.total_bytes:
         fault = "it is truncated" if length < header.total_bytes else "bytes follow its end"
         raise TokenFileError(
             f"expected a token file of {header.total_bytes} bytes by its header, got {length}: {fault}; copy it again"
+        )
+    _check_cells(header)
+
+
+def _check_cells(header: TokenHeader) -> None:
+    if not header.sparse_counts:
+        return  # every cell has an id of a bit or more
+    cells, most = sum(header.cells), _MOST_CELLS_PER_BYTE * header.total_bytes
+    if cells > most:
+        raise TokenFileError(
+            f"expected at most {most} cells in a token file of {header.total_bytes} bytes, got {cells}: leave out the finest "
+            "levels, by tokens[:n]; a file that is not your own may be made to fill the memory"
         )
 
 
@@ -255,10 +337,7 @@ def _pack_ids(ids: np.ndarray, bits: int) -> bytes:
 
 
 def _unpack_ids(data: np.ndarray, count: int, bits: int) -> np.ndarray:
-    if count * bits % 8 and data[-1] >> count * bits % 8:
-        raise TokenFileError(
-            "expected zero bits behind the last id of a level, got ones: not `pack` wrote this; encode the image again"
-        )
+    _check_filling(data, count * bits, "id")
     ids = np.empty(count, np.int64)
     for start in range(0, count, _CHUNK):
         n = min(_CHUNK, count - start)
@@ -267,3 +346,26 @@ def _unpack_ids(data: np.ndarray, count: int, bits: int) -> np.ndarray:
         planes[:, :bits] = np.unpackbits(data[first:last], count=n * bits, bitorder="little").reshape(n, bits)
         ids[start : start + n] = np.packbits(planes, axis=1, bitorder="little").view("<u4")[:, 0]
     return ids
+
+
+def _fill_level(flat: np.ndarray, splits: np.ndarray, coarse: np.ndarray, shape: tuple[int, int, int]) -> np.ndarray:
+    """A sparse level (B, h, w) of its ids, its packed split bits, and the next coarser level."""
+    num_bits = int(np.count_nonzero(coarse >= 0))
+    _check_filling(splits, num_bits, "split bit")
+    bits = np.unpackbits(splits, count=num_bits, bitorder="little").astype(bool)
+    present = presence_of_bits(bits, coarse, shape[1] // coarse.shape[1])
+    if np.count_nonzero(present) != len(flat):
+        raise TokenFileError(
+            f"expected {len(flat)} present cells in a sparse level by the header, got {np.count_nonzero(present)} by its split "
+            "bits: not `pack` wrote this; encode the image again"
+        )
+    ids = np.full(shape, ABSENT, np.int64)
+    ids[present] = flat
+    return ids
+
+
+def _check_filling(data: np.ndarray, num_bits: int, what: str) -> None:
+    if num_bits % 8 and data[-1] >> num_bits % 8:
+        raise TokenFileError(
+            f"expected zero bits behind the last {what} of a level, got ones: not `pack` wrote this; encode the image again"
+        )

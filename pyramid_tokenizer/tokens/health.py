@@ -160,6 +160,8 @@ class TokenHealth:
 def measure_health(tokens: TokenPyramid | Iterable[TokenPyramid]) -> TokenHealth:
     """Counts how the entries of every codebook are used, in memory for one counter per entry, however many tokens there are.
 
+    Absent cells of sparse levels have no token and do not count.
+
     Args:
         tokens: One pyramid or any number of them, of any sizes and precisions, of one tokenizer and with the same levels.
 
@@ -190,8 +192,9 @@ and keep revival on, scaled by tokens per entry, until shortly before training e
         elif (pyramid.fingerprint, pyramid.codebook_sizes) != kind:
             expected = f"tokens of codebooks {kind[1]} and fingerprint {kind[0][:8]} like the first"
             raise TokenMismatchError(f"expected {expected}, got {pyramid}: measure each tokenizer and prefix alone")
-        for level, ids in enumerate(pyramid.ids):
-            counts[level] += torch.bincount(ids.flatten(), minlength=len(counts[level])).cpu()
+        for count, ids, mask in zip(counts, pyramid.ids, pyramid.present, strict=True):
+            tokens_of_level = ids.flatten() if mask is None else ids[mask]
+            count.add_(torch.bincount(tokens_of_level, minlength=len(count)).cpu())
         num_images += pyramid.batch_size
     if not counts:
         raise TokenError("expected at least one TokenPyramid, got none: encode images first")

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import math
+import operator
 import os
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import numpy as np
@@ -16,11 +16,13 @@ from torch.utils.data._utils.collate import default_collate_fn_map
 
 from pyramid_tokenizer.checks.arguments import check_path
 from pyramid_tokenizer.checks.devices import check_device
-from pyramid_tokenizer.errors import TokenError, TokenFileError, TokenMismatchError, TokenRangeError
+from pyramid_tokenizer.errors import TokenError, TokenFileError
 from pyramid_tokenizer.files import refuse_lfs_bytes
 from pyramid_tokenizer.tokens import format as token_format
-from pyramid_tokenizer.tokens.checks import check_origin, checked_level, whole_numbers
+from pyramid_tokenizer.tokens import summary
+from pyramid_tokenizer.tokens.checks import check_joinable, check_origin, checked_ids, prefix_length, whole_numbers
 from pyramid_tokenizer.tokens.geometry import check_grids
+from pyramid_tokenizer.tokens.splits import Presence, check_tree
 
 Precision = Literal["float32", "bfloat16", "float16", "float64"]
 """What a backbone can compute in: the name of its dtype."""
@@ -34,6 +36,10 @@ class TokenPyramid:
     a batch on another device) is right because the pyramid was: nothing is checked or copied again, and memory is shared.
     On a GPU, every check would make the CPU wait.
 
+    A level below level 0 may be sparse: a cell of it is present and has an id, or is absent and has -1. Each present cell of the
+    next coarser level is split, and then all cells below it are present, or it is not, and then all of them are absent; nothing
+    is present below an absent cell. `present` follows from the ids.
+
     `tokens[:n]` is the coarsest n levels, a complete pyramid of its own that keeps nothing of the finer levels in memory.
     Two pyramids are equal if they hold the same ids of the same tokenizer for the same image size, on whatever devices;
     `precision` tells how ids were made and not what they mean, so it does not count. Equal pyramids of one precision have
@@ -46,8 +52,8 @@ class TokenPyramid:
 
     Raises:
         TokenError: A field of the wrong kind, e.g. float ids.
-        TokenRangeError: An id outside its codebook, grids that are not whole multiples of the coarser ones, or an image
-            size that no stride maps to the grids.
+        TokenRangeError: An id outside its codebook, grids that are not whole multiples of the coarser ones, an image size
+            that no stride maps to the grids, or absent cells that are no tree of splits.
 
     Example:
         >>> ids = (torch.tensor([[[3, 1]]]), torch.tensor([[[0, 5, 2, 2], [7, 4, 4, 1]]]))
@@ -61,11 +67,15 @@ precision None)
         True
         >>> torch.utils.data.default_collate([tokens, tokens]).batch_size
         2
+        >>> ids[1][:, :, :2] = -1  # the left cell is not split
+        >>> TokenPyramid(ids=ids, codebook_sizes=(4, 8), image_size=(30, 60), fingerprint="0" * 64)
+        TokenPyramid(1 image of 30x60 px, 2 levels: 1x2 of 4, 2x4 of 8 (50 % present), 0.01 bits per pixel, \
+fingerprint 00000000, precision None)
     """
 
     ids: tuple[Tensor, ...]
-    """(B, h_l, w_l) per level, 0 = coarsest; any integer dtype on one device, kept as int64. Do not write into them:
-    other pyramids may share their memory."""
+    """(B, h_l, w_l) per level, 0 = coarsest; any integer dtype on one device, kept as int64; -1 where a cell is absent. Do not
+    write into them: other pyramids may share their memory."""
     codebook_sizes: tuple[int, ...]
     """K_l per level: ids are in [0, K_l)."""
     image_size: tuple[int, int]
@@ -75,6 +85,9 @@ precision None)
     precision: Precision | None = None
     """Precision that the backbone computed in when the ids were made, because ids of one image differ slightly between
     precisions; None for ids that no encoder made, e.g. a language model's. Any precision can be decoded and searched."""
+    present: Presence = field(init=False)
+    """(B, h_l, w_l) bool per level, True where a cell has an id, or None where no cell of the level is absent. Parts of a sparse
+    batch keep its masks, also where all of their own cells are present: on a GPU, looking would make the CPU wait."""
 
     def __post_init__(self) -> None:
         sizes = whole_numbers(self.codebook_sizes, "codebook_sizes", least=2)
@@ -84,18 +97,13 @@ precision None)
                 f"expected image_size as (height, width), got {self.image_size}: give the original size in pixels"
             )
         check_origin(self.fingerprint, self.precision)
-        if not isinstance(self.ids, (tuple, list)) or not 1 <= len(self.ids) <= 255 or len(self.ids) != len(sizes):
-            got = f"{len(self.ids)} levels" if isinstance(self.ids, (tuple, list)) else type(self.ids).__name__
-            raise TokenError(
-                f"expected ids as a tuple of 1 to 255 tensors, one for each of {len(sizes)} codebook_sizes, got {got}: "
-                "give one tensor (B, h, w) per level"
-            )
-        ids = tuple(checked_level(level, x, k) for level, (x, k) in enumerate(zip(self.ids, sizes, strict=True)))
-        if len({(len(x), x.device) for x in ids}) > 1:
-            got = ", ".join(f"{len(x)} on {x.device}" for x in ids)
-            raise TokenError(f"expected as many images on one device in every level, got {got}: use ids of one encode")
-        check_grids([(x.shape[1], x.shape[2]) for x in ids], (image_size[0], image_size[1]))
-        for name, value in (("ids", ids), ("codebook_sizes", sizes), ("image_size", image_size)):
+        ids, present = checked_ids(self.ids, sizes)
+        grids = [(x.shape[1], x.shape[2]) for x in ids]
+        check_grids(grids, (image_size[0], image_size[1]))
+        check_tree(present, grids)
+        for name, value in zip(
+            ("ids", "codebook_sizes", "image_size", "present"), (ids, sizes, image_size, present), strict=True
+        ):
             object.__setattr__(self, name, value)
 
     @property
@@ -109,15 +117,28 @@ precision None)
         return tuple((x.shape[1], x.shape[2]) for x in self.ids)
 
     @property
+    def is_sparse(self) -> bool:
+        """Whether cells may be absent: some level has a mask in `present`."""
+        return any(mask is not None for mask in self.present)
+
+    @property
+    def token_counts(self) -> Tensor:
+        """(B,) int64 on the ids' device: how many tokens each image has, over all levels."""
+        return summary.level_counts(self).sum(0)
+
+    @property
     def num_tokens(self) -> int:
-        """Tokens of one image, over all levels."""
-        return sum(h * w for h, w in self.grids)
+        """Tokens of one image, over all levels; in a sparse batch, of the image that has the most of them."""
+        return int(self.token_counts.max()) if self.is_sparse else sum(h * w for h, w in self.grids)
 
     @property
     def bits_per_pixel(self) -> float:
-        """Σ h_l · w_l · log2 K_l over the H · W pixels of the original image; files round each id up to whole bits."""
-        bits = sum(h * w * math.log2(k) for (h, w), k in zip(self.grids, self.codebook_sizes, strict=True))
-        return bits / (self.image_size[0] * self.image_size[1])
+        """Σ log2 K_l over the tokens and 1 per split bit, over the H · W pixels of the original image, as the mean of the images.
+
+        An image needs one split bit per present cell of the next coarser level for every level that is not full in it. Files
+        round each id up to whole bits.
+        """
+        return summary.bits_per_pixel(self)
 
     @property
     def device(self) -> torch.device:
@@ -136,16 +157,8 @@ precision None)
         Raises:
             TokenRangeError: Anything but a prefix of 1 to `len(tokens)` levels is asked for.
         """
-        if not isinstance(levels, slice):
-            hint = "use tokens.ids[level] for the ids of one level, tokens.unbind() for single images"
-            raise TokenRangeError(f"expected a prefix tokens[:n], got tokens[{levels!r}]: {hint}")
-        start, n, step = levels.start, levels.stop, levels.step
-        whole = isinstance(n, int) and not isinstance(n, bool)
-        if start not in (None, 0) or step not in (None, 1) or not whole or not 1 <= n <= len(self):
-            got = ":".join("" if x is None else str(x) for x in ((start, n) if step is None else (start, n, step)))
-            expected = f"a prefix tokens[:n] with 1 <= n <= {len(self)}"
-            raise TokenRangeError(f"expected {expected}, got tokens[{got}]: finer levels need all coarser ones")
-        return self._with_ids(self.ids[:n])
+        n = prefix_length(levels, len(self))
+        return self._with_ids(self.ids[:n], self.present[:n])
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, TokenPyramid):
@@ -156,13 +169,7 @@ precision None)
     __hash__ = None  # type: ignore[assignment]
 
     def __repr__(self) -> str:
-        height, width = self.image_size
-        images = f"{self.batch_size} image{'s' if self.batch_size > 1 else ''} of {height}x{width} px"
-        levels = ", ".join(f"{h}x{w} of {k}" for (h, w), k in zip(self.grids, self.codebook_sizes, strict=True))
-        plural = "s" if len(self) > 1 else ""
-        rate = f"{self.bits_per_pixel:.3g} bits per pixel"
-        origin = f"fingerprint {self.fingerprint[:8]}, precision {self.precision}"
-        return f"TokenPyramid({images}, {len(self)} level{plural}: {levels}, {rate}, {origin})"
+        return summary.describe_pyramid(self)
 
     def __reduce__(self) -> tuple[Any, ...]:
         """For pickling and copying: every level's own numbers, not those of the batch that it was taken from."""
@@ -180,19 +187,19 @@ precision None)
             ConfigError: This machine has no such device, or it holds no numbers ("meta").
         """
         check_device(device)
-        return self._with_ids([x.to(device, non_blocking=non_blocking) for x in self.ids])
+        return self._each(lambda x: x.to(device, non_blocking=non_blocking))
 
     def pin_memory(self) -> TokenPyramid:
         """The same tokens in page-locked memory, for a fast copy to a GPU; a `DataLoader(pin_memory=True)` calls it."""
-        return self._with_ids([x.pin_memory() for x in self.ids])
+        return self._each(Tensor.pin_memory)
 
     def numpy(self) -> tuple[NDArray[np.int64], ...]:
-        """The ids as arrays (B, h_l, w_l), one per level, coarse to fine; copies, which may be changed."""
+        """The ids as arrays (B, h_l, w_l), one per level, coarse to fine, -1 where absent; copies, which may be changed."""
         return tuple(x.cpu().numpy().copy() for x in self.ids)
 
     def unbind(self) -> list[TokenPyramid]:
         """One pyramid of batch size 1 per image, in order; `cat` inverts it. They share the memory of the batch."""
-        return [self._with_ids([x[i : i + 1] for x in self.ids]) for i in range(self.batch_size)]
+        return [self._each(operator.itemgetter(slice(i, i + 1))) for i in range(self.batch_size)]
 
     @classmethod
     def cat(cls, pyramids: Iterable[TokenPyramid]) -> TokenPyramid:
@@ -216,12 +223,15 @@ precision None)
         if not pyramids or not all(isinstance(p, TokenPyramid) for p in pyramids):
             got = sorted({type(p).__name__ for p in pyramids}) or "none"
             raise TokenError(f"expected a list of one TokenPyramid or more to join, got {got}: encode images first")
-        for index, other in enumerate(pyramids):
-            _check_joinable(pyramids[0], other, index)
-        return pyramids[0]._with_ids([torch.cat(level) for level in zip(*(p.ids for p in pyramids), strict=True)])
+        check_joinable(pyramids)
+        ids = [torch.cat(level) for level in zip(*(p.ids for p in pyramids), strict=True)]
+        masked = [any(masks) for masks in zip(*([m is not None for m in p.present] for p in pyramids), strict=True)]
+        return pyramids[0]._with_ids(ids, [x >= 0 if mask else None for x, mask in zip(ids, masked, strict=True)])
 
     def to_bytes(self) -> bytes:
         """The whole pyramid, compact and with a checksum; `pyramid_tokenizer.tokens.format` specifies it on one screen."""
+        arrays = [x.cpu().numpy() for x in self.ids]
+        masked = [x for x, mask in zip(arrays, self.present, strict=True) if mask is not None]
         header = token_format.TokenHeader(
             codebook_sizes=self.codebook_sizes,
             grids=self.grids,
@@ -229,8 +239,9 @@ precision None)
             image_size=self.image_size,
             fingerprint=self.fingerprint,
             precision=self.precision,
+            sparse_counts=tuple(int(n) for x in masked if (n := np.count_nonzero(x >= 0)) < x.size),
         )
-        return token_format.pack(header, [x.cpu().numpy() for x in self.ids])
+        return token_format.pack(header, arrays)
 
     @classmethod
     def from_bytes(cls, data: bytes | bytearray | memoryview) -> TokenPyramid:
@@ -291,14 +302,20 @@ precision None)
     def _kind(self) -> tuple[Any, ...]:
         return self.fingerprint, self.codebook_sizes, self.image_size, self.grids
 
-    def _with_ids(self, ids: Sequence[Tensor]) -> TokenPyramid:
+    def _each(self, change: Callable[[Tensor], Tensor]) -> TokenPyramid:
+        """The same fields with every level's ids and mask changed in one way."""
+        return self._with_ids([change(x) for x in self.ids], [None if x is None else change(x) for x in self.present])
+
+    def _with_ids(self, ids: Sequence[Tensor], present: Sequence[Tensor | None]) -> TokenPyramid:
         """The same fields with other ids of this pyramid's kind, for as many levels as there are ids."""
-        return _trusted(tuple(ids), self.codebook_sizes[: len(ids)], self.image_size, self.fingerprint, self.precision)
+        sizes = self.codebook_sizes[: len(ids)]
+        return _trusted(tuple(ids), tuple(present), sizes, self.image_size, self.fingerprint, self.precision)
 
 
 def trusted_pyramid(
     *,
     ids: Sequence[Tensor],
+    present: Presence | None = None,
     codebook_sizes: tuple[int, ...],
     image_size: tuple[int, int],
     fingerprint: str,
@@ -307,17 +324,22 @@ def trusted_pyramid(
     """A pyramid of parts that an encoder of this package made: neither checked nor copied. See `TokenPyramid`.
 
     Args:
-        ids: (B, h_l, w_l) int64 in [0, K_l) per level, coarse to fine, on one device; nobody else writes into them.
+        ids: (B, h_l, w_l) int64 in [0, K_l), or -1 where absent, per level, coarse to fine, on one device; nobody else writes
+            into them.
+        present: (B, h_l, w_l) bool per level, a tree of splits that is True where `ids` are not -1, or None for a full level;
+            None for a full pyramid. Level 0 is full.
         codebook_sizes: K_l per level.
         image_size: (H, W) in pixels, before padding, which fits the grids.
         fingerprint: Of the tokenizer.
         precision: Of its backbone; None where none took part.
     """
-    return _trusted(tuple(ids), codebook_sizes, image_size, fingerprint, precision)
+    present = (None,) * len(ids) if present is None else tuple(present)
+    return _trusted(tuple(ids), present, codebook_sizes, image_size, fingerprint, precision)
 
 
 def _trusted(
     ids: tuple[Tensor, ...],
+    present: Presence,
     codebook_sizes: tuple[int, ...],
     image_size: tuple[int, int],
     fingerprint: str,
@@ -330,6 +352,7 @@ def _trusted(
         ("image_size", image_size),
         ("fingerprint", fingerprint),
         ("precision", precision),
+        ("present", present),
     ):
         object.__setattr__(pyramid, name, value)
     return pyramid
@@ -363,21 +386,3 @@ default_collate_fn_map[TokenPyramid] = _collate
 def _without_neighbours(ids: Tensor) -> Tensor:
     """The tensor itself, or a copy of it where it is part of a larger one, all of which pickling would store."""
     return ids if ids.untyped_storage().nbytes() == ids.numel() * ids.element_size() else ids.clone()
-
-
-def _check_joinable(first: TokenPyramid, other: TokenPyramid, index: int) -> None:
-    if (other.fingerprint, other.codebook_sizes) != (first.fingerprint, first.codebook_sizes):
-        got = f"{first} and, at {index}, {other}"
-        raise TokenMismatchError(f"expected one tokenizer and as many levels, got {got}: join each kind alone")
-    if other.precision != first.precision:
-        raise TokenMismatchError(
-            f"expected tokens that backbones of one precision made, got {first.precision} and, at {index}, "
-            f"{other.precision}: encode all images in one precision or keep a list; to join them for decoding alone, drop "
-            "it by dataclasses.replace(tokens, precision=None)"
-        )
-    if (other._kind(), other.device) != (first._kind(), first.device):
-        got = f"{first} on {first.device} and, at {index}, {other} on {other.device}"
-        raise TokenError(
-            f"expected one image size, grid and device, got {got}: keep a list (in a DataLoader: collate_fn=list), encode images "
-            "of one size, or move them"
-        )

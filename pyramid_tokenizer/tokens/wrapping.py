@@ -34,7 +34,7 @@ def pyramid_of_ids(
 
     Args:
         ids: Of all levels or of a prefix, coarse to fine: tensors, arrays or nested lists (B, h_l, w_l), or (h_l, w_l) for
-            one image.
+            one image; -1 where a cell of a level below level 0 is absent.
         codebook_sizes: K_l of all levels.
         strides: Pixels per cell of all levels.
         image_size: (H, W) of the images in pixels, before padding.
@@ -43,7 +43,8 @@ def pyramid_of_ids(
 
     Raises:
         TokenError: Not 1 to L levels, or ids that are not integers.
-        TokenRangeError: An id outside its codebook, or a grid that does not fit `image_size`.
+        TokenRangeError: An id outside its codebook, a grid that does not fit `image_size`, or absent cells that are no tree
+            of splits, which `TokenPyramid` explains.
 
     Example:
         >>> ids = [[[3, 1]], [[0, 5, 2, 2], [7, 4, 4, 1]]]

@@ -1,7 +1,7 @@
-"""Writes tokens_v2.bin, a small pyramid that every later release must still read: python tests/golden/make_tokens.py.
+"""Writes tokens_v3.bin and tokens_v3_sparse.bin, small pyramids that every later release must still read.
 
-The ids are a formula, so the file depends on nothing but the format. A new version of the format gets a file of its
-own; this one stays as it is.
+Run it by: python tests/golden/make_tokens.py. The ids are a formula, so the files depend on nothing but the format. A new
+version of the format gets files of its own; these stay as they are.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import torch
 
 from pyramid_tokenizer.tokens.pyramid import TokenPyramid
 
-PATH = Path(__file__).with_name("tokens_v2.bin")
+FOLDER = Path(__file__).parent
 
 
 def golden_tokens() -> TokenPyramid:
@@ -23,6 +23,21 @@ def golden_tokens() -> TokenPyramid:
     return TokenPyramid(ids=ids, codebook_sizes=tuple(k for _, _, k in sizes), image_size=(41, 67), **origin)
 
 
+def golden_sparse_tokens() -> TokenPyramid:
+    """The same two images; in the first one no cell is split in the middle column, in the second one every other cell is."""
+    full = golden_tokens()
+    coarse, middle, fine = (x.clone() for x in full.ids)
+    middle[0, :, 2:4] = -1
+    middle[1, :2, 2:4], middle[1, 2:, :2], middle[1, 2:, 4:] = -1, -1, -1
+    fine[(middle < 0) | (middle % 2 == 0)] = -1
+    origin = {"fingerprint": full.fingerprint, "precision": full.precision}
+    ids, sizes = (coarse, middle, fine), full.codebook_sizes
+    return TokenPyramid(ids=ids, codebook_sizes=sizes, image_size=full.image_size, **origin)
+
+
+GOLDEN = {"tokens_v3.bin": golden_tokens, "tokens_v3_sparse.bin": golden_sparse_tokens}
+
 if __name__ == "__main__":
-    golden_tokens().save(PATH)
-    print(f"wrote {PATH.name}: {PATH.stat().st_size} bytes")
+    for name, make in GOLDEN.items():
+        make().save(FOLDER / name)
+        print(f"wrote {name}: {(FOLDER / name).stat().st_size} bytes")

@@ -64,10 +64,17 @@ def test_from_bytes_of_something_else_points_to_load(data):
         TokenPyramid.from_bytes(data)
 
 
-def test_the_golden_file_of_version_2_still_loads_and_is_still_written():
-    golden = (GOLDEN / "tokens_v2.bin").read_bytes()
-    made = runpy.run_path(str(GOLDEN / "make_tokens.py"))["golden_tokens"]()
-    assert hashlib.sha256(golden).hexdigest() == "bfffb027165337cb34e0fb6b5f9097bb7693b9ec7a98957d81b7eb3d77c76ab0"
+@pytest.mark.parametrize(
+    ("name", "sha256"),
+    [
+        ("tokens_v3.bin", "87e3efeb907aec4ff91b6f22ca4289673e6140a2fcb4b07f9cb05bab7990a36b"),
+        ("tokens_v3_sparse.bin", "19a25bca801c4a4ec95fe4d9dc148b410386c4965f0a596cf8165de50f2255ce"),
+    ],
+)
+def test_the_golden_files_of_version_3_still_load_and_are_still_written(name, sha256):
+    golden = (GOLDEN / name).read_bytes()
+    made = runpy.run_path(str(GOLDEN / "make_tokens.py"))["GOLDEN"][name]()
+    assert hashlib.sha256(golden).hexdigest() == sha256
     assert same(TokenPyramid.from_bytes(golden), made)
-    if token_format.VERSION == 2:
+    if token_format.VERSION == 3:
         assert made.to_bytes() == golden
