@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from pyramid_tokenizer.backbones.features import enlarge
-from pyramid_tokenizer.quantizer.regrid import InputPart
+from pyramid_tokenizer.quantizer.regrid import InputPart, space_to_depth
 
 if TYPE_CHECKING:
     from pyramid_tokenizer.quantizer.pyramid import PyramidQuantizer
@@ -113,7 +113,7 @@ class Residual:
         image = enlarge(pyramid.linear_reconstructions(coarser)[-1].detach(), pyramid.ratio(index))
         stride = pyramid.strides[index]
         repeated = [InputPart(code, pyramid.strides[i], stride, repeat=True) for i, code in enumerate(coarser)]
-        return [InputPart(F.pixel_unshuffle(image, pyramid.patch_px), stride, stride), *repeated]
+        return [InputPart(space_to_depth(image, pyramid.patch_px), stride, stride), *repeated]
 
     def add(self, coarser: Tensor | None, own: Tensor, ratio: int) -> Tensor:
         """The coarser levels' result, enlarged bilinearly, plus the level's own."""

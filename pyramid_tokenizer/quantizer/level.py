@@ -14,8 +14,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pyramid_tokenizer.quantizer.codebooks import CodebookKind, Learned
-from pyramid_tokenizer.quantizer.nearest import affine_rows, nearest
-from pyramid_tokenizer.quantizer.regrid import InputPart, times_parts
+from pyramid_tokenizer.quantizer.nearest import affine_cells, nearest
+from pyramid_tokenizer.quantizer.regrid import InputPart, depth_to_space, times_parts
 
 
 class LevelQuantizer(nn.Module):
@@ -91,7 +91,8 @@ class LevelQuantizer(nn.Module):
         """The other part of `project`: brings vectors to where entries can lie, (B, d, h, w) float32 -> the same."""
         batch, _, height, width = projected.shape
         with float32_on(projected.device):
-            rows = self.kind.constrain(projected.permute(0, 2, 3, 1).flatten(0, 2))  # (B h w, d)
+            # contiguous for every batch: the order in which a norm is summed depends on the layout
+            rows = self.kind.constrain(projected.permute(0, 2, 3, 1).flatten(0, 2).contiguous())  # (B h w, d)
         return rows.view(batch, height, width, -1).permute(0, 3, 1, 2)
 
     def assign(self, projected: Tensor) -> Tensor:
@@ -109,11 +110,9 @@ class LevelQuantizer(nn.Module):
 
         Where levels add up, these are differences from the image of the coarser levels.
         """
-        batch, _, height, width = codes.shape
         with float32_on(codes.device):
-            rows = codes.float().permute(0, 2, 3, 1).flatten(0, 2)  # (B h w, d)
-            pixels = affine_rows(rows, self.pixel_readout.weight, self.pixel_readout.bias)
-        return F.pixel_shuffle(pixels.view(batch, height, width, -1).permute(0, 3, 1, 2), self.patch_px)
+            pixels = affine_cells(codes.float(), self.pixel_readout.weight, self.pixel_readout.bias)
+        return depth_to_space(pixels, self.patch_px)
 
     def text_embeddings(self) -> Tensor:
         """The text embedding of every entry: (K, D) float32, of unit norm if `unit_text_embeddings`."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 
 import torch
@@ -10,19 +11,19 @@ from torch import Tensor
 
 from pyramid_tokenizer.backbones.features import enlarge
 
-ROWS_PER_CHUNK = 256
-"""Rows per matrix product. Every product has this many (the last is padded), so that a vector's id does not depend on how
-many others come with it: float sums differ between matrix shapes. It also bounds memory at 256 x K floats, which mostly
-stay in the processor's cache."""
+CELLS_PER_PRODUCT = 256
+"""Cells per matrix product. Every product has this many (the last is padded), so that a cell's result does not depend on how
+many others come with it: float sums differ between matrix shapes. It also bounds the memory of the nearest entry at 256 x K
+floats, which mostly stay in the processor's cache."""
 
 
-COLUMNS_PER_BLOCK = 64
-"""Scores of entries are compared in blocks of this many."""
+OUTPUTS_PER_PRODUCT = 16
+"""Every product gives a multiple of this many numbers for each cell. Measured with MKL on AVX-512: with 2 to 10 of them a cell's
+sum also depended on its place in the product, for most cells; at multiples of 16 it never did."""
 
 
-COLUMNS_PER_PRODUCT = 16
-"""Every product is a multiple of this many columns wide. Measured with MKL on AVX-512: at widths of 2 to 10 the sum of a row
-also depends on the row's place in the product, for most rows; at multiples of 16 it never did."""
+SCORES_PER_BLOCK = (16, 8)
+"""Scores of entries are compared in blocks of 16, then the least ones of 8 blocks; entries are padded to whole blocks."""
 
 
 def nearest(vectors: Tensor, codebook: Tensor) -> Tensor:
@@ -44,71 +45,82 @@ def nearest(vectors: Tensor, codebook: Tensor) -> Tensor:
     """
     codebook = codebook.detach().float()
     # |v - c|^2 / 2 = |v|^2 / 2 - v.c + |c|^2 / 2, and the first term is the same for every entry
-    weight, bias = _whole_blocks(-codebook.T, codebook.square().sum(1) / 2, COLUMNS_PER_BLOCK, fill=float("inf"))
+    weight, bias = _whole_blocks(
+        -codebook, codebook.square().sum(1) / 2, math.prod(SCORES_PER_BLOCK), fill=float("inf")
+    )
     # One buffer for all products: fresh memory of this size can cost as much as the product that fills it.
-    scores = weight.new_empty(ROWS_PER_CHUNK, weight.shape[1])
-    return by_rows(lambda rows: _argmin(torch.addmm(bias, rows, weight, out=scores)), vectors.detach().float())
+    scores = weight.new_empty(len(weight), CELLS_PER_PRODUCT)
+    return by_cells(
+        lambda part: _argmin(torch.addmm(bias, weight, part, out=scores), SCORES_PER_BLOCK), vectors.detach().float().T
+    )
 
 
-def affine_rows(rows: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """`rows @ weight.T + bias`, bit for bit the same for a row whatever its neighbours and its place are.
+def affine_cells(cells: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """A linear map of every cell, bit for bit the same for a cell whatever its neighbours and its place are.
 
-    Where a gradient flows to the weight, it is the plain and faster product, whose rows may differ by rounding.
+    Where a gradient flows to the weight, it is the plain product, whose results may differ by rounding.
 
     Args:
-        rows: (N, C) float32, N >= 1.
+        cells: (B, C, h, w) float32, of one cell or more. It is not copied where the memory has it as (C, B, h, w).
         weight: (T, C) float32, as of `torch.nn.Linear`.
         bias: (T,) float32; None for none.
 
     Returns:
-        (N, T) float32.
+        (B, T, h, w) float32, in memory (T, B, h, w).
 
     Example:
-        >>> affine_rows(torch.tensor([[1.0, 2.0]]), torch.tensor([[1.0, 10.0]]), torch.tensor([0.5])).tolist()
-        [[21.5]]
+        >>> affine_cells(torch.tensor([[[[1.0]], [[2.0]]]]), torch.tensor([[1.0, 10.0]]), torch.tensor([0.5])).tolist()
+        [[[[21.5]]]]
     """
-    if torch.is_grad_enabled() and weight.requires_grad:
-        return F.linear(rows, weight, bias)
+    columns = cells.transpose(0, 1).flatten(1)  # (C, B h w)
     bias = weight.new_zeros(len(weight)) if bias is None else bias
-    wide, wide_bias = _whole_blocks(weight.T, bias, COLUMNS_PER_PRODUCT, fill=0.0)
-    return by_rows(lambda part: torch.addmm(wide_bias, part, wide)[:, : len(bias)], rows)
+    if torch.is_grad_enabled() and weight.requires_grad:
+        found = torch.addmm(bias.unsqueeze(1), weight, columns)
+    else:
+        wide, wide_bias = _whole_blocks(weight, bias, OUTPUTS_PER_PRODUCT, fill=0.0)
+        found = by_cells(lambda part: torch.addmm(wide_bias, wide, part)[: len(bias)], columns)
+    return found.unflatten(1, (len(cells), *cells.shape[2:])).transpose(0, 1)
 
 
-def by_rows(function: Callable[[Tensor], Tensor], rows: Tensor) -> Tensor:
-    """`function(rows)`, computed in products of one fixed shape.
+def by_cells(function: Callable[[Tensor], Tensor], columns: Tensor) -> Tensor:
+    """`function(columns)`, computed in products of one fixed shape.
 
     Args:
-        function: Maps (ROWS_PER_CHUNK, C) to (ROWS_PER_CHUNK, ...), each row on its own.
-        rows: (N, C), N >= 1.
+        function: Maps a contiguous (C, CELLS_PER_PRODUCT) to (..., CELLS_PER_PRODUCT), each column on its own.
+        columns: (C, N), N >= 1.
 
     Returns:
-        (N, ...).
+        (..., N).
 
     Example:
-        >>> by_rows(lambda part: part.sum(1), torch.ones(2000, 3)).shape
+        >>> by_cells(lambda part: part.sum(0), torch.ones(3, 2000)).shape
         torch.Size([2000])
     """
     results = []
-    for start in range(0, len(rows), ROWS_PER_CHUNK):
-        part = rows[start : start + ROWS_PER_CHUNK]
-        missing = ROWS_PER_CHUNK - len(part)
-        padded = torch.cat([part, part.new_zeros(missing, part.shape[1])]) if missing else part
-        results.append(function(padded)[: len(part)])
-    return torch.cat(results)
+    for part in columns.split(CELLS_PER_PRODUCT, 1):
+        padded = F.pad(part, (0, CELLS_PER_PRODUCT - part.shape[1])).contiguous()
+        results.append(function(padded)[..., : part.shape[1]])
+    return torch.cat(results, -1)
 
 
-def _argmin(scores: Tensor) -> Tensor:
-    """Index of each row's first smallest value, by blocks: plain argmin is not vectorised on CPUs, amin is. (R, K) -> (R,)."""
-    blocks = scores.view(len(scores), -1, COLUMNS_PER_BLOCK)  # (R, K / block, block)
-    block = blocks.amin(2).argmin(1, keepdim=True)  # (R, 1)
-    within = blocks.gather(1, block.unsqueeze(2).expand(-1, -1, COLUMNS_PER_BLOCK)).squeeze(1).argmin(1)
-    return block.squeeze(1) * COLUMNS_PER_BLOCK + within
+def _argmin(scores: Tensor, blocks: Sequence[int]) -> Tensor:
+    """Index of each column's first smallest value: (K, N) -> (N,).
+
+    By blocks, as plain argmin is not vectorised on CPUs, and amin is.
+    """
+    if not blocks:
+        return scores.T.contiguous().argmin(1)
+    size, *larger = blocks
+    found = scores.unflatten(0, (-1, size))  # (K / size, size, N)
+    block = _argmin(found.amin(1), larger)  # (N,)
+    within = found.gather(0, block.expand(1, size, -1)).squeeze(0)  # (size, N)
+    return block * size + _argmin(within, ())
 
 
-def _whole_blocks(weight: Tensor, bias: Tensor, columns: int, *, fill: float) -> tuple[Tensor, Tensor]:
-    """Zero columns at the right up to whole blocks of `columns`, their bias `fill`."""
-    missing = -len(bias) % columns
-    return F.pad(weight, (0, missing)).contiguous(), F.pad(bias, (0, missing), value=fill)
+def _whole_blocks(weight: Tensor, bias: Tensor, outputs: int, *, fill: float) -> tuple[Tensor, Tensor]:
+    """Zero rows below up to whole blocks of `outputs`, their bias `fill`: (T', C), (T', 1)."""
+    missing = -len(bias) % outputs
+    return F.pad(weight, (0, 0, 0, missing)).contiguous(), F.pad(bias, (0, missing), value=fill).unsqueeze(1)
 
 
 def gather_rows(rows: Sequence[Tensor], ids: Sequence[Tensor]) -> Tensor:

@@ -6,7 +6,7 @@ import torch.nn.functional as F
 
 from pyramid_tokenizer.errors import DataError
 from pyramid_tokenizer.quantizer.fit.kmeans import kmeans
-from pyramid_tokenizer.quantizer.nearest import ROWS_PER_CHUNK, affine_rows, by_rows, nearest
+from pyramid_tokenizer.quantizer.nearest import CELLS_PER_PRODUCT, affine_cells, by_cells, nearest
 
 
 def seeded(seed=0):
@@ -43,7 +43,7 @@ def test_the_lowest_index_wins_a_tie(num_codes):
     assert nearest(halfway, torch.tensor([[0.0, 0.0], [1.0, 0.0]])).tolist() == [0]
 
 
-@pytest.mark.parametrize(("first", "second"), [(0, 63), (63, 64), (70, 150), (190, 199)])
+@pytest.mark.parametrize(("first", "second"), [(0, 15), (15, 16), (70, 150), (127, 128), (190, 199)])
 def test_the_lower_of_two_equal_entries_wins_wherever_they_stand(first, second):
     codebook = torch.randn(200, 4, generator=seeded())
     codebook[second] = codebook[first]
@@ -57,15 +57,27 @@ def test_nearest_takes_half_precision_vectors_and_entries_far_away():
 
 
 @pytest.mark.parametrize(("channels", "width"), [(1, 1), (7, 3), (64, 5), (257, 7), (320, 10), (777, 24)])
-def test_a_rows_result_is_bit_exact_whatever_its_neighbours_and_place(channels, width):
-    rows = torch.randn(ROWS_PER_CHUNK + 300, channels, generator=seeded())
-    weight, bias = torch.randn(channels, width, generator=seeded(1)), torch.randn(width, generator=seeded(2))
-    together = affine_rows(rows, weight.T, bias)
-    torch.testing.assert_close(together, rows @ weight + bias, rtol=1e-4, atol=1e-4)
-    for start, end in ((0, 1), (5, 6), (200, ROWS_PER_CHUNK + 100), (ROWS_PER_CHUNK + 299, ROWS_PER_CHUNK + 300)):
-        assert torch.equal(affine_rows(rows[start:end], weight.T, bias), together[start:end])
+def test_a_cells_result_is_bit_exact_whatever_its_neighbours_and_place(channels, width):
+    count = CELLS_PER_PRODUCT + 300
+    cells = torch.randn(1, channels, 1, count, generator=seeded())
+    weight, bias = torch.randn(width, channels, generator=seeded(1)), torch.randn(width, generator=seeded(2))
+    together = affine_cells(cells, weight, bias)
+    expected = torch.einsum("bchw,tc->bthw", cells, weight) + bias.view(1, -1, 1, 1)
+    torch.testing.assert_close(together, expected, rtol=1e-4, atol=1e-4)
+    for start, end in ((0, 1), (5, 6), (200, CELLS_PER_PRODUCT + 100), (count - 1, count)):
+        assert torch.equal(affine_cells(cells[..., start:end], weight, bias), together[..., start:end])
     for shift in (1, 3, 501):
-        assert torch.equal(affine_rows(rows.roll(shift, 0), weight.T, bias), together.roll(shift, 0))
+        assert torch.equal(affine_cells(cells.roll(shift, 3), weight, bias), together.roll(shift, 3))
+
+
+def test_a_cells_result_depends_neither_on_its_image_nor_on_the_order_in_memory():
+    maps, weight = torch.randn(3, 20, 9, 13, generator=seeded()), torch.randn(5, 20, generator=seeded(1))
+    together = affine_cells(maps, weight)
+    assert together.shape == (3, 5, 9, 13)
+    for index in range(3):
+        assert torch.equal(affine_cells(maps[index : index + 1], weight), together[index : index + 1])
+    assert torch.equal(affine_cells(maps.contiguous(memory_format=torch.channels_last), weight), together)
+    assert torch.equal(affine_cells(maps.transpose(0, 1).contiguous().transpose(0, 1), weight), together)
 
 
 @pytest.mark.parametrize(("dim", "num_codes"), [(7, 5), (8, 13), (24, 100)])
@@ -77,17 +89,18 @@ def test_an_id_does_not_depend_on_the_other_vectors(dim, num_codes):
     assert torch.equal(nearest(vectors.flip(0), codebook), together.flip(0))
 
 
-@pytest.mark.parametrize("count", [1, ROWS_PER_CHUNK - 1, ROWS_PER_CHUNK, ROWS_PER_CHUNK + 1])
-def test_by_rows_calls_with_one_shape_and_returns_as_many_rows_as_it_got(count):
+@pytest.mark.parametrize("count", [1, CELLS_PER_PRODUCT - 1, CELLS_PER_PRODUCT, CELLS_PER_PRODUCT + 1])
+def test_by_cells_calls_with_one_shape_and_returns_as_many_columns_as_it_got(count):
     shapes = []
 
     def double(part):
-        shapes.append(tuple(part.shape))
+        shapes.append((tuple(part.shape), part.is_contiguous()))
         return part * 2
 
-    rows = torch.arange(float(count * 2)).reshape(count, 2)
-    assert torch.equal(by_rows(double, rows), rows * 2)
-    assert set(shapes) == {(ROWS_PER_CHUNK, 2)}
+    columns = torch.arange(float(count * 2)).reshape(2, count)
+    assert torch.equal(by_cells(double, columns), columns * 2)
+    assert torch.equal(by_cells(double, columns.T.contiguous().T), columns * 2)
+    assert set(shapes) == {((2, CELLS_PER_PRODUCT), True)}
 
 
 def test_kmeans_depends_on_its_generator_alone():

@@ -4,7 +4,15 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from pyramid_tokenizer.quantizer.regrid import InputPart, join_parts, regrid, regridded_channels, times_parts
+from pyramid_tokenizer.quantizer.regrid import (
+    InputPart,
+    depth_to_space,
+    join_parts,
+    regrid,
+    regridded_channels,
+    space_to_depth,
+    times_parts,
+)
 
 
 def test_a_coarser_grid_lays_the_four_pooled_neighbours_side_by_side():
@@ -85,3 +93,13 @@ def test_the_product_of_parts_is_that_of_all_their_channels_side_by_side():
     weight, bias = torch.randn(7, 18), torch.randn(7)
     expected = torch.einsum("bchw,tc->bthw", join_parts(parts), weight) + bias.view(1, -1, 1, 1)
     torch.testing.assert_close(times_parts(parts, weight, bias), expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("ratio", [1, 2, 3, 8])
+def test_space_to_depth_and_back_equal_those_of_torch(ratio, memory_format):
+    images = torch.rand(2, 3, 5 * ratio, 4 * ratio).contiguous(memory_format=memory_format)
+    cells = space_to_depth(images, ratio)
+    assert torch.equal(cells, F.pixel_unshuffle(images, ratio))
+    assert torch.equal(depth_to_space(cells, ratio), images)
+    assert torch.equal(depth_to_space(cells.contiguous(memory_format=memory_format), ratio), images)
