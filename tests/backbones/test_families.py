@@ -183,6 +183,16 @@ def test_a_fasternet_reads_text_space_by_its_own_head_at_each_cell(load: Load) -
     torch.testing.assert_close(features.dense, expected, rtol=1e-4, atol=1e-4)
 
 
+def test_a_fasternets_convolution_reads_pooled_images_alone_and_no_single_cells(load: Load) -> None:
+    backbone = load("fasternet")
+    read: list[tuple[int, ...]] = []
+    conv = backbone.model.visual.trunk.conv_head
+    hook = conv.register_forward_pre_hook(lambda _, args: read.append(tuple(args[0].shape)))
+    backbone(torch.rand(2, 3, 64, 96), with_dense=True)
+    hook.remove()
+    assert read == [(2, conv.in_channels, 1, 1)]
+
+
 def test_a_resnet_reads_text_space_by_value_and_output_projections_at_each_cell(load: Load) -> None:
     backbone = load("resnet")
     pool = backbone.model.visual.attnpool
