@@ -32,7 +32,7 @@ def main(argv: list[str] | None = None) -> None:
     tok = PyramidTokenizer.from_pretrained("tiny")
     vocabulary = (
         tok.vocabulary
-    )  # one range of integers for all levels, and special tokens for begin, end, rows and levels
+    )  # one range of integers for all levels, and special tokens for begin, end, rows, levels and absent cells
     tokens = tok.encode(args.image, size=args.size)
     sequence = vocabulary.flatten(tokens)  # (1, length) int64: what a language model trains on
     print(f"vocabulary of {vocabulary.size} integers, sequence of {sequence.shape[1]}")

@@ -294,12 +294,12 @@ def _checksum(body: bytes | memoryview) -> bytes:
 
 def _check_counts(header: TokenHeader) -> None:
     """Raises TokenFileError for numbers of present cells that no splits make on these grids."""
-    counts = header.counts
+    counts, cells = header.counts, header.cells
     for level in range(header.num_full, len(counts)):
         (h, w), (fine_h, fine_w) = header.grids[level - 1 : level + 1]
         ratio = fine_h // h
         whole = (fine_h, fine_w) == (h * ratio, w * ratio)
-        most = min(ratio**2 * counts[level - 1], header.cells[level] - 1)
+        most = min(ratio**2 * counts[level - 1], cells[level] - 1)
         if not whole or counts[level] % ratio**2 or counts[level] > most:
             raise TokenFileError(
                 f"expected whole families of children in sparse level {level}, at most {most} cells of them, got "

@@ -20,8 +20,8 @@ from torch import Tensor
 from pyramid_tokenizer.errors import TokenRangeError
 
 ABSENT = -1
-"""What stands in the ids in place of a cell that has no token: no index of any table, so that code which forgets about absent
-cells fails."""
+"""What stands in the ids in place of a cell that has no token. `torch.nn.functional.embedding` and `torch.bincount` refuse it,
+so they cannot forget about absent cells; indexing a table by it would read the last entry."""
 
 Presence = tuple[Tensor | None, ...]
 """Per level (B, h_l, w_l) bool, True where the cell has a token; None where all cells have one."""

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
 from pyramid_tokenizer.checks.arguments import check_whole
@@ -14,15 +13,9 @@ from pyramid_tokenizer.errors import ConfigError, TokenError, TokenMismatchError
 from pyramid_tokenizer.tokens.checks import check_origin
 from pyramid_tokenizer.tokens.geometry import grids_of
 from pyramid_tokenizer.tokens.pyramid import TokenPyramid, trusted_pyramid
-from pyramid_tokenizer.tokens.sequences import (
-    Integers,
-    SequenceReader,
-    as_rows,
-    check_padding,
-    find_images,
-    name_of,
-    span_of,
-)
+from pyramid_tokenizer.tokens.sequence_reader import find_images, read_batch
+from pyramid_tokenizer.tokens.sequence_writer import write_full, write_sparse
+from pyramid_tokenizer.tokens.sequences import Integers, as_rows
 from pyramid_tokenizer.tokens.wrapping import check_pyramid
 
 
@@ -37,25 +30,40 @@ class Vocabulary:
         level 1, h_1 · w_1 ids, row by row, …         finer grids are whole multiples: no markers needed
         end                                           after any level: a prefix of levels is a sequence too
 
-    The integers are, in this order: begin, end, row, L level markers, s_0 crop tokens, then the K_l ids of each level, coarse
-    to fine. `find` tells where images are among the ids of a text.
+    A level that is sparse in the image has another marker, and goes by the present cells of the next coarser level, row by row:
+
+        sparse 1, (r · r ids or none) for each        the ids of all cells below that cell, row by row, r in a row; or a mark
+                                                      that there are none because the cell is not split
+
+    Below a sparse level all levels are sparse, and a sparse level has at least one absent cell, so a pyramid has one sequence
+    and a sequence one pyramid.
+
+    The integers are, in this order: begin, end, row, none, L level markers, L - 1 markers of the levels from 1 on where they are
+    sparse, s_0 crop tokens, then the K_l ids of each level, coarse to fine. `find` tells where images are among the ids of a
+    text.
 
     Raises:
         ConfigError: No levels, not one stride per codebook, a codebook of fewer than 2 entries, or a stride that is not
             a multiple of the next finer one.
 
     Example:
+        >>> import torch
         >>> vocabulary = Vocabulary(codebook_sizes=(4, 8), strides=(16, 8), fingerprint="0" * 64)
         >>> ids = (torch.tensor([[[3, 1]]]), torch.tensor([[[0, 5, 2, 2], [7, 4, 4, 1]]]))
         >>> tokens = TokenPyramid(ids=ids, codebook_sizes=(4, 8), image_size=(15, 32), fingerprint="0" * 64)
         >>> sequence = vocabulary.flatten(tokens)
         >>> sequence.tolist()
-        [[0, 6, 5, 3, 24, 22, 2, 4, 25, 30, 27, 27, 32, 29, 29, 26, 1]]
+        [[0, 8, 7, 4, 26, 24, 2, 5, 27, 32, 29, 29, 34, 31, 31, 28, 1]]
         >>> [vocabulary.describe(i) for i in sequence[0, :7].tolist()]
         ['<pyramid:begin>', '<pyramid:crop:1>', '<pyramid:crop:0>', '<pyramid:level:0>', '<pyramid:0:3>',
          '<pyramid:0:1>', '<pyramid:row>']
         >>> vocabulary.unflatten(sequence) == tokens
         True
+        >>> ids[1][:, :, :2] = -1  # the left cell is not split
+        >>> sparse = TokenPyramid(ids=ids, codebook_sizes=(4, 8), image_size=(15, 32), fingerprint="0" * 64)
+        >>> [vocabulary.describe(i) for i in vocabulary.flatten(sparse)[0, 7:].tolist()]
+        ['<pyramid:sparse:1>', '<pyramid:none>', '<pyramid:1:2>', '<pyramid:1:2>', '<pyramid:1:4>', '<pyramid:1:1>',
+         '<pyramid:end>']
     """
 
     codebook_sizes: tuple[int, ...]
@@ -104,14 +112,25 @@ class Vocabulary:
         return 2
 
     @property
+    def none(self) -> int:
+        """Stands in a sparse level for a cell of the next coarser level that is not split."""
+        return 3
+
+    @property
     def level_markers(self) -> tuple[int, ...]:
-        """One per level; stands before the level's ids."""
-        return tuple(range(3, 3 + len(self.strides)))
+        """One per level; stands before the ids of a level that is full."""
+        return tuple(range(4, 4 + len(self.strides)))
+
+    @property
+    def sparse_markers(self) -> tuple[int, ...]:
+        """One per level from level 1 on, L - 1 in all; stands before the ids of a level that is sparse."""
+        first = 4 + len(self.strides)
+        return tuple(range(first, first + len(self.strides) - 1))
 
     @property
     def crop_offset(self) -> int:
         """Integer of a crop of 0 px; a crop of c px, 0 <= c < s_0, is `crop_offset + c`."""
-        return 3 + len(self.strides)
+        return 3 + 2 * len(self.strides)
 
     @property
     def level_offsets(self) -> tuple[int, ...]:
@@ -133,10 +152,13 @@ class Vocabulary:
             raise TokenSequenceError(
                 f"expected an integer in [0, {self.size}), got {token}: use the vocabulary that made it"
             )
-        if token < 3:
-            return ("<pyramid:begin>", "<pyramid:end>", "<pyramid:row>")[token]
+        if token < 4:
+            return ("<pyramid:begin>", "<pyramid:end>", "<pyramid:row>", "<pyramid:none>")[token]
+        levels = len(self.strides)
+        if token < 4 + levels:
+            return f"<pyramid:level:{token - 4}>"
         if token < self.crop_offset:
-            return f"<pyramid:level:{token - 3}>"
+            return f"<pyramid:sparse:{token - 3 - levels}>"
         if token < self.level_offsets[0]:
             return f"<pyramid:crop:{token - self.crop_offset}>"
         level = max(i for i, offset in enumerate(self.level_offsets) if offset <= token)
@@ -148,7 +170,7 @@ class Vocabulary:
         return special + [f"<pyramid:{level}:{i}>" for level, k in enumerate(self.codebook_sizes) for i in range(k)]
 
     def sequence_length(self, image_size: tuple[int, int], levels: int | None = None) -> int:
-        """N, the length of the sequence of an image of (H, W) pixels.
+        """N, the length of the sequence of an image of (H, W) pixels whose levels are full; with sparse levels it is no longer.
 
         Args:
             image_size: (H, W) in pixels, before padding.
@@ -183,20 +205,24 @@ class Vocabulary:
             tokens: Tokens of B images, of all levels or of any prefix of them.
 
         Returns:
-            (B, N) int64 in [0, size), on the tokens' device; N is `sequence_length(tokens.image_size, len(tokens))`.
+            (B, N) int64 in [0, size), on the tokens' device; N is `sequence_length(tokens.image_size, len(tokens))`, or less in
+            a sparse batch: the length of its longest sequence. The shorter ones go on with the mark of the end, which
+            `unflatten` takes for padding.
 
         Raises:
             TokenMismatchError: `tokens` come from another tokenizer, or from one of other codebooks or strides.
         """
         self._check_tokens(tokens)
         (h, w), stride, (height, width) = tokens.grids[0], self.strides[0], tokens.image_size
-        return self._assemble(tokens.ids, (h * stride - height, w * stride - width))
+        crop = h * stride - height, w * stride - width
+        return write_sparse(self, tokens, crop) if tokens.is_sparse else write_full(self, tokens.ids, crop)
 
     def unflatten(self, sequence: Integers) -> TokenPyramid:
         """The tokens that `flatten` was given, from the integers alone.
 
         Args:
             sequence: (B, N) or (N,), a tensor, an array or a list of integers; all of a batch must decode to one image size.
+                Sequences of sparse levels differ in length.
                 Behind the end there may be padding, one integer repeated: any outside [0, size), or the mark of begin or end.
 
         Returns:
@@ -208,21 +234,13 @@ class Vocabulary:
                 what was expected and what came.
         """
         rows, lengths = as_rows(sequence)
-        reader = SequenceReader(self, rows[0, : lengths[0]].cpu())
-        (h, w), crop, levels = reader.read()
-        image_size = (h * self.strides[0] - crop[0], w * self.strides[0] - crop[1])
-        grids = grids_of(image_size, self.strides[:levels])
-        batch = self._checked_batch(rows, lengths, reader.position, grids, crop)
-        ids, start = [], 4
-        for level, (height, width) in enumerate(grids):
-            marked = width + 1 if level == 0 else width
-            cells = batch[:, start : start + height * marked].unflatten(1, (height, marked))
-            ids.append(cells[:, :, :width] - self.level_offsets[level])  # (B, h_l, w_l)
-            start += height * marked + 1
-        return trusted_pyramid(  # `_checked_batch` has checked every id
+        crop, ids, present = read_batch(self, rows, lengths)
+        height, width = (cells * self.strides[0] - pixels for cells, pixels in zip(ids[0].shape[1:], crop, strict=True))
+        return trusted_pyramid(  # `read_batch` has checked every id
             ids=ids,
-            codebook_sizes=self.codebook_sizes[:levels],
-            image_size=image_size,
+            present=present,
+            codebook_sizes=self.codebook_sizes[: len(ids)],
+            image_size=(height, width),
             fingerprint=self.fingerprint,
             precision=None,  # a sequence does not tell, and a language model has none
         )
@@ -247,7 +265,7 @@ class Vocabulary:
 
         Example:
             >>> vocabulary = Vocabulary(codebook_sizes=(4,), strides=(16,), fingerprint="0" * 64)
-            >>> image = [1000 + i for i in (0, 4, 4, 3, 20, 2, 1)]
+            >>> image = [1000 + i for i in (0, 5, 5, 4, 21, 2, 1)]
             >>> mixed = [17, *image, 999, 3, *image[:5]]  # the second image has no end
             >>> vocabulary.find(mixed, offset=1000)
             [(1, 8)]
@@ -260,21 +278,7 @@ class Vocabulary:
             raise TokenSequenceError(
                 f"expected one sequence (N,), got {len(rows)} of them: find the images of each one alone"
             )
-        return find_images(self, rows[0, : lengths[0]].cpu() - offset)
-
-    def _assemble(self, ids: Sequence[Tensor], crop: tuple[int, int]) -> Tensor:
-        size, device = len(ids[0]), ids[0].device
-
-        def special(*tokens: int) -> Tensor:
-            return torch.tensor(tokens, device=device).expand(size, -1)  # (B, len(tokens))
-
-        parts = [special(self.begin, *(self.crop_offset + c for c in crop))]
-        for level, level_ids in enumerate(ids):
-            shifted = level_ids + self.level_offsets[level]
-            if level == 0:
-                shifted = torch.nn.functional.pad(shifted, (0, 1), value=self.row)  # (B, h_0, w_0 + 1)
-            parts += [special(self.level_markers[level]), shifted.flatten(1)]
-        return torch.cat([*parts, special(self.end)], dim=1)
+        return find_images(self, rows[0, : lengths[0]].cpu().numpy() - offset)
 
     def _check_tokens(self, tokens: TokenPyramid) -> None:
         check_pyramid(tokens)
@@ -290,35 +294,3 @@ class Vocabulary:
                 f"expected grids {expected} for strides {strides} and {tokens.image_size} px, got {tokens.grids}: use the "
                 "vocabulary of the tokenizer that made the tokens"
             )
-
-    def _checked_batch(
-        self,
-        rows: Tensor,
-        lengths: list[int],
-        stop: int,
-        grids: Sequence[tuple[int, int]],
-        crop: tuple[int, int],
-    ) -> Tensor:
-        """The rows (B, N) up to the end of their images (B, stop), after all checks."""
-        short = [index for index, length in enumerate(lengths) if length < stop]
-        if short:
-            raise TokenSequenceError(
-                f"expected at least {stop} integers in every sequence, as sequence 0 has them, got {lengths[short[0]]} in "
-                f"sequence {short[0]}: a batch decodes to one image size; unflatten other sizes alone"
-            )
-        sequence = rows[:, :stop]
-        # The sequences of the smallest and of the largest ids bound what is allowed at every position.
-        zeros = [torch.zeros(1, h, w, dtype=torch.int64, device=sequence.device) for h, w in grids]
-        low = self._assemble(zeros, crop)
-        high = self._assemble([x + k - 1 for x, k in zip(zeros, self.codebook_sizes, strict=False)], crop)
-        wrong = ((sequence < low) | (sequence > high)).nonzero()
-        if len(wrong):
-            image, position = wrong[0].tolist()
-            expected = span_of(self, int(low[0, position]), int(high[0, position]))
-            got = name_of(self, int(sequence[image, position]))
-            raise TokenSequenceError(
-                f"expected {expected} at position {position} of sequence {image}, as sequence 0 has it, got {got}: "
-                "a batch decodes to one image size; unflatten other sizes alone"
-            )
-        check_padding(self, rows, lengths, stop)
-        return sequence

@@ -17,8 +17,8 @@ from pyramid_tokenizer.tokens.vocabulary import Vocabulary
 
 FINGERPRINT = "0f" * 32
 SMALL = Vocabulary(codebook_sizes=(4, 8), strides=(4, 2), fingerprint=FINGERPRINT)
-# begin end row | level 0, level 1 | crop 0…3 | ids 0: 9…12 | ids 1: 13…20
-VALID = [0, 6, 5, 3, 9, 10, 2, 12, 11, 2, 4, *range(13, 21), *range(13, 21), 1]
+# begin end row none | level 0, level 1 | sparse 1 | crop 0…3: 7…10 | ids 0: 11…14 | ids 1: 15…22
+VALID = [0, 8, 7, 4, 11, 12, 2, 14, 13, 2, 5, *range(15, 23), *range(15, 23), 1]
 AFTER_ROWS = 10
 
 
@@ -102,13 +102,15 @@ def test_random_integers_never_raise_anything_else(tail):
 
 
 def test_the_integers_are_laid_out_as_documented():
-    assert (SMALL.begin, SMALL.end, SMALL.row) == (0, 1, 2)
-    assert SMALL.level_markers == (3, 4)
-    assert SMALL.crop_offset == 5
-    assert SMALL.level_offsets == (9, 13)
-    assert SMALL.size == 21
+    assert (SMALL.begin, SMALL.end, SMALL.row, SMALL.none) == (0, 1, 2, 3)
+    assert SMALL.level_markers == (4, 5)
+    assert SMALL.sparse_markers == (6,)
+    assert SMALL.crop_offset == 7
+    assert SMALL.level_offsets == (11, 15)
+    assert SMALL.size == 23
     assert SMALL.token_names() == (
-        ["<pyramid:begin>", "<pyramid:end>", "<pyramid:row>", "<pyramid:level:0>", "<pyramid:level:1>"]
+        ["<pyramid:begin>", "<pyramid:end>", "<pyramid:row>", "<pyramid:none>"]
+        + ["<pyramid:level:0>", "<pyramid:level:1>", "<pyramid:sparse:1>"]
         + [f"<pyramid:crop:{i}>" for i in range(4)]
         + [f"<pyramid:0:{i}>" for i in range(4)]
         + [f"<pyramid:1:{i}>" for i in range(8)]
@@ -122,9 +124,9 @@ def test_names_are_unique_and_agree_with_describe(vocabulary):
     assert names == [vocabulary.describe(i) for i in range(vocabulary.size)]
 
 
-@pytest.mark.parametrize("token", [-1, 21])
+@pytest.mark.parametrize("token", [-1, 23])
 def test_an_integer_outside_the_vocabulary_has_no_name(token):
-    with pytest.raises(TokenSequenceError, match=rf"in \[0, 21\), got {token}"):
+    with pytest.raises(TokenSequenceError, match=rf"in \[0, 23\), got {token}"):
         SMALL.describe(token)
 
 
@@ -146,34 +148,49 @@ def replaced(position: int, *tokens: int, count: int = 1) -> list[int]:
     [
         ([], 0, "<pyramid:begin>", "the end of the sequence"),
         (replaced(0, 1), 0, "<pyramid:begin>", "1 <pyramid:end>"),
-        (VALID[1:], 0, "<pyramid:begin>", "6 <pyramid:crop:1>"),
-        (replaced(1, 9), 1, "one of <pyramid:crop:0> to <pyramid:crop:3>", "9 <pyramid:0:0>"),
-        (replaced(2, 4), 2, "one of <pyramid:crop:0> to <pyramid:crop:3>", "4 <pyramid:level:1>"),
-        (replaced(2, count=1), 2, "one of <pyramid:crop:0> to <pyramid:crop:3>", "3 <pyramid:level:0>"),
-        (replaced(3, 4), 3, "<pyramid:level:0>", "4 <pyramid:level:1>"),
+        (VALID[1:], 0, "<pyramid:begin>", "8 <pyramid:crop:1>"),
+        (replaced(1, 11), 1, "one of <pyramid:crop:0> to <pyramid:crop:3>", "11 <pyramid:0:0>"),
+        (replaced(2, 5), 2, "one of <pyramid:crop:0> to <pyramid:crop:3>", "5 <pyramid:level:1>"),
+        (replaced(2, count=1), 2, "one of <pyramid:crop:0> to <pyramid:crop:3>", "4 <pyramid:level:0>"),
+        (replaced(3, 5), 3, "<pyramid:level:0>", "5 <pyramid:level:1>"),
         (VALID[:3], 3, "<pyramid:level:0>", "the end of the sequence"),
-        (replaced(4, count=6), 4, "one of <pyramid:0:0> to <pyramid:0:3>", "4 <pyramid:level:1>"),
+        (replaced(4, count=6), 4, "one of <pyramid:0:0> to <pyramid:0:3>", "5 <pyramid:level:1>"),
         (replaced(4, 2, count=2), 4, "one of <pyramid:0:0> to <pyramid:0:3>", "2 <pyramid:row>"),
-        (replaced(5, 13), 5, "<pyramid:row> or another id of level 0", "13 <pyramid:1:0>"),
+        (replaced(5, 15), 5, "<pyramid:row> or another id of level 0", "15 <pyramid:1:0>"),
         (VALID[:6], 6, "<pyramid:row> or another id of level 0", "the end of the sequence"),
         (replaced(8, count=1), 8, "one of <pyramid:0:0> to <pyramid:0:3>", "2 <pyramid:row>"),
-        (replaced(8, 11, 11), 9, "<pyramid:row>", "11 <pyramid:0:2>"),
-        (replaced(9, count=1), 9, "<pyramid:row>", "4 <pyramid:level:1>"),
-        (replaced(10, 3), 10, "<pyramid:end> or <pyramid:level:1> or another row", "3 <pyramid:level:0>"),
-        (replaced(10, count=1), 10, "<pyramid:end> or <pyramid:level:1> or another row", "13 <pyramid:1:0>"),
-        (VALID[:10], 10, "<pyramid:end> or <pyramid:level:1> or another row", "the end of the sequence"),
-        (replaced(11, 12), 11, "one of <pyramid:1:0> to <pyramid:1:7>", "12 <pyramid:0:3>"),
+        (replaced(8, 13, 13), 9, "<pyramid:row>", "13 <pyramid:0:2>"),
+        (replaced(9, count=1), 9, "<pyramid:row>", "5 <pyramid:level:1>"),
+        (
+            replaced(10, 4),
+            10,
+            "<pyramid:end> or <pyramid:level:1> or <pyramid:sparse:1> or another row",
+            "4 <pyramid:level:0>",
+        ),
+        (
+            replaced(10, count=1),
+            10,
+            "<pyramid:end> or <pyramid:level:1> or <pyramid:sparse:1> or another row",
+            "15 <pyramid:1:0>",
+        ),
+        (
+            VALID[:10],
+            10,
+            "<pyramid:end> or <pyramid:level:1> or <pyramid:sparse:1> or another row",
+            "the end of the sequence",
+        ),
+        (replaced(11, 14), 11, "one of <pyramid:1:0> to <pyramid:1:7>", "14 <pyramid:0:3>"),
         (replaced(15, 2), 15, "one of <pyramid:1:0> to <pyramid:1:7>", "2 <pyramid:row>"),
-        (replaced(26, 21), 26, "one of <pyramid:1:0> to <pyramid:1:7>", "21 (not in [0, 21))"),
-        (replaced(26, -1), 26, "one of <pyramid:1:0> to <pyramid:1:7>", "-1 (not in [0, 21))"),
+        (replaced(26, 23), 26, "one of <pyramid:1:0> to <pyramid:1:7>", "23 (not in [0, 23))"),
+        (replaced(26, -1), 26, "one of <pyramid:1:0> to <pyramid:1:7>", "-1 (not in [0, 23))"),
         (replaced(26, count=1), 26, "one of <pyramid:1:0> to <pyramid:1:7>", "1 <pyramid:end>"),
-        (replaced(27, 13, 1), 27, "<pyramid:end>", "13 <pyramid:1:0>"),
-        (replaced(27, 4), 27, "<pyramid:end>", "4 <pyramid:level:1>"),
+        (replaced(27, 15, 1), 27, "<pyramid:end>", "15 <pyramid:1:0>"),
+        (replaced(27, 5), 27, "<pyramid:end>", "5 <pyramid:level:1>"),
         (VALID[:-1], 27, "<pyramid:end>", "the end of the sequence"),
         ([*VALID, *VALID], 28, "nothing but padding after the end", "0 <pyramid:begin>"),
-        ([*VALID[:10], 1, 4], 11, "nothing but padding after the end", "4 <pyramid:level:1>"),
-        ([*VALID, 13, 13], 28, "nothing but padding after the end", "13 <pyramid:1:0>"),
-        ([*VALID, -100, 50], 29, "nothing but padding after the end", "50 (not in [0, 21))"),
+        ([*VALID[:10], 1, 5], 11, "nothing but padding after the end", "5 <pyramid:level:1>"),
+        ([*VALID, 15, 15], 28, "nothing but padding after the end", "15 <pyramid:1:0>"),
+        ([*VALID, -100, 50], 29, "nothing but padding after the end", "50 (not in [0, 23))"),
         ([*VALID, 1, 1, 0], 30, "nothing but padding after the end", "0 <pyramid:begin>"),
     ],
 )
@@ -186,10 +203,10 @@ def test_each_breach_of_the_grammar_is_told_with_its_position(sequence, position
 @pytest.mark.parametrize(
     ("second", "position", "expected", "got"),
     [
-        (replaced(1, 5), 1, "<pyramid:crop:1>", "5 <pyramid:crop:0>"),  # another height
-        (replaced(2, 6), 2, "<pyramid:crop:0>", "6 <pyramid:crop:1>"),
-        (replaced(6, 9), 6, "<pyramid:row>", "9 <pyramid:0:0>"),
-        (replaced(14, 9), 14, "one of <pyramid:1:0> to <pyramid:1:7>", "9 <pyramid:0:0>"),
+        (replaced(1, 7), 1, "<pyramid:crop:1>", "7 <pyramid:crop:0>"),  # another height
+        (replaced(2, 8), 2, "<pyramid:crop:0>", "8 <pyramid:crop:1>"),
+        (replaced(6, 11), 6, "<pyramid:row>", "11 <pyramid:0:0>"),
+        (replaced(14, 11), 14, "one of <pyramid:1:0> to <pyramid:1:7>", "11 <pyramid:0:0>"),
         (replaced(27, 2), 27, "<pyramid:end>", "2 <pyramid:row>"),
     ],
 )
@@ -242,7 +259,7 @@ def test_lists_and_arrays_are_sequences(make):
     assert SMALL.unflatten([make(VALID)] * 2) == TokenPyramid.cat([expected] * 2)
 
 
-@pytest.mark.parametrize("padding", [0, 1, 21, -100, 2**40])
+@pytest.mark.parametrize("padding", [0, 1, 23, -100, 2**40])
 def test_padding_after_the_end_is_passed_over(padding):
     expected = SMALL.unflatten(VALID)
     padded = [*VALID, padding, padding, padding]
@@ -253,8 +270,8 @@ def test_padding_after_the_end_is_passed_over(padding):
 
 
 def test_what_a_batch_has_after_the_end_is_told_with_its_row():
-    rows = [[*VALID, 50, 50], [*VALID, 50, 9]]
-    with pytest.raises(TokenSequenceError, match=r"at position 29 of sequence 1, got 9 <pyramid:0:0>"):
+    rows = [[*VALID, 50, 50], [*VALID, 50, 11]]
+    with pytest.raises(TokenSequenceError, match=r"at position 29 of sequence 1, got 11 <pyramid:0:0>"):
         SMALL.unflatten(rows)
     with pytest.raises(TokenSequenceError, match=r"at least 28 integers in every sequence.*got 27 in sequence 1"):
         SMALL.unflatten([VALID, VALID[:-1]])
@@ -274,7 +291,7 @@ def test_images_are_found_among_the_ids_of_a_text():
 
 
 @pytest.mark.parametrize(
-    "broken", [VALID[:-1], VALID[1:], VALID[:3], [*VALID[:12], 77, *VALID[12:]], [0], [0, 1], replaced(1, 9)]
+    "broken", [VALID[:-1], VALID[1:], VALID[:3], [*VALID[:12], 77, *VALID[12:]], [0], [0, 1], replaced(1, 11)]
 )
 def test_images_that_are_not_whole_are_left_out_and_hide_no_other(broken):
     for text in ([], [30]):

@@ -1,0 +1,93 @@
+"""Writes the ids of images as integers of a vocabulary; `Vocabulary` has the grammar."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from pyramid_tokenizer.tokens.splits import splits_of
+from pyramid_tokenizer.tokens.summary import level_counts
+
+if TYPE_CHECKING:
+    from pyramid_tokenizer.tokens.pyramid import TokenPyramid
+    from pyramid_tokenizer.tokens.vocabulary import Vocabulary
+
+_NOTHING = -1
+"""Stands where a sequence has no integer, until the others close ranks."""
+
+
+def write_full(vocabulary: Vocabulary, ids: Sequence[Tensor], crop: tuple[int, int]) -> Tensor:
+    """(B, N) int64: the sequences of images of which all levels are full.
+
+    Args:
+        vocabulary: Of the integers.
+        ids: (B, h_l, w_l) int64 per level, coarse to fine.
+        crop: Rows and columns of padding at bottom and right, in pixels.
+    """
+    parts = _begin(vocabulary, ids[0], crop)
+    for level, level_ids in enumerate(ids[1:], start=1):
+        marker = _special(ids[0], vocabulary.level_markers[level])
+        parts += [marker, (level_ids + vocabulary.level_offsets[level]).flatten(1)]
+    return torch.cat([*parts, _special(ids[0], vocabulary.end)], dim=1)
+
+
+def write_sparse(vocabulary: Vocabulary, tokens: TokenPyramid, crop: tuple[int, int]) -> Tensor:
+    """(B, N) int64: the sequences of images that may have sparse levels, the shorter ones filled up with the mark of the end.
+
+    Args:
+        vocabulary: Of the integers.
+        tokens: Of B images.
+        crop: Rows and columns of padding at bottom and right, in pixels.
+    """
+    v, root = vocabulary, tokens.ids[0]
+    counts = level_counts(tokens)  # (L, B)
+    parts = _begin(v, root, crop)
+    for level, mask in enumerate(tokens.present):
+        if level == 0:
+            continue
+        ids = tokens.ids[level]
+        row_by_row = (ids + v.level_offsets[level]).flatten(1)  # (B, h_l · w_l)
+        marker = _special(root, v.level_markers[level])
+        if mask is not None:
+            is_full = (counts[level] == row_by_row.shape[1])[:, None]
+            marker = torch.where(is_full, marker, v.sparse_markers[level - 1])
+            families = _families(v, level, tokens.ids[level - 1], ids)
+            row_by_row = torch.where(is_full, row_by_row, families)
+        parts += [marker, row_by_row]
+    return _closed_up(torch.cat([*parts, _special(root, v.end)], dim=1), v.end)
+
+
+def _special(root: Tensor, *tokens: int) -> Tensor:
+    return torch.tensor(tokens, device=root.device).expand(len(root), -1)  # (B, len(tokens))
+
+
+def _begin(vocabulary: Vocabulary, root: Tensor, crop: tuple[int, int]) -> list[Tensor]:
+    v = vocabulary
+    rows = F.pad(root + v.level_offsets[0], (0, 1), value=v.row)  # (B, h_0, w_0 + 1)
+    crops = [v.crop_offset + pixels for pixels in crop]
+    return [_special(root, v.begin, *crops, v.level_markers[0]), rows.flatten(1)]
+
+
+def _families(vocabulary: Vocabulary, level: int, coarse: Tensor, fine: Tensor) -> Tensor:
+    """(B, H · W) for each cell of the coarser level in turn: its children, or a mark and nothing, or, if absent, nothing."""
+    (h, w), ratio = coarse.shape[1:], fine.shape[1] // coarse.shape[1]
+    blocks = (
+        (fine + vocabulary.level_offsets[level]).unflatten(2, (w, ratio)).unflatten(1, (h, ratio))
+    )  # (B, h, r, w, r)
+    children = blocks.transpose(2, 3).flatten(3)  # (B, h, w, r · r)
+    unsplit = torch.full_like(children, _NOTHING)
+    unsplit[..., 0] = torch.where(coarse >= 0, vocabulary.none, _NOTHING)
+    return torch.where(splits_of(fine >= 0, ratio)[..., None], children, unsplit).flatten(1)
+
+
+def _closed_up(wide: Tensor, padding: int) -> Tensor:
+    """The rows (B, M) without nothing: (B, N), N the length of the longest, the others filled up."""
+    there = wide != _NOTHING
+    longest = int(there.sum(1).max())
+    places = torch.where(there, there.cumsum(1) - 1, longest)
+    rows = torch.full((len(wide), longest + 1), padding, device=wide.device)
+    return rows.scatter_(1, places, torch.where(there, wide, padding))[:, :longest]
