@@ -5,25 +5,20 @@ image -> backbone -> FeaturePyramid -> quantizer -> TokenPyramid -> trunk -> fus
 
 from __future__ import annotations
 
-import math
-import warnings
 from collections.abc import Iterable, Sequence
-from typing import Any, overload
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from pyramid_tokenizer.backbones import Backbone
-from pyramid_tokenizer.backbones.features import FeaturePyramid
-from pyramid_tokenizer.bucketing import OnError, encode_by_size
-from pyramid_tokenizer.checks.arguments import check_kind, check_whole
+from pyramid_tokenizer.checks.arguments import check_whole
 from pyramid_tokenizer.checks.finite import all_finite
 from pyramid_tokenizer.config.models import TokenizerConfig
 from pyramid_tokenizer.decoder import PixelDecoder, TopDownTrunk, explain_maps, explain_pixels
-from pyramid_tokenizer.errors import ImageValueError, NotFittedError
-from pyramid_tokenizer.hub.pretrained import PretrainedModel
-from pyramid_tokenizer.images import ImageLike, pad_to_multiple, to_batch
-from pyramid_tokenizer.images.checks import check_dense
+from pyramid_tokenizer.encoding import Encoder, Images
+from pyramid_tokenizer.errors import NotFittedError
+from pyramid_tokenizer.images import to_batch
 from pyramid_tokenizer.quantizer.fit.batches import feature_samples, image_batches
 from pyramid_tokenizer.quantizer.fit.levels import LevelReport, fit_quantizer
 from pyramid_tokenizer.quantizer.fit.progress import Progress
@@ -31,14 +26,11 @@ from pyramid_tokenizer.quantizer.pyramid import WEIGHTS_ADVICE, PyramidQuantizer
 from pyramid_tokenizer.text import Classification, Templates, TextEncoder
 from pyramid_tokenizer.tokens import TokenHealth, TokenPyramid, Vocabulary, measure_health
 from pyramid_tokenizer.tokens.geometry import cut_to_grids
-from pyramid_tokenizer.tokens.pyramid import trusted_pyramid
+from pyramid_tokenizer.tokens.splits import Presence
 from pyramid_tokenizer.tokens.wrapping import check_fits, check_own, check_pyramid, pyramid_of_ids
 
-Images = ImageLike | Sequence[ImageLike]
-"""One image, or several of one size: see `images.read.to_batch`."""
 
-
-class PyramidTokenizer(PretrainedModel):
+class PyramidTokenizer(Encoder):
     """Images -> a pyramid of discrete tokens -> images.
 
     Make one with `from_pretrained`, `from_backbone` or `from_config`; the constructor takes ready modules. `text` is the one
@@ -75,48 +67,11 @@ class PyramidTokenizer(PretrainedModel):
         sizes, strides = self.quantizer.codebook_sizes, self.quantizer.strides
         return Vocabulary(codebook_sizes=sizes, strides=strides, fingerprint=self.fingerprint)
 
-    @property
-    def multiple_px(self) -> int:
-        """Both sides of a batch are padded to multiples of this."""
-        return math.lcm(self.quantizer.strides[0], self.backbone.multiple_px)
-
-    def encode(self, images: Images, *, size: int | None = None) -> TokenPyramid:
-        """Tokens of images of one size, after resizing their short side to `size` pixels where given.
-
-        Ids do not depend on the batch size but for rounding in the backbone: of 268,800 ids of the bundled model at most 1
-        differs between batches of 1, 2, 7, 8 and 32, none between processes (benchmarks/reconstruction.py, 2-core CPU).
-        """
-        batch = to_batch(images, size=size)
-        height, width = batch.shape[-2:]
-        ids = self.quantizer.encode(self._features(batch))
-        return trusted_pyramid(
-            ids=[level.contiguous() for level in cut_to_grids(ids, (height, width), self.quantizer.strides)],
-            codebook_sizes=self.quantizer.codebook_sizes,
-            image_size=(height, width),
-            fingerprint=self.fingerprint,
-            precision=self.precision,
-        )
-
-    @overload
-    def encode_many(
-        self, images: Iterable[ImageLike], *, size: int | None = None, batch_size: int = 8
-    ) -> list[TokenPyramid]: ...
-
-    @overload
-    def encode_many(
-        self, images: Iterable[ImageLike], *, size: int | None = None, batch_size: int = 8, on_error: OnError
-    ) -> list[TokenPyramid | None]: ...
-
-    def encode_many(
-        self, images: Iterable[ImageLike], *, size: int | None = None, batch_size: int = 8, on_error: OnError = "raise"
-    ) -> Sequence[TokenPyramid | None]:
-        """Tokens of images of any sizes, one pyramid each, in order; `bucketing.encode_by_size` explains the arguments."""
-        return encode_by_size(self.encode, images, size=size, batch_size=batch_size, on_error=on_error)
-
     @torch.no_grad()
     def decode(self, tokens: TokenPyramid) -> Tensor:
         """Images of tokens, or of any prefix of their levels: (B, 3, H, W) float32 in [0, 1], at the original size."""
-        return self._to_images(self.quantizer.codes(self.ids(tokens)), tokens.image_size)
+        ids, present = self.ids(tokens), self.present(tokens)
+        return self._to_images(self.quantizer.codes(ids, present), tokens.image_size, present)
 
     def reconstruct(self, images: Images, *, size: int | None = None) -> Tensor:
         """`decode(encode(images, size=size))`: (B, 3, H, W) float32 in [0, 1]."""
@@ -130,35 +85,25 @@ class PyramidTokenizer(PretrainedModel):
         batch = to_batch(images, size=size)
         height, width = batch.shape[-2:]
         maps = self.quantizer.encode_continuous(self._features(batch))
-        return self._to_images(cut_to_grids(maps, (height, width), self.quantizer.strides), (height, width))
-
-    @torch.no_grad()
-    def features(self, batch: Tensor, *, with_dense: bool = False) -> FeaturePyramid:
-        """The frozen backbone's features of a (B, 3, H, W) batch in [0, 1], padded by edge replication.
-
-        They include embedding and dense features with `with_dense`, or where a level reads these. BackboneError where they are
-        NaN or infinite.
-        """
-        check_kind(batch, Tensor, name="batch", fix="make one by images.to_batch(images)", error=ImageValueError)
-        check_dense(batch)
-        features = self._features(batch, with_dense=with_dense)
-        features.require_finite()
-        return features
-
-    @torch.no_grad()
-    def _features(self, batch: Tensor, *, with_dense: bool = False) -> FeaturePyramid:
-        """The features before the check for NaN; the quantizer makes its own on what it reads of them."""
-        padded = pad_to_multiple(batch.to(self.device), multiple=self.multiple_px)
-        return self.backbone(padded, with_dense=with_dense or self.quantizer.reads_dense)
+        return self._to_images(
+            cut_to_grids(maps, (height, width), self.quantizer.strides[: len(maps)]), (height, width)
+        )
 
     def ids(self, tokens: TokenPyramid) -> list[Tensor]:
-        """The tokens' ids, (B, h_l, w_l) int64 per level, on the tokenizer's device. Their values are not checked again."""
+        """The tokens' ids, (B, h_l, w_l) int64 per level, on the tokenizer's device; -1 where a token is absent.
+
+        Their values are not checked again.
+        """
         check_pyramid(tokens)
         check_own(tokens.fingerprint, self.fingerprint)
         if not self._fitted:
             raise NotFittedError("expected fitted codebooks, got empty ones: call fit(images) or load a trained model")
         check_fits(tokens, codebook_sizes=self.quantizer.codebook_sizes, strides=self.quantizer.strides)
         return [ids.to(self.device) for ids in tokens.ids]
+
+    def present(self, tokens: TokenPyramid) -> Presence:
+        """The masks of sparse levels, (B, h_l, w_l) bool, on the tokenizer's device; None for a full level."""
+        return tuple(None if mask is None else mask.to(self.device) for mask in tokens.present)
 
     def tokens(self, ids: Sequence[Any], *, image_size: tuple[int, int]) -> TokenPyramid:
         """Tokens of ids of this tokenizer that came without the rest, checked; `tokens.wrapping.pyramid_of_ids` has the rules.
@@ -172,16 +117,16 @@ class PyramidTokenizer(PretrainedModel):
         return pyramid_of_ids(ids, image_size=image_size, fingerprint=self.fingerprint, precision=None, **kind)
 
     def codes(self, tokens: TokenPyramid) -> tuple[Tensor, ...]:
-        """Codebook vectors of the tokens: (B, d_l, h_l, w_l) float32 per level."""
-        codes = self.quantizer.codes(self.ids(tokens))
+        """Codebook vectors of the tokens: (B, d_l, h_l, w_l) float32 per level, zero where a token is absent."""
+        codes = self.quantizer.codes(self.ids(tokens), self.present(tokens))
         if not all_finite(codes):
             self.quantizer.require_finite_weights()
         return codes
 
     @torch.no_grad()
     def fused(self, tokens: TokenPyramid) -> list[Tensor]:
-        """The trunk's maps of tokens or of a prefix: (B, width_l, h_l, w_l) for every level of the pyramid."""
-        maps = self.trunk([level.to(self.dtype) for level in self.codes(tokens)])
+        """The trunk's maps of tokens or of a prefix: (B, width_l, h_l, w_l) for every level that is no detail level."""
+        maps = self.trunk([level.to(self.dtype) for level in self.codes(tokens)], self.present(tokens))
         if not all_finite(maps):
             explain_maps(maps, self.trunk, weights_advice=WEIGHTS_ADVICE)
         return maps
@@ -189,7 +134,7 @@ class PyramidTokenizer(PretrainedModel):
     @torch.no_grad()
     def embedding(self, tokens: TokenPyramid) -> Tensor:
         """The images' embeddings in CLIP's joint space, from tokens alone: (B, D) float32, unit norm."""
-        return self.quantizer.embedding(self.ids(tokens))
+        return self.quantizer.embedding(self.ids(tokens), self.present(tokens))
 
     def similarity(self, source: TokenPyramid | Images, texts: Sequence[str], *, size: int | None = None) -> Tensor:
         """Cosine of every image with every text, from tokens alone: (B, N) float32 in [-1, 1].
@@ -223,14 +168,6 @@ class PyramidTokenizer(PretrainedModel):
         """
         words = self.text.encode_names(names, templates=templates)
         return words.classify(self.embedding(self.tokens_of(source, size=size)))
-
-    def tokens_of(self, source: TokenPyramid | Images, *, size: int | None = None, stacklevel: int = 3) -> TokenPyramid:
-        """Tokens as they are; images encoded, at `size`. A `size` for tokens is ignored with a warning."""
-        if not isinstance(source, TokenPyramid):
-            return self.encode(source, size=size)
-        if size is not None:
-            warnings.warn(f"size={size} is ignored: tokens have the size of their images", stacklevel=stacklevel)
-        return source
 
     def health(self, tokens: TokenPyramid | Iterable[TokenPyramid]) -> TokenHealth:
         """How well tokens, of any image sizes, use the codebooks: usage, perplexity, unused codes and advice per level."""
@@ -289,9 +226,9 @@ class PyramidTokenizer(PretrainedModel):
             self.reset_decoder()
         return reports
 
-    def _to_images(self, codes: Sequence[Tensor], image_size: tuple[int, int]) -> Tensor:
-        linear_reconstruction = self.quantizer.linear_reconstruction(codes)
-        fused = self.trunk([level.to(self.dtype) for level in codes])[-1]
+    def _to_images(self, codes: Sequence[Tensor], image_size: tuple[int, int], present: Presence = ()) -> Tensor:
+        linear_reconstruction = self.quantizer.linear_reconstruction(codes, present)
+        fused = self.trunk([level.to(self.dtype) for level in codes], present)[-1]
         images = self.pixel_decoder(fused, linear_reconstruction.to(self.dtype)).float()
         if not all_finite([images]):
             self.quantizer.require_finite_weights()

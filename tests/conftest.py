@@ -124,6 +124,33 @@ def toy_tokenizer(toy_config: TokenizerConfig, smooth: Callable[..., torch.Tenso
 
 
 @pytest.fixture(scope="session")
+def detailed_tokenizer(smooth: Callable[..., torch.Tensor]) -> PyramidTokenizer:
+    """Two levels and a detail level, fitted, with a decoder that does something. Shared by all tests: never change it."""
+    from pyramid_tokenizer.config.models import (
+        BackboneConfig,
+        DecoderConfig,
+        LevelConfig,
+        QuantizerConfig,
+        TokenizerConfig,
+    )
+    from pyramid_tokenizer.tokenizer import PyramidTokenizer
+
+    levels = [LevelConfig(stride=s, maps=(3,), codebook_size=k, dim=6) for s, k in ((16, 8), (8, 32), (4, 16))]
+    config = TokenizerConfig(
+        backbone=BackboneConfig(kind="toy"),
+        quantizer=QuantizerConfig(levels=tuple(levels), detail_levels=1),
+        decoder=DecoderConfig(widths=(8, 8), depths=(1, 1), pixel_widths=(8,), pixel_depth=1),
+    )
+    tok = PyramidTokenizer.from_config(config)
+    tok.fit([smooth(16)])
+    generator = torch.Generator().manual_seed(1)
+    for part in (tok.trunk, tok.pixel_decoder):
+        for parameter in part.parameters():
+            parameter.add_(torch.randn(parameter.shape, generator=generator) * 0.05)
+    return tok
+
+
+@pytest.fixture(scope="session")
 def other_tokenizer(toy_config: TokenizerConfig, smooth: Callable[..., torch.Tensor]) -> PyramidTokenizer:
     """Of the same config as `toy_tokenizer`, fitted on other images. Never change it."""
     from pyramid_tokenizer.tokenizer import PyramidTokenizer

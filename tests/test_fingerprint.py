@@ -82,6 +82,11 @@ def one_level(config: TokenizerConfig) -> TokenizerConfig:
     return dataclasses.replace(config, quantizer=quantizer, decoder=DecoderConfig(widths=(4,), depths=(1,)))
 
 
+def one_detail_level(config: TokenizerConfig) -> TokenizerConfig:
+    quantizer = dataclasses.replace(config.quantizer, detail_levels=1)
+    return dataclasses.replace(config, quantizer=quantizer, decoder=DecoderConfig(widths=(4,), depths=(1,)))
+
+
 DETERMINES, HARMLESS, FIXED = "determines ids", "does not determine ids", "has one value only"
 FIELDS: dict[str, tuple[str, Callable[[TokenizerConfig], TokenizerConfig]]] = {
     "BackboneConfig.kind": (DETERMINES, backbone(kind="toy", blocks=())),
@@ -104,6 +109,7 @@ FIELDS: dict[str, tuple[str, Callable[[TokenizerConfig], TokenizerConfig]]] = {
     "LevelConfig.reads_dense": (DETERMINES, level(1, reads_dense=True)),
     "QuantizerConfig.levels": (DETERMINES, one_level),
     "QuantizerConfig.composition": (DETERMINES, part("quantizer", composition="none")),
+    "QuantizerConfig.detail_levels": (DETERMINES, one_detail_level),  # the patches of the coarser levels grow
     "DecoderConfig.widths": (HARMLESS, part("decoder", widths=(6, 5))),
     "DecoderConfig.depths": (HARMLESS, part("decoder", depths=(0, 2))),
     "DecoderConfig.pixel_widths": (HARMLESS, part("decoder", pixel_widths=(5,))),

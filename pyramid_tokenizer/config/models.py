@@ -148,6 +148,14 @@ class QuantizerConfig:
     """"residual": a level encodes what the coarser ones leave of pixels and semantics, and reads their codes; results add
     up over levels. "bottom_up" (the paper): a level also reads the finer level's codes, pooled, and stands for the whole
     image. "none": levels read nothing of each other, and each stands for the whole image."""
+    detail_levels: int = 0
+    """How many of the finest levels are left out of a pyramid unless asked for: by `levels=`, or by a budget that opens them
+    where they pay. They hold pixels alone: trunk and text embeddings of an image end at the level before them."""
+
+    @property
+    def base_levels(self) -> int:
+        """The levels of a pyramid that is not asked for more."""
+        return len(self.levels) - self.detail_levels
 
     def __post_init__(self) -> None:
         check(len(self.levels) >= 1, "at least one level", self.levels, "add a LevelConfig")
@@ -167,6 +175,25 @@ class QuantizerConfig:
                 strides,
                 "e.g. 32, 16, 8",
             )
+        self._check_detail_levels()
+
+    def _check_detail_levels(self) -> None:
+        count, most = self.detail_levels, len(self.levels) - 1
+        whole = isinstance(count, int) and not isinstance(count, bool)
+        check(whole and 0 <= count <= most, f"detail_levels from 0 to {most}", count, "leave a level that is no detail")
+        check(
+            not count or self.composition == "residual",
+            'composition "residual" for detail levels',
+            self.composition,
+            "other compositions have no level that adds to the coarser ones",
+        )
+        detailed = [level for level in self.levels[self.base_levels :] if level.reads_dense or level.semantic_weight]
+        check(
+            not detailed,
+            "detail levels of pixels alone",
+            detailed,
+            "set semantic_weight=0 and reads_dense=False, or keep the level in every pyramid",
+        )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -239,10 +266,10 @@ class TokenizerConfig:
 
     def __post_init__(self) -> None:
         check_format(self.format_version)
-        levels, widths = len(self.quantizer.levels), len(self.decoder.widths)
+        levels, widths = self.quantizer.base_levels, len(self.decoder.widths)
         check(
             levels == widths,
-            f"{levels} decoder widths, one per level",
+            f"{levels} decoder widths, one per level that is no detail",
             widths,
             "match decoder.widths to quantizer.levels",
         )

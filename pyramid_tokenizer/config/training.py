@@ -71,8 +71,11 @@ class TrainConfig:
     """Largest norm of the gradient; longer ones are scaled down to it."""
     ema_decay: float = 0.998
     """Decay of the moving average of the trained weights, in [0, 1); the averaged weights are the ones that are kept."""
-    level_dropout: float = 0.3
-    """Fraction of steps of stage 2 that decode only a prefix of the levels, in [0, 1); its length is drawn evenly."""
+    level_dropout: float = 0.2
+    """Fraction of steps of stage 2 that decode a prefix of the levels, in [0, 1); its length is drawn evenly."""
+    thinning: float = 0.4
+    """Fraction of steps of stage 2, and of segmentation, that read sparse pyramids, in [0, 1): each image keeps another share of
+    its tokens, in half of these steps those that save the most error, in the other half random ones."""
     pixel_loss: PixelLoss = "psnr"
     """"l1": mean absolute error. "l2": mean squared error. "psnr": the mean over images of the log squared error, whose
     gradient is that of mean PSNR."""
@@ -125,10 +128,18 @@ class TrainConfig:
         for name in ("codebook_steps", "decoder_steps", "warmup_steps", "workers", "seed", "sheet_every"):
             if getattr(self, name) < 0:
                 raise ConfigError(f"expected {name} >= 0, got {getattr(self, name)}: give 0 or more")
-        for name in ("ema_decay", "level_dropout"):
+        self._check_fractions()
+        self._check_codebook_steps()
+
+    def _check_fractions(self) -> None:
+        for name in ("ema_decay", "level_dropout", "thinning"):
             if not 0 <= getattr(self, name) < 1:
                 raise ConfigError(f"expected {name} in [0, 1), got {getattr(self, name)}: give a fraction below 1")
-        self._check_codebook_steps()
+        if self.level_dropout + self.thinning > 1:
+            got = f"{self.level_dropout} and {self.thinning}"
+            raise ConfigError(
+                f"expected level_dropout and thinning of 1 at most together, got {got}: lower one of them"
+            )
 
     def _check_codebook_steps(self) -> None:
         if self.codebooks == "frozen" and self.codebook_steps:

@@ -10,13 +10,15 @@ from torch import Tensor, nn
 
 from pyramid_tokenizer.backbones.features import enlarge
 from pyramid_tokenizer.decoder.blocks import ResidualBlock, reset_children
+from pyramid_tokenizer.tokens.presence import keep_present, mask_of
+from pyramid_tokenizer.tokens.splits import Presence
 
 
 class TopDownTrunk(nn.Module):
     """Starts at level 0, enlarges, fuses the next level, and so on to the finest grid.
 
-    A learned constant takes the place of levels that a prefix does not have, so that every prefix gives a fused map on the
-    finest grid.
+    A learned constant takes the place of levels that a prefix does not have, and of absent cells of sparse levels, so that
+    every prefix gives a fused map on the finest grid.
 
     Args:
         dims: d_l, channels of the codes per level, coarse to fine.
@@ -53,18 +55,26 @@ class TopDownTrunk(nn.Module):
         for constant in self.absent:
             constant.zero_()
 
-    def forward(self, codes: Sequence[Tensor]) -> list[Tensor]:
+    def forward(self, codes: Sequence[Tensor], present: Presence = ()) -> list[Tensor]:
         """Fused maps of all levels, from the codes of all levels or of a prefix.
 
         Args:
-            codes: (B, d_l, h_l, w_l) float per level given, coarse to fine; at least level 0.
+            codes: (B, d_l, h_l, w_l) float per level given, coarse to fine; at least level 0. Detail levels are not read.
+            present: Masks of sparse levels; see `Presence`.
 
         Returns:
-            (B, width_l, h_l, w_l) for every level of the pyramid.
+            (B, width_l, h_l, w_l) for every level of the trunk.
         """
         fused: list[Tensor] = []
         for index, ratio in enumerate(self.ratios):
-            present = self.embed[index](codes[index]) if index < len(codes) else self.absent[index - 1]
-            x = present + enlarge(self.carry[index - 1](fused[-1]), ratio) if fused else present
+            own = self._own(index, codes, mask_of(present, index))
+            x = own + enlarge(self.carry[index - 1](fused[-1]), ratio) if fused else own
             fused.append(self.fuse[index](x))
         return fused
+
+    def _own(self, index: int, codes: Sequence[Tensor], mask: Tensor | None) -> Tensor:
+        """What a level adds: (B, width, h, w), or its constant, (1, width, 1, 1), where all of it is absent."""
+        if index >= len(codes):
+            return self.absent[index - 1]
+        own = self.embed[index](codes[index])
+        return own if mask is None else keep_present(own, mask, self.absent[index - 1].to(own.dtype))

@@ -61,10 +61,11 @@ def build_config(
 
 
 def build_trunk(config: TokenizerConfig) -> TopDownTrunk:
-    """An untrained trunk."""
+    """An untrained trunk. It reads no detail levels: those reach the pixel decoder by the linear reconstruction."""
+    base_levels = config.quantizer.levels[: config.quantizer.base_levels]
     return TopDownTrunk(
-        dims=[level.dim for level in config.quantizer.levels],
-        strides=[level.stride for level in config.quantizer.levels],
+        dims=[level.dim for level in base_levels],
+        strides=[level.stride for level in base_levels],
         widths=config.decoder.widths,
         depths=config.decoder.depths,
     )
@@ -74,11 +75,11 @@ def build_pixel_decoder(config: TokenizerConfig) -> PixelDecoder:
     """A pixel decoder that still gives the linear reconstruction.
 
     Raises:
-        ConfigError: The finest level's stride does not allow as many pixel stages.
+        ConfigError: The stride of the finest level that the trunk reads does not allow as many pixel stages.
     """
     return PixelDecoder(
         in_channels=config.decoder.widths[-1],
-        stride=config.quantizer.levels[-1].stride,
+        stride=config.quantizer.levels[config.quantizer.base_levels - 1].stride,
         widths=config.decoder.pixel_widths,
         depth=config.decoder.pixel_depth,
     )

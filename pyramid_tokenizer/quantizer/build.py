@@ -35,10 +35,11 @@ def build_quantizer(
         ((8,), (64,), Linear(in_features=48, out_features=4, bias=True))
     """
     composition = COMPOSITIONS[config.composition]
-    dims, patch_px = [level.dim for level in config.levels], config.levels[-1].stride
+    dims, finest = [level.dim for level in config.levels], config.levels[config.base_levels - 1].stride
     reads, levels = [], []
     for index, level in enumerate(config.levels):
         read = BackboneInput(stride=level.stride, maps=level.maps, reads_dense=level.reads_dense)
+        patch_px = min(level.stride, finest)
         context = composition.context_channels(index, dims=dims, patch_px=patch_px)
         reads.append(read)
         levels.append(
@@ -53,7 +54,7 @@ def build_quantizer(
                 unit_text_embeddings=composition.unit_text_embeddings,
             )
         )
-    return PyramidQuantizer(levels, reads=reads, composition=composition)
+    return PyramidQuantizer(levels, reads=reads, composition=composition, base_levels=config.base_levels)
 
 
 def codebook_kind(level: LevelConfig) -> CodebookKind:

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from pyramid_tokenizer.backbones.features import enlarge
 from pyramid_tokenizer.quantizer.regrid import InputPart, space_to_depth
+from pyramid_tokenizer.tokens.presence import keep_present
 
 if TYPE_CHECKING:
     from pyramid_tokenizer.quantizer.pyramid import PyramidQuantizer
@@ -43,7 +44,7 @@ class Composition(Protocol):
         Args:
             index: The level.
             dims: Dimensions of the codes of every level, coarse to fine.
-            patch_px: Side of the patch that one cell of a level decodes to.
+            patch_px: Side of the patch that one cell of the level decodes to.
         """
         ...
 
@@ -57,13 +58,14 @@ class Composition(Protocol):
         """
         ...
 
-    def add(self, coarser: Tensor | None, own: Tensor, ratio: int) -> Tensor:
-        """The pixels or text embeddings at the end of a level.
+    def add(self, coarser: Tensor | None, own: Tensor, ratio: int, mask: Tensor | None = None) -> Tensor:
+        """The pixels or text embeddings at the end of a level; where a cell is absent, those of the coarser levels.
 
         Args:
             coarser: (B, C, h, w), those at the end of the next coarser level; None for level 0.
             own: (B, C, ratio h, ratio w), what the level itself gives.
-            ratio: Stride of the coarser level over the stride of this one.
+            ratio: How many of its places a place of the coarser one has, along each side.
+            mask: (B, h_l, w_l) bool, which cells of the level are present; None for all.
         """
         ...
 
@@ -110,14 +112,14 @@ class Residual:
         if not index:
             return []
         coarser = [codes[i].detach() for i in range(index)]
-        image = enlarge(pyramid.linear_reconstructions(coarser)[-1].detach(), pyramid.ratio(index))
+        image = enlarge(pyramid.linear_reconstructions(coarser)[-1].detach(), pyramid.pixel_ratio(index))
         stride = pyramid.strides[index]
         repeated = [InputPart(code, pyramid.strides[i], stride, repeat=True) for i, code in enumerate(coarser)]
-        return [InputPart(space_to_depth(image, pyramid.patch_px), stride, stride), *repeated]
+        return [InputPart(space_to_depth(image, pyramid.level(index).patch_px), stride, stride), *repeated]
 
-    def add(self, coarser: Tensor | None, own: Tensor, ratio: int) -> Tensor:
+    def add(self, coarser: Tensor | None, own: Tensor, ratio: int, mask: Tensor | None = None) -> Tensor:
         """The coarser levels' result, enlarged bilinearly, plus the level's own."""
-        return own if coarser is None else own + enlarge(coarser, ratio)
+        return own if coarser is None else keep_present(own, mask) + enlarge(coarser, ratio)
 
     def targets(
         self, pyramid: PyramidQuantizer, index: int, codes: Mapping[int, Tensor], pixels: Tensor, semantics: Tensor
@@ -125,9 +127,9 @@ class Residual:
         """What the coarser levels leave of both."""
         if not index:
             return pixels, semantics
-        coarser, ratio = [codes[i] for i in range(index)], pyramid.ratio(index)
+        coarser = [codes[i] for i in range(index)]
         image, text = pyramid.linear_reconstructions(coarser)[-1], pyramid.text_embedding_maps(coarser)[-1]
-        return pixels - enlarge(image, ratio), semantics - enlarge(text, ratio)
+        return pixels - enlarge(image, pyramid.pixel_ratio(index)), semantics - enlarge(text, pyramid.ratio(index))
 
     def text_weights(self, explained: Sequence[float]) -> list[float]:
         """1 for every level: the levels' text embeddings are the terms of a sum."""
@@ -159,9 +161,9 @@ class BottomUp:
         averaged = F.avg_pool2d(codes[index + 1].detach(), pyramid.ratio(index + 1))
         return [InputPart(averaged, pyramid.strides[index], pyramid.strides[index])]
 
-    def add(self, coarser: Tensor | None, own: Tensor, ratio: int) -> Tensor:
+    def add(self, coarser: Tensor | None, own: Tensor, ratio: int, mask: Tensor | None = None) -> Tensor:
         """The level's own result."""
-        return own
+        return own if coarser is None or mask is None else keep_present(own, mask, enlarge(coarser, ratio))
 
     def targets(
         self, pyramid: PyramidQuantizer, index: int, codes: Mapping[int, Tensor], pixels: Tensor, semantics: Tensor
@@ -193,9 +195,9 @@ class Independent:
         """Nothing."""
         return []
 
-    def add(self, coarser: Tensor | None, own: Tensor, ratio: int) -> Tensor:
+    def add(self, coarser: Tensor | None, own: Tensor, ratio: int, mask: Tensor | None = None) -> Tensor:
         """The level's own result."""
-        return own
+        return own if coarser is None or mask is None else keep_present(own, mask, enlarge(coarser, ratio))
 
     def targets(
         self, pyramid: PyramidQuantizer, index: int, codes: Mapping[int, Tensor], pixels: Tensor, semantics: Tensor

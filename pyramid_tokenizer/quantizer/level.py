@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from pyramid_tokenizer.quantizer.codebooks import CodebookKind, Learned
 from pyramid_tokenizer.quantizer.nearest import affine_cells, nearest
 from pyramid_tokenizer.quantizer.regrid import InputPart, depth_to_space, times_parts
+from pyramid_tokenizer.tokens.presence import keep_present
 
 
 class LevelQuantizer(nn.Module):
@@ -101,9 +102,10 @@ class LevelQuantizer(nn.Module):
         with float32_on(rows.device):
             return nearest(rows, self.codebook).view(projected.shape[0], *projected.shape[2:])
 
-    def look_up(self, ids: Tensor) -> Tensor:
-        """Codes of ids: (B, h, w) int64 -> (B, d, h, w) float32."""
-        return F.embedding(ids, self.codebook).permute(0, 3, 1, 2)
+    def look_up(self, ids: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Codes of ids: (B, h, w) int64 -> (B, d, h, w) float32; zero where a mask (B, h, w) says that there is no token."""
+        codes = F.embedding(ids if mask is None else ids.clamp(min=0), self.codebook).permute(0, 3, 1, 2)
+        return keep_present(codes, mask)
 
     def pixels_of(self, codes: Tensor) -> Tensor:
         """What codes decode to at the level's scale: (B, d, h, w) -> (B, 3, p h, p w) float32.

@@ -10,6 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from pyramid_tokenizer.backbones.features import enlarge
+from pyramid_tokenizer.tokens.presence import keep_present, mask_of
+from pyramid_tokenizer.tokens.splits import Presence
 
 CELLS_PER_PRODUCT = 256
 """Cells per matrix product. Every product has this many (the last is padded), so that a cell's result does not depend on how
@@ -123,7 +125,7 @@ def _whole_blocks(weight: Tensor, bias: Tensor, outputs: int, *, fill: float) ->
     return F.pad(weight, (0, 0, 0, missing)).contiguous(), F.pad(bias, (0, missing), value=fill).unsqueeze(1)
 
 
-def gather_rows(rows: Sequence[Tensor], ids: Sequence[Tensor]) -> Tensor:
+def gather_rows(rows: Sequence[Tensor], ids: Sequence[Tensor], present: Presence = ()) -> Tensor:
     """The sum over levels of the rows that ids name, on the grid of the finest level given.
 
     With the weighted text embeddings (K_l, D) as `rows`, this is the text embedding of every cell; with their products with
@@ -133,6 +135,7 @@ def gather_rows(rows: Sequence[Tensor], ids: Sequence[Tensor]) -> Tensor:
     Args:
         rows: (K_l, C) float per level, coarse to fine; further levels than ids has are left out.
         ids: (B, h_l, w_l) int64 in [0, K_l) per level or for a prefix; each grid is a whole multiple of the one before.
+        present: Masks of sparse levels; an absent token adds zero.
 
     Returns:
         (B, C, h, w) float; coarser grids are enlarged bilinearly.
@@ -143,8 +146,10 @@ def gather_rows(rows: Sequence[Tensor], ids: Sequence[Tensor]) -> Tensor:
         [[3.5, 3.25], [3.25, 3.25]]
     """
     total: Tensor | None = None
-    for table, level_ids in zip(rows, ids, strict=False):
-        found = F.embedding(level_ids, table).permute(0, 3, 1, 2)  # (B, C, h_l, w_l)
+    for level, (table, level_ids) in enumerate(zip(rows, ids, strict=False)):
+        mask = mask_of(present, level)
+        found = F.embedding(level_ids if mask is None else level_ids.clamp(min=0), table).permute(0, 3, 1, 2)
+        found = keep_present(found, mask)  # (B, C, h_l, w_l)
         if total is not None:
             total = enlarge(total, level_ids.shape[-1] // total.shape[-1])
         total = found if total is None else total + found

@@ -22,6 +22,8 @@ from pyramid_tokenizer.errors import BackboneError, CheckpointError, ImageValueE
 from pyramid_tokenizer.quantizer.compositions import Composition
 from pyramid_tokenizer.quantizer.level import LevelQuantizer, float32_on
 from pyramid_tokenizer.quantizer.regrid import BackboneInput, InputPart
+from pyramid_tokenizer.tokens.presence import mask_of
+from pyramid_tokenizer.tokens.splits import Presence
 
 WEIGHTS_ADVICE = "weights were altered or trained to no result; load the model again, or fit it again"
 """What helps against NaN or infinite weights: the end of error messages."""
@@ -34,6 +36,7 @@ class PyramidQuantizer(nn.Module):
         levels: One per level, coarse to fine; their input channels fit `reads` and `composition`.
         reads: What each level reads of the backbone.
         composition: How levels build on each other.
+        base_levels: How many of them `encode` gives unless it is asked for more; None for all. The others are detail levels.
 
     Example:
         >>> from pyramid_tokenizer.backbones import ToyBackbone
@@ -47,8 +50,8 @@ class PyramidQuantizer(nn.Module):
         ...     LevelQuantizer(in_channels=16, codebook_size=32, **sizes),
         ... ]
         >>> quantizer = PyramidQuantizer(levels, reads=reads, composition=Independent())
-        >>> quantizer.patch_px, quantizer.codebook_sizes, quantizer.is_fitted
-        (8, (8, 32), False)
+        >>> quantizer.codebook_sizes, quantizer.base_levels, quantizer.is_fitted
+        ((8, 32), 2, False)
         >>> for index in (0, 1):  # `fit_quantizer` does it better
         ...     _ = torch.nn.init.normal_(quantizer.level(index).codebook)
         >>> ids = quantizer.encode(backbone(torch.rand(2, 3, 32, 64)))
@@ -58,14 +61,21 @@ class PyramidQuantizer(nn.Module):
         torch.Size([2, 3, 32, 64])
     """
 
-    def __init__(self, levels: Sequence[LevelQuantizer], *, reads: Sequence[BackboneInput], composition: Composition):
+    def __init__(
+        self,
+        levels: Sequence[LevelQuantizer],
+        *,
+        reads: Sequence[BackboneInput],
+        composition: Composition,
+        base_levels: int | None = None,
+    ):
         super().__init__()
+        self.base_levels = len(levels) if base_levels is None else base_levels
         self.levels = nn.ModuleList(levels)
         self.reads = tuple(reads)
         self.composition = composition
         self.strides = tuple(read.stride for read in reads)
         self.codebook_sizes = tuple(level.codebook_size for level in levels)
-        self.patch_px = levels[0].patch_px
         self.order = composition.order(len(levels))
         """Levels in the order in which they are computed."""
         self.reads_dense = any(read.reads_dense for read in reads)
@@ -94,14 +104,26 @@ class PyramidQuantizer(nn.Module):
         """Stride of level `index - 1` over that of level `index`; 1 for level 0."""
         return self.strides[index - 1] // self.strides[index] if index else 1
 
+    def scale(self, index: int) -> int:
+        """Pixels of the image per pixel of what level `index` decodes to, along each side."""
+        return self.strides[index] // self.level(index).patch_px
+
+    def pixel_ratio(self, index: int) -> int:
+        """Scale of level `index - 1` over that of level `index`; 1 for level 0."""
+        return self.scale(index - 1) // self.scale(index) if index else 1
+
     @property
     def is_fitted(self) -> bool:
         """Whether every codebook was filled."""
         return all(self.level(i).is_fitted for i in range(len(self.levels)))
 
     @torch.no_grad()
-    def encode(self, features: FeaturePyramid) -> tuple[Tensor, ...]:
+    def encode(self, features: FeaturePyramid, *, levels: int | None = None) -> tuple[Tensor, ...]:
         """Ids per level, coarse to fine: (B, h_l, w_l) int64 each.
+
+        Args:
+            features: Of a batch.
+            levels: How many of the coarsest levels; None for all but the detail levels.
 
         Raises:
             NotFittedError: The codebooks are empty.
@@ -113,19 +135,23 @@ class PyramidQuantizer(nn.Module):
         codes: dict[int, Tensor] = {}
         linear: list[Tensor] = []
         with float32_on(features.maps[0].device), exact_float32():
-            for index in self.order:
+            for index in self._first(levels):
                 level = self.level(index)
                 linear.append(level.linear(self.level_input(index, features, codes)))
                 ids[index] = level.assign(level.constrain(linear[-1]))
                 codes[index] = level.look_up(ids[index])
         self._require_finite(features, [*linear, *codes.values()])
-        return tuple(ids[i] for i in range(len(self.levels)))
+        return tuple(ids[i] for i in sorted(ids))
 
     @torch.no_grad()
-    def encode_continuous(self, features: FeaturePyramid) -> tuple[Tensor, ...]:
+    def encode_continuous(self, features: FeaturePyramid, *, levels: int | None = None) -> tuple[Tensor, ...]:
         """Projections before quantisation, for which `encode` takes the nearest codes: (B, d_l, h_l, w_l) float32.
 
         Levels that read the codes of other levels read those levels' projections instead.
+
+        Args:
+            features: Of a batch.
+            levels: As `encode` takes them.
 
         Raises:
             NotFittedError: The codebooks are empty.
@@ -136,12 +162,17 @@ class PyramidQuantizer(nn.Module):
         projected: dict[int, Tensor] = {}
         linear: list[Tensor] = []
         with float32_on(features.maps[0].device), exact_float32():
-            for index in self.order:
+            for index in self._first(levels):
                 level = self.level(index)
                 linear.append(level.linear(self.level_input(index, features, projected)))
                 projected[index] = level.constrain(linear[-1])
         self._require_finite(features, linear)
-        return tuple(projected[i] for i in range(len(self.levels)))
+        return tuple(projected[i] for i in sorted(projected))
+
+    def _first(self, levels: int | None) -> list[int]:
+        """The coarsest levels, in the order in which they are computed; none of them reads another."""
+        count = self.base_levels if levels is None else levels
+        return [index for index in self.order if index < count]
 
     def level_input(self, index: int, features: FeaturePyramid, codes: Mapping[int, Tensor]) -> list[InputPart]:
         """What a level reads: maps of the backbone, then what its composition gives of other levels.
@@ -162,51 +193,65 @@ class PyramidQuantizer(nn.Module):
             )
         return [*self.reads[index].of(features), *self.composition.context(self, index, codes)]
 
-    def codes(self, ids: Sequence[Tensor]) -> tuple[Tensor, ...]:
+    def codes(self, ids: Sequence[Tensor], present: Presence = ()) -> tuple[Tensor, ...]:
         """Codebook vectors of the ids of every level or of a prefix.
 
         Args:
-            ids: (B, h_l, w_l) int64 per level, coarse to fine. They must be in [0, K_l), as those of a `TokenPyramid` are:
-                looking at their values would make the CPU wait for a GPU.
+            ids: (B, h_l, w_l) int64 per level, coarse to fine. They must be in [0, K_l), as those of a `TokenPyramid` are
+                where tokens are present: looking at their values would make the CPU wait for a GPU.
+            present: Masks of sparse levels; see `Presence`.
 
         Returns:
-            (B, d_l, h_l, w_l) float32 per level given.
+            (B, d_l, h_l, w_l) float32 per level given; zero where a token is absent.
 
         Raises:
             TokenRangeError: More levels than codebooks, or grids that do not belong together.
         """
         self._check_grids(ids)
-        return tuple(self.level(i).look_up(level_ids) for i, level_ids in enumerate(ids))
+        return tuple(self.level(i).look_up(level_ids, mask_of(present, i)) for i, level_ids in enumerate(ids))
 
-    def linear_reconstructions(self, codes: Sequence[Tensor]) -> list[Tensor]:
-        """The image at the end of each level, at that level's own scale: (B, 3, p h_l, p w_l), roughly in [0, 1].
-
-        Args:
-            codes: (B, d_l, h_l, w_l) float32 of every level or of a prefix, coarse to fine.
-        """
-        return self._composed([self.level(i).pixels_of(level_codes) for i, level_codes in enumerate(codes)])
-
-    def linear_reconstruction(self, codes: Sequence[Tensor]) -> Tensor:
-        """The image of any prefix of levels at the resolution of the finest level: (B, 3, H, W).
+    def linear_reconstructions(self, codes: Sequence[Tensor], present: Presence = ()) -> list[Tensor]:
+        """The image at the end of each level, at that level's own scale: (B, 3, p_l h_l, p_l w_l), roughly in [0, 1].
 
         Args:
             codes: (B, d_l, h_l, w_l) float32 of every level or of a prefix, coarse to fine.
+            present: Masks of sparse levels; an absent cell adds nothing to the coarser ones.
         """
-        return enlarge(self.linear_reconstructions(codes)[-1], self.strides[len(codes) - 1] // self.patch_px)
+        images: list[Tensor] = []
+        for index, level_codes in enumerate(codes):
+            before, own = images[-1] if images else None, self.level(index).pixels_of(level_codes)
+            images.append(self.composition.add(before, own, self.pixel_ratio(index), mask_of(present, index)))
+        return images
+
+    def linear_reconstruction(self, codes: Sequence[Tensor], present: Presence = ()) -> Tensor:
+        """The image of any prefix of levels at the resolution of the image: (B, 3, H, W).
+
+        Args:
+            codes: (B, d_l, h_l, w_l) float32 of every level or of a prefix, coarse to fine.
+            present: Masks of sparse levels.
+        """
+        return self.to_image_size(self.linear_reconstructions(codes, present)[-1], len(codes) - 1)
+
+    def to_image_size(self, image: Tensor, index: int) -> Tensor:
+        """A linear reconstruction at the end of level `index`, at the resolution of the image.
+
+        It is enlarged level by level, so that finer levels without a single token give the same as no finer levels.
+        """
+        for finer in range(index + 1, len(self.levels)):
+            image = enlarge(image, self.pixel_ratio(finer))
+        return enlarge(image, self.scale(len(self.levels) - 1))
 
     def text_embedding_maps(self, codes: Sequence[Tensor]) -> list[Tensor]:
         """The text embedding of every cell at the end of each level: (B, D, h_l, w_l) float32.
 
         Args:
-            codes: (B, d_l, h_l, w_l) float32 of every level or of a prefix, coarse to fine.
+            codes: (B, d_l, h_l, w_l) float32 of every level or of a prefix, coarse to fine, without absent tokens.
         """
-        return self._composed([self.level(i).text_embeddings_of(level_codes) for i, level_codes in enumerate(codes)])
-
-    def _composed(self, own: Sequence[Tensor]) -> list[Tensor]:
-        results: list[Tensor] = []
-        for index, level_result in enumerate(own):
-            results.append(self.composition.add(results[-1] if results else None, level_result, self.ratio(index)))
-        return results
+        maps: list[Tensor] = []
+        for index, level_codes in enumerate(codes):
+            before, own = maps[-1] if maps else None, self.level(index).text_embeddings_of(level_codes)
+            maps.append(self.composition.add(before, own, self.ratio(index)))
+        return maps
 
     def summed_text_embeddings(self, codes: Sequence[Tensor]) -> Tensor:
         """The text embedding of every cell on the finest grid given: the weighted sum over levels, (B, D, h, w) float32.
@@ -230,14 +275,14 @@ class PyramidQuantizer(nn.Module):
         return tuple(self.level(i).text_embeddings() for i in range(len(self.levels)))
 
     def weighted_text_embeddings(self) -> tuple[Tensor, ...]:
-        """The text embedding of every entry times the weight of its level: (K_l, D) float32 per level.
+        """The text embedding of every entry times the weight of its level: (K_l, D) float32 per level, without detail levels.
 
         The text embedding of a cell of the finest level is the sum of these over its codes (`nearest.gather_rows`).
         """
-        levels = [self.level(i) for i in range(len(self.levels))]
+        levels = [self.level(i) for i in range(self.base_levels)]
         return tuple(level.text_weight * level.text_embeddings() for level in levels)
 
-    def embedding(self, ids: Sequence[Tensor]) -> Tensor:
+    def embedding(self, ids: Sequence[Tensor], present: Presence = ()) -> Tensor:
         """Image embeddings of ids: (B, D) float32 of unit norm.
 
         The mean text embedding of an image's cells goes through the linear map that was fitted to the backbone's own image
@@ -245,26 +290,30 @@ class PyramidQuantizer(nn.Module):
 
         Args:
             ids: As `codes` takes them.
+            present: Masks of sparse levels; an absent token adds zero.
 
         Raises:
             TokenRangeError: As `codes`.
             CheckpointError: The embeddings are NaN or infinite, because weights are.
         """
         self._check_grids(ids)
+        ids = ids[: self.base_levels]  # detail levels hold pixels alone
         with float32_on(ids[0].device):
-            found = self.to_embedding(self.mean_text_embedding(ids))
+            found = self.to_embedding(self.mean_text_embedding(ids, present))
         if not all_finite([found]):
             self.require_finite_weights()
             require_finite({"them": found}, stage="image embeddings", advice=WEIGHTS_ADVICE, error=CheckpointError)
         return F.normalize(found, dim=1)
 
-    def mean_text_embedding(self, ids: Sequence[Tensor]) -> Tensor:
+    def mean_text_embedding(self, ids: Sequence[Tensor], present: Presence = ()) -> Tensor:
         """The mean over an image's cells of their text embeddings: (B, D) float32.
 
         Args:
             ids: As `codes` takes them; they are not checked.
+            present: Masks of sparse levels; an absent token adds zero.
         """
-        means = [_mean_row(rows, own) for rows, own in zip(self.weighted_text_embeddings(), ids, strict=False)]
+        rows = self.weighted_text_embeddings()
+        means = [_mean_row(rows[level], own, mask_of(present, level)) for level, own in enumerate(ids)]
         return torch.stack(means).sum(0)
 
     def identity(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
@@ -332,9 +381,10 @@ class PyramidQuantizer(nn.Module):
                 )
 
 
-def _mean_row(rows: Tensor, ids: Tensor) -> Tensor:
-    """The mean over cells of the rows (K, D) that ids (B, h, w) name: (B, D)."""
+def _mean_row(rows: Tensor, ids: Tensor, mask: Tensor | None) -> Tensor:
+    """The mean over cells of the rows (K, D) that ids (B, h, w) name, zero for absent ones: (B, D)."""
     cells = ids.flatten(1)
     counts = torch.zeros(len(ids), len(rows), device=ids.device)
-    counts.scatter_add_(1, cells, torch.ones_like(cells, dtype=counts.dtype))  # (B, K)
+    once = torch.ones_like(cells, dtype=counts.dtype) if mask is None else mask.flatten(1).to(counts.dtype)
+    counts.scatter_add_(1, cells if mask is None else cells.clamp(min=0), once)  # (B, K)
     return counts @ rows / cells.shape[1]

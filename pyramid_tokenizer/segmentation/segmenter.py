@@ -35,6 +35,7 @@ from pyramid_tokenizer.segmentation.scoring import Scorer, best_classes, grid_of
 from pyramid_tokenizer.text import TextEncoder, VocabularyEmbeddings
 from pyramid_tokenizer.tokenizer import Images, PyramidTokenizer
 from pyramid_tokenizer.tokens.pyramid import TokenPyramid
+from pyramid_tokenizer.tokens.wrapping import check_pyramid
 
 Mode = Literal["auto", "lookup", "decoder", "dense"]
 
@@ -219,6 +220,7 @@ class Segmenter(CheckedDevices):
         Raises:
             TokenMismatchError: Another tokenizer made the tokens.
         """
+        tokens = self._with_semantics(tokens)
         refined = None if self.head is None else self._refined(tokens)
         return Guidance(lookup=self._lookup(tokens), refined=refined, fused=tuple(self.tok.fused(tokens)))
 
@@ -275,22 +277,29 @@ class Segmenter(CheckedDevices):
         if mode == "dense":
             cells, stride, image_size = self._dense(source, size)
             return scorer_of(cells, text), stride, grid_of(cells), image_size
-        tokens = self.tok.tokens_of(source, size=size, stacklevel=5)  # the line that called `segment`
-        strides = self.tok.quantizer.strides
+        tokens = self._with_semantics(
+            self.tok.tokens_of(source, size=size, stacklevel=5)
+        )  # the line that called `segment`
         if mode == "decoder":
             cells = self._refined(tokens)
-            return scorer_of(cells, text), strides[-1], grid_of(cells), tokens.image_size
+            return scorer_of(cells, text), self.tok.trunk.strides[-1], grid_of(cells), tokens.image_size
         grid = (tokens.batch_size, *tokens.grids[-1])
-        return self._lookup_scorer(tokens, text), strides[len(tokens) - 1], grid, tokens.image_size
+        stride = self.tok.quantizer.strides[len(tokens) - 1]
+        return self._lookup_scorer(tokens, text), stride, grid, tokens.image_size
+
+    def _with_semantics(self, tokens: TokenPyramid) -> TokenPyramid:
+        """The tokens without their detail levels, which hold pixels alone."""
+        check_pyramid(tokens)
+        return tokens[: min(len(tokens), self.tok.quantizer.base_levels)]
 
     def _lookup_scorer(self, tokens: TokenPyramid, text: VocabularyEmbeddings) -> Scorer:
-        ids = self.tok.ids(tokens)
+        ids, present = self.tok.ids(tokens), self.tok.present(tokens)
         tables = self._tables(text)
         if tables is not None:
-            return lambda part: gather_rows([table[:, part] for table in tables], ids)
+            return lambda part: gather_rows([table[:, part] for table in tables], ids, present)
         rows = finite_rows(self.tok.quantizer)
         embeddings = text.embeddings.to(self.tok.device)
-        return lambda part: gather_rows([level @ embeddings[part].T for level in rows], ids)
+        return lambda part: gather_rows([level @ embeddings[part].T for level in rows], ids, present)
 
     def _tables(self, text: VocabularyEmbeddings) -> tuple[Tensor, ...] | None:
         """(K_l, P) scores of every code with every phrase, kept for the next call with the same words; None if too large."""
@@ -304,14 +313,16 @@ class Segmenter(CheckedDevices):
 
     def _lookup(self, tokens: TokenPyramid) -> Tensor:
         """(B, D, h, w) on the finest grid, also of a prefix."""
-        found = gather_rows(finite_rows(self.tok.quantizer), self.tok.ids(tokens))
-        return enlarge(found, self.tok.quantizer.strides[len(tokens) - 1] // self.tok.quantizer.strides[-1])
+        found = gather_rows(finite_rows(self.tok.quantizer), self.tok.ids(tokens), self.tok.present(tokens))
+        return enlarge(found, self.tok.quantizer.strides[len(tokens) - 1] // self.tok.trunk.strides[-1])
 
     def _refined(self, tokens: TokenPyramid) -> Tensor:
         assert self.head is not None
         codes = self.tok.codes(tokens)
         trunk = self.head.trunk if self.head.trunk is not None else self.tok.trunk
-        refined = self.head(self._lookup(tokens), trunk([level.to(self.tok.dtype) for level in codes]))
+        refined = self.head(
+            self._lookup(tokens), trunk([level.to(self.tok.dtype) for level in codes], self.tok.present(tokens))
+        )
         # with scale and bias, so that scores are finite too
         if not all_finite([refined, self.head.log_scale, self.head.bias]):
             for part in (trunk, self.head):

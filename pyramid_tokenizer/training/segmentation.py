@@ -93,7 +93,7 @@ class SegmentationStage(nn.Module):
     def _mask_loss(self, cells: Tensor, batch: LabelledBatch) -> tuple[Tensor, float]:
         """Loss and accuracy of refined embeddings (B, D, h, w); each set's crops count by their share of the batch."""
         loss, right, known = cells.new_zeros(()), 0.0, 0.0
-        ratio = max(1, self._tok().quantizer.strides[-1] // LOGIT_STRIDE)
+        ratio = max(1, self._tok().trunk.strides[-1] // LOGIT_STRIDE)
         for index, words in enumerate(self._vocabularies):
             rows = batch.sets == index
             if not rows.any():

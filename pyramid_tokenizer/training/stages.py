@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -9,6 +11,7 @@ from torch import Tensor, nn
 from pyramid_tokenizer.backbones.features import FeaturePyramid, semantic_target
 from pyramid_tokenizer.config.training import TrainConfig
 from pyramid_tokenizer.tokenizer import PyramidTokenizer
+from pyramid_tokenizer.tokens.splits import Presence
 from pyramid_tokenizer.training.ema_codebook import EmaCodebook
 from pyramid_tokenizer.training.losses import (
     alignment_loss,
@@ -19,6 +22,7 @@ from pyramid_tokenizer.training.losses import (
     target_at,
 )
 from pyramid_tokenizer.training.perceptual import perceptual_distance
+from pyramid_tokenizer.training.thinning import draw_masks
 from pyramid_tokenizer.training.usage import CodebookUsage
 
 
@@ -83,7 +87,7 @@ class CodebookStage(nn.Module):
         }
 
     def _pixel_loss(self, images_by_level: list[Tensor], images: Tensor) -> Tensor:
-        scales = [stride // self.quantizer.patch_px for stride in self.quantizer.strides]
+        scales = [self.quantizer.scale(index) for index in range(len(images_by_level))]
         errors = [F.mse_loss(s, target_at(images, scale)) for s, scale in zip(images_by_level, scales, strict=True)]
         return torch.stack(errors).sum()
 
@@ -127,7 +131,7 @@ class CodebookStage(nn.Module):
 
 
 class DecoderStage(nn.Module):
-    """Stage 2: trunk and pixel decoder learn to turn frozen ids of every prefix into pixels."""
+    """Stage 2: trunk and pixel decoder learn to turn frozen ids of every prefix and of sparse pyramids into pixels."""
 
     name = "decoder"
 
@@ -137,27 +141,23 @@ class DecoderStage(nn.Module):
         self.ema_decay = config.ema_decay
         self.trunk, self.pixel_decoder = tok.trunk, tok.pixel_decoder
         # behind functions, so that this module holds what trains and nothing else
-        self._features, self._encode, self._codes, self._linear_reconstruction = (
-            tok.features,
-            tok.quantizer.encode,
-            tok.quantizer.codes,
-            tok.quantizer.linear_reconstruction,
-        )
+        self._features, self._quantizer = tok.features, lambda: tok.quantizer
         self._perceptual = perceptual_distance(config.perceptual, tok.backbone)
         self.num_levels = len(tok.quantizer.levels)
         self.usage = CodebookUsage(tok.quantizer.codebook_sizes)
 
     def forward(self, images: Tensor, step: int) -> tuple[Tensor, dict[str, float]]:
-        """Pixel loss, and the perceptual one where asked for, at a random prefix of levels. Images (B, 3, H, W)."""
+        """Pixel loss, and the perceptual one where asked for, at a random prefix or thinning. Images (B, 3, H, W)."""
+        quantizer = self._quantizer()
         with torch.no_grad():
-            ids = self._encode(self._features(images))
-            codes = self._codes(ids)[: self._prefix()]
-            linear_reconstruction = self._linear_reconstruction(codes)
+            ids = quantizer.encode(self._features(images), levels=self.num_levels)
+            name, used, present = self._part(ids, images)
+            codes = quantizer.codes(used, present)
+            linear_reconstruction = quantizer.linear_reconstruction(codes, present)
         self.usage.add(step, ids)
-        decoded = self.pixel_decoder(self.trunk(codes)[-1], linear_reconstruction)
+        decoded = self.pixel_decoder(self.trunk(codes, present)[-1], linear_reconstruction)
         loss = pixel_loss(decoded, images, self.config.pixel_loss)
         psnr = mean_psnr(decoded, images)
-        name = "psnr" if len(codes) == self.num_levels else f"psnr@{len(codes)}"
         figures = {name: psnr, "gain": psnr - mean_psnr(linear_reconstruction, images), **self.usage.shares(step)}
         if self._perceptual is not None:
             distance = self._perceptual(decoded, images)
@@ -165,10 +165,17 @@ class DecoderStage(nn.Module):
             loss = loss + self.config.perceptual_weight * distance
         return loss, figures
 
-    def _prefix(self) -> int:
-        if self.num_levels > 1 and float(torch.rand(())) < self.config.level_dropout:
-            return int(torch.randint(1, self.num_levels, ()))
-        return self.num_levels
+    def _part(self, ids: Sequence[Tensor], images: Tensor) -> tuple[str, Sequence[Tensor], Presence]:
+        """What a step decodes: the name of its figure, ids, and masks. A prefix, a sparse pyramid, or the usual full one."""
+        base, drawn = self._quantizer().base_levels, float(torch.rand(()))
+        prefixes = [count for count in range(1, self.num_levels + 1) if count != base]
+        if drawn < self.config.level_dropout and prefixes:
+            count = prefixes[int(torch.randint(len(prefixes), ()))]
+            return f"psnr@{count}", ids[:count], ()
+        if drawn < self.config.level_dropout + self.config.thinning and self.num_levels > 1:
+            count = int(torch.randint(max(base, 2), self.num_levels + 1, ()))
+            return "psnr@sparse", ids[:count], draw_masks(self._quantizer(), ids[:count], images)
+        return "psnr", ids[:base], ()
 
     def after_step(self, step: int) -> None:
         """Nothing: ids are frozen."""

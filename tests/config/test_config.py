@@ -216,6 +216,8 @@ def test_a_newer_format_is_refused_before_its_new_fields():
         ("quantizer__levels__0__fsq", [4, 2], r"as many fsq entries as dim 4, got \(4, 2\): set dim to 2"),
         ("quantizer__levels__0__fsq", [4.0, 2.0], r"levels\[0\].fsq\[0\] as int, got 4.0"),
         ("quantizer__composition", "sum", "composition as one of"),
+        ("quantizer__detail_levels", 2, "detail_levels from 0 to 1, got 2"),
+        ("quantizer__detail_levels", -1, "detail_levels from 0 to 1, got -1"),
         ("segmentation", {"width": 0}, "segmentation.width >= 1, got 0"),
         ("segmentation", {"depth": -1}, "segmentation.depth >= 0, got -1"),
         ("segmentation", {"widths": 8}, "in config.segmentation, got 'widths': did you mean 'width'"),
@@ -224,7 +226,11 @@ def test_a_newer_format_is_refused_before_its_new_fields():
         ("decoder__pixel_widths", [-1], "widths of 1 or more"),
         ("decoder__depths", [1, -1], "depths of 0 or more"),
         ("decoder__pixel_depth", -1, "depths of 0 or more"),
-        ("decoder", {"widths": [8], "depths": [1]}, "expected 2 decoder widths, one per level, got 1"),
+        (
+            "decoder",
+            {"widths": [8], "depths": [1]},
+            "expected 2 decoder widths, one per level that is no detail, got 1",
+        ),
     ],
 )
 def test_a_value_out_of_its_range_is_an_error(path, value, message):

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from pyramid_tokenizer.backbones.base import compute_fingerprint
-from pyramid_tokenizer.backbones.features import FeaturePyramid, enlarge
+from pyramid_tokenizer.backbones.features import FeaturePyramid
 from pyramid_tokenizer.config.models import LevelConfig, QuantizerConfig
 from pyramid_tokenizer.errors import ConfigError, ImageValueError, NotFittedError, TokenRangeError
 from pyramid_tokenizer.quantizer.build import build_quantizer
@@ -88,11 +88,11 @@ def test_every_prefix_has_a_linear_reconstruction_at_full_size(case):
     quantizer, features = case
     codes = quantizer.codes(quantizer.encode(features))
     linear_reconstructions = quantizer.linear_reconstructions(codes)
-    for n, stride in enumerate(quantizer.strides, start=1):
+    for n in range(1, len(quantizer.strides) + 1):
         linear_reconstruction = quantizer.linear_reconstruction(codes[:n])
         assert linear_reconstruction.shape == (3, 3, 96, 96)
-        assert linear_reconstructions[n - 1].shape[-1] == 96 * quantizer.patch_px // stride
-        assert torch.equal(linear_reconstruction, enlarge(linear_reconstructions[n - 1], stride // quantizer.patch_px))
+        assert linear_reconstructions[n - 1].shape[-1] == 96 // quantizer.scale(n - 1)
+        assert torch.equal(linear_reconstruction, quantizer.to_image_size(linear_reconstructions[n - 1], n - 1))
         assert torch.equal(
             quantizer.linear_reconstructions(codes[:n])[-1], linear_reconstructions[n - 1]
         )  # finer levels change nothing

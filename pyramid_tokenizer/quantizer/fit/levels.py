@@ -58,7 +58,7 @@ class LevelReport:
 
 
 @torch.no_grad()
-def fit_quantizer(
+def fit_quantizer(  # noqa: PLR0913
     quantizer: PyramidQuantizer,
     samples: Samples,
     *,
@@ -66,6 +66,7 @@ def fit_quantizer(
     iterations: int = ITERATIONS,
     seed: int = 0,
     keep_adapters: bool = False,
+    first_level: int = 0,
     progress: Progress | None = None,
     num_batches: int | None = None,
 ) -> list[LevelReport]:
@@ -79,17 +80,20 @@ def fit_quantizer(
         seed: Draws the cells and starts k-means.
         keep_adapters: Whether whitening and adapters stay, so that a trained decoder still understands the codes; k-means
             then starts from the present entries, and the grids of `fsq` levels stay.
+        first_level: Coarser levels, which are fitted already, stay as they are, and so does the map to image embeddings: it is
+            to add detail levels to a fitted quantizer.
         progress: See `Progress`; None for nothing.
         num_batches: How many batches `samples` gives, for `progress`; None where only reading them tells.
 
     Returns:
-        One report per level, coarse to fine.
+        One report per level that was fitted, coarse to fine.
 
     Raises:
         DataError: No images, images that are all alike, features without text-aligned outputs, or of fewer directions than
             an `fsq` level has, and numbers of a sample or of its statistics that are NaN or infinite.
         TooFewCellsError: A level has fewer cells, or fewer different ones, than codes.
-        ConfigError, NotFittedError: `progress` cannot be called; `keep_adapters` of a quantizer that was never fitted.
+        ConfigError, NotFittedError: `progress` cannot be called; `keep_adapters` of a quantizer that was never fitted, or a
+            `first_level` behind one.
         ImageValueError: An image size that is no multiple of the coarsest stride.
 
     Example:
@@ -108,28 +112,32 @@ def fit_quantizer(
     """
     if keep_adapters and not quantizer.is_fitted:
         raise NotFittedError("expected fitted codebooks to refit, got empty ones: fit without keep_adapters first")
+    order = [index for index in quantizer.order if index >= first_level]
+    if not all(quantizer.level(index).is_fitted for index in range(first_level)):
+        raise NotFittedError(f"expected fitted levels before level {first_level}, got empty ones: fit them all")
     generator = torch.Generator().manual_seed(seed)
     before = copy.deepcopy(quantizer.state_dict())
     reports = []
-    shown = FitProgress(progress, sizes=stage_sizes(len(quantizer.order)), num_batches=num_batches)
+    shown = FitProgress(progress, sizes=stage_sizes(len(order)), num_batches=num_batches)
     try:
         with (
             exact_float32(),
             KeptSamples(samples, maps={index for read in quantizer.reads for index in read.maps}) as kept,
         ):
             batches = shown.over(kept)
-            for index in quantizer.order:
+            for index in order:
                 shown.begin(f"level {index}: cells" if reports else "backbone")
                 cells = _projected_cells(quantizer, index, batches, vectors_per_code, generator, keep_adapters)
                 level = quantizer.level(index)
                 shown.begin(f"level {index}: k-means")
                 reports.append(_fit_codebook(level, index, cells, iterations, generator, keep_adapters))
             reports.sort(key=lambda report: report.level)
-            weights = quantizer.composition.text_weights([report.semantics_explained for report in reports])
-            for index, weight in enumerate(weights):
-                quantizer.level(index).text_weight.fill_(weight)
             shown.begin("image embeddings")
-            fit_embedding(quantizer, batches)
+            if not first_level:
+                weights = quantizer.composition.text_weights([report.semantics_explained for report in reports])
+                for index, weight in enumerate(weights):
+                    quantizer.level(index).text_weight.fill_(weight)
+                fit_embedding(quantizer, batches)
         advice = "features are so large that the fit's statistics overflow; use another backbone"
         require_finite(quantizer.state_dict(), stage="the fitted quantizer", advice=advice, error=DataError)
         shown.end()

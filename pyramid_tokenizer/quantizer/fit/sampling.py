@@ -98,7 +98,7 @@ def sample_cells(
         pixels, semantics = quantizer.composition.targets(
             quantizer, index, codes, _at_scale(quantizer, index, images.float()), semantics
         )
-        cells.add(_rows(found), _rows(F.pixel_unshuffle(pixels, quantizer.patch_px)), _rows(semantics))
+        cells.add(_rows(found), _rows(F.pixel_unshuffle(pixels, level.patch_px)), _rows(semantics))
     if not cells.seen:
         raise DataError(f"expected at least one batch of images for level {index}, got none: check the image source")
     if cells.seen < level.codebook_size:
@@ -120,8 +120,8 @@ def _codes_before(quantizer: PyramidQuantizer, index: int, features: FeaturePyra
 
 
 def _at_scale(quantizer: PyramidQuantizer, index: int, images: Tensor) -> Tensor:
-    """The images (B, 3, H, W) at the scale of a level, where each of its cells is a patch of `patch_px`."""
-    scale = quantizer.strides[index] // quantizer.patch_px
+    """The images (B, 3, H, W) at the scale of a level, where each of its cells is a patch of its `patch_px`."""
+    scale = quantizer.scale(index)
     return F.avg_pool2d(images, scale) if scale > 1 else images
 
 

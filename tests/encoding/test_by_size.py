@@ -3,7 +3,7 @@ import pytest
 import torch
 from PIL import Image
 
-from pyramid_tokenizer.bucketing import WAITING_BATCHES, encode_by_size
+from pyramid_tokenizer.encoding.by_size import WAITING_BATCHES, encode_by_size
 from pyramid_tokenizer.errors import ConfigError, ImageFileError, ImageValueError
 from pyramid_tokenizer.tokens.pyramid import TokenPyramid
 
