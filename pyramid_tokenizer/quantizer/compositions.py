@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from pyramid_tokenizer.backbones.features import enlarge
-from pyramid_tokenizer.quantizer.regrid import InputPart, space_to_depth
+from pyramid_tokenizer.quantizer.regrid import EnlargedImage, InputPart, Part
 from pyramid_tokenizer.tokens.presence import keep_present
 
 if TYPE_CHECKING:
@@ -48,7 +48,7 @@ class Composition(Protocol):
         """
         ...
 
-    def context(self, pyramid: PyramidQuantizer, index: int, codes: Mapping[int, Tensor]) -> list[InputPart]:
+    def context(self, pyramid: PyramidQuantizer, index: int, codes: Mapping[int, Tensor]) -> list[Part]:
         """What level `index` reads of the other levels, without gradient.
 
         Args:
@@ -107,15 +107,15 @@ class Residual:
         """The pixels of a cell and the codes of all coarser levels."""
         return 3 * patch_px**2 + sum(dims[:index]) if index else 0
 
-    def context(self, pyramid: PyramidQuantizer, index: int, codes: Mapping[int, Tensor]) -> list[InputPart]:
+    def context(self, pyramid: PyramidQuantizer, index: int, codes: Mapping[int, Tensor]) -> list[Part]:
         """The coarser levels' linear reconstruction, space to depth, then their codes, repeated to this level's grid."""
         if not index:
             return []
         coarser = [codes[i].detach() for i in range(index)]
-        image = enlarge(pyramid.linear_reconstructions(coarser)[-1].detach(), pyramid.pixel_ratio(index))
+        image = pyramid.linear_reconstructions(coarser)[-1].detach()
         stride = pyramid.strides[index]
         repeated = [InputPart(code, pyramid.strides[i], stride, repeat=True) for i, code in enumerate(coarser)]
-        return [InputPart(space_to_depth(image, pyramid.level(index).patch_px), stride, stride), *repeated]
+        return [EnlargedImage(image, pyramid.pixel_ratio(index), pyramid.level(index).patch_px), *repeated]
 
     def add(self, coarser: Tensor | None, own: Tensor, ratio: int, mask: Tensor | None = None) -> Tensor:
         """The coarser levels' result, enlarged bilinearly, plus the level's own."""
@@ -154,7 +154,7 @@ class BottomUp:
         """The dimensions of the next finer level's codes; 0 for the finest level."""
         return dims[index + 1] if index + 1 < len(dims) else 0
 
-    def context(self, pyramid: PyramidQuantizer, index: int, codes: Mapping[int, Tensor]) -> list[InputPart]:
+    def context(self, pyramid: PyramidQuantizer, index: int, codes: Mapping[int, Tensor]) -> list[Part]:
         """The next finer level's codes, averaged to this level's grid."""
         if index + 1 == len(pyramid.strides):
             return []
@@ -191,7 +191,7 @@ class Independent:
         """None."""
         return 0
 
-    def context(self, pyramid: PyramidQuantizer, index: int, codes: Mapping[int, Tensor]) -> list[InputPart]:
+    def context(self, pyramid: PyramidQuantizer, index: int, codes: Mapping[int, Tensor]) -> list[Part]:
         """Nothing."""
         return []
 

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from pyramid_tokenizer.quantizer.codebooks import CodebookKind, Learned
 from pyramid_tokenizer.quantizer.nearest import affine_cells, nearest
-from pyramid_tokenizer.quantizer.regrid import InputPart, depth_to_space, times_parts
+from pyramid_tokenizer.quantizer.regrid import Part, depth_to_space, times_parts
 from pyramid_tokenizer.tokens.presence import keep_present
 
 
@@ -33,6 +33,7 @@ class LevelQuantizer(nn.Module):
         unit_text_embeddings: Whether text embeddings are unit vectors; otherwise they are terms of a sum over levels.
 
     Example:
+        >>> from pyramid_tokenizer.quantizer.regrid import InputPart
         >>> level = LevelQuantizer(in_channels=12, codebook_size=16, dim=4, patch_px=8, embedding_dim=32)
         >>> _ = torch.nn.init.normal_(level.codebook)
         >>> ids = level.assign(level.project([InputPart(torch.rand(2, 12, 3, 5), own=8, wanted=8)]))
@@ -75,16 +76,16 @@ class LevelQuantizer(nn.Module):
         """Whether the codebook was ever filled."""
         return bool(self.codebook.any())
 
-    def project(self, parts: Sequence[InputPart]) -> Tensor:
+    def project(self, parts: Sequence[Part]) -> Tensor:
         """Projects the level's input, C channels in all, to the space of its entries: (B, d, h, w) float32.
 
         Without a gradient, a cell's result depends on its own input alone, bit for bit.
         """
         return self.constrain(self.linear(parts))
 
-    def linear(self, parts: Sequence[InputPart]) -> Tensor:
+    def linear(self, parts: Sequence[Part]) -> Tensor:
         """The linear part of `project`, whitening and adapter: (B, d, h, w) float32."""
-        with float32_on(parts[0].map.device):
+        with float32_on(self.codebook.device):
             weight = self.adapter.weight / self.std  # whitening folded in
             return times_parts(parts, weight, self.adapter.bias - weight @ self.mean)
 

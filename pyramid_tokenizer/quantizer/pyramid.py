@@ -21,7 +21,7 @@ from pyramid_tokenizer.checks.finite import all_finite, require_finite
 from pyramid_tokenizer.errors import BackboneError, CheckpointError, ImageValueError, NotFittedError, TokenRangeError
 from pyramid_tokenizer.quantizer.compositions import Composition
 from pyramid_tokenizer.quantizer.level import LevelQuantizer, float32_on
-from pyramid_tokenizer.quantizer.regrid import BackboneInput, InputPart
+from pyramid_tokenizer.quantizer.regrid import BackboneInput, Part
 from pyramid_tokenizer.tokens.presence import mask_of
 from pyramid_tokenizer.tokens.splits import Presence
 
@@ -174,7 +174,7 @@ class PyramidQuantizer(nn.Module):
         count = self.base_levels if levels is None else levels
         return [index for index in self.order if index < count]
 
-    def level_input(self, index: int, features: FeaturePyramid, codes: Mapping[int, Tensor]) -> list[InputPart]:
+    def level_input(self, index: int, features: FeaturePyramid, codes: Mapping[int, Tensor]) -> list[Part]:
         """What a level reads: maps of the backbone, then what its composition gives of other levels.
 
         Args:

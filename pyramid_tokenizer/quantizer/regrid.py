@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from pyramid_tokenizer.backbones.features import FeaturePyramid, semantic_target
+from pyramid_tokenizer.backbones.features import FeaturePyramid, enlarge, semantic_target
 from pyramid_tokenizer.errors import ConfigError
 from pyramid_tokenizer.quantizer.nearest import affine_cells
 
@@ -72,7 +72,67 @@ class InputPart:
         return x if ratio == 1 else x.repeat_interleave(ratio, 2).repeat_interleave(ratio, 3)
 
 
-def times_parts(parts: Sequence[InputPart], weight: Tensor, bias: Tensor) -> Tensor:
+@dataclass(frozen=True, slots=True)
+class EnlargedImage:
+    """The image of coarser levels, which a level reads enlarged, each cell its patch of pixels.
+
+    `times` does not enlarge it: enlarging is linear, so that it goes into the matrix, and a cell's patch of p x p pixels depends
+    on p / ratio + 2 pixels of the smaller image in either direction.
+
+    Example:
+        >>> part = EnlargedImage(torch.rand(1, 3, 8, 12), ratio=2, patch_px=4)
+        >>> part.channels, part.on_grid().shape, part.times(torch.rand(5, 48)).shape
+        (48, torch.Size([1, 48, 4, 6]), torch.Size([1, 5, 4, 6]))
+    """
+
+    image: Tensor
+    """(B, 3, H, W) float32."""
+    ratio: int
+    """By which it is enlarged, bilinearly."""
+    patch_px: int
+    """p, side of a cell's patch in the enlarged image."""
+
+    @property
+    def channels(self) -> int:
+        """The number of channels of `on_grid`: 3 p p."""
+        return self.image.shape[1] * self.patch_px**2
+
+    def on_grid(self) -> Tensor:
+        """(B, 3 p p, ratio H / p, ratio W / p), the enlarged image, space to depth."""
+        return space_to_depth(enlarge(self.image, self.ratio), self.patch_px)
+
+    def times(self, weight: Tensor) -> Tensor:
+        """The product of every cell of `on_grid` with a matrix.
+
+        Without a gradient, a cell's result depends on its own input alone, bit for bit.
+
+        Args:
+            weight: (T, 3 p p) float32.
+
+        Returns:
+            (B, T, ratio H / p, ratio W / p) float32.
+        """
+        if self.ratio == 1 or self.patch_px % self.ratio:
+            return affine_cells(self.on_grid(), weight)
+        step = self.patch_px // self.ratio
+        side = step + 2
+        bordered = F.pad(self.image, (1, 1, 1, 1), mode="replicate")  # as bilinear enlargement has it
+        windows = bordered.unfold(2, side, step).unfold(3, side, step)  # (B, 3, h, w, side, side)
+        cells = windows.permute(1, 4, 5, 0, 2, 3).flatten(0, 2).transpose(0, 1)  # (B, 3 side side, h, w)
+        return affine_cells(cells, (weight.unflatten(1, (3, -1)) @ self._enlargement(side)).flatten(1))
+
+    def _enlargement(self, side: int) -> Tensor:
+        """The matrix (p p, side side) that enlarges a window to the patch inside it."""
+        ones = torch.eye(side**2, device=self.image.device).view(-1, 1, side, side)
+        inside = slice(self.ratio, self.ratio + self.patch_px)
+        return enlarge(ones, self.ratio)[..., inside, inside].flatten(1).T
+
+
+Part = InputPart | EnlargedImage
+"""What a level reads, on whatever grid it is."""
+
+
+def times_parts(parts: Sequence[Part], weight: Tensor, bias: Tensor) -> Tensor:
     """The product of all parts side by side with a matrix, plus a bias: (B, T, h, w) float32.
 
     Args:
@@ -86,7 +146,7 @@ def times_parts(parts: Sequence[InputPart], weight: Tensor, bias: Tensor) -> Ten
     return total
 
 
-def join_parts(parts: Sequence[InputPart]) -> Tensor:
+def join_parts(parts: Sequence[Part]) -> Tensor:
     """All parts side by side on the level's grid: (B, C, h, w) float32."""
     return torch.cat([part.on_grid() for part in parts], 1)
 

@@ -5,6 +5,7 @@ import torch
 import torch.nn.functional as F
 
 from pyramid_tokenizer.quantizer.regrid import (
+    EnlargedImage,
     InputPart,
     depth_to_space,
     join_parts,
@@ -103,3 +104,16 @@ def test_space_to_depth_and_back_equal_those_of_torch(ratio, memory_format):
     assert torch.equal(cells, F.pixel_unshuffle(images, ratio))
     assert torch.equal(depth_to_space(cells, ratio), images)
     assert torch.equal(depth_to_space(cells.contiguous(memory_format=memory_format), ratio), images)
+
+
+@pytest.mark.parametrize(("ratio", "patch_px"), [(1, 4), (2, 2), (2, 8), (4, 8), (2, 7), (3, 9)])
+def test_an_enlarged_image_is_multiplied_as_if_it_had_been_enlarged(ratio, patch_px):
+    image, weight = torch.rand(2, 3, 2 * patch_px, 3 * patch_px), torch.rand(5, 3 * patch_px**2)
+    part = EnlargedImage(image, ratio=ratio, patch_px=patch_px)
+    cells = F.pixel_unshuffle(F.interpolate(image, scale_factor=ratio, mode="bilinear"), patch_px)
+    torch.testing.assert_close(part.on_grid(), cells)
+    assert part.channels == cells.shape[1]
+    product = part.times(weight)
+    torch.testing.assert_close(product, torch.einsum("bchw,tc->bthw", cells, weight))
+    alone = EnlargedImage(image[1:], ratio=ratio, patch_px=patch_px).times(weight)
+    assert torch.equal(alone, product[1:])
