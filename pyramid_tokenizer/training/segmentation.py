@@ -24,11 +24,13 @@ from pyramid_tokenizer.quantizer.nearest import gather_rows
 from pyramid_tokenizer.segmentation.head import build_head
 from pyramid_tokenizer.segmentation.segmenter import Segmenter
 from pyramid_tokenizer.tokenizer import PyramidTokenizer
+from pyramid_tokenizer.tokens.splits import Presence
 from pyramid_tokenizer.training.loop import run_stage
 from pyramid_tokenizer.training.losses import pixel_loss
 from pyramid_tokenizer.training.process import accelerated, own_randomness, reseed
 from pyramid_tokenizer.training.reports import Log
 from pyramid_tokenizer.training.resume import STATE_SUFFIX, check_settings
+from pyramid_tokenizer.training.thinning import draw_masks
 from pyramid_tokenizer.training.train import check_trainable, print_log, training_folder
 
 LOGIT_STRIDE = 4
@@ -74,17 +76,19 @@ class SegmentationStage(nn.Module):
         """The loss of a batch, and the share of its pixels that get their own class."""
         tok = self._tok()
         with torch.no_grad():
-            codes, lookup = cell_inputs(tok, batch.images, continuous=self.continuous)
+            codes, lookup, present = cell_inputs(
+                tok, batch.images, continuous=self.continuous, thinning=self.config.thinning
+            )
         own = self.head.trunk
         with torch.set_grad_enabled(own is not None or self.joint is not None):
-            fused = (own or tok.trunk)(codes)
+            fused = (own or tok.trunk)(codes, present)
         cells = self.head(lookup, fused)  # (B, D, h, w)
         with torch.autocast(cells.device.type, enabled=False):  # a sum over many classes needs float32
             loss, accuracy = self._mask_loss(cells.float(), batch)
         figures = {"accuracy": accuracy}
         if self.joint is not None:
-            finest = (fused if own is None else tok.trunk(codes))[-1]  # what the pixel decoder will be given
-            decoded = tok.pixel_decoder(finest, tok.quantizer.linear_reconstruction(codes))
+            finest = (fused if own is None else tok.trunk(codes, present))[-1]  # what the pixel decoder will be given
+            decoded = tok.pixel_decoder(finest, tok.quantizer.linear_reconstruction(codes, present))
             pixels = pixel_loss(decoded, batch.images, self.config.pixel_loss)
             figures["pixels"] = float(pixels.detach())
             loss = loss + pixels
@@ -176,23 +180,29 @@ def class_weights(shares: Tensor, power: float) -> Tensor:
     return (weights / (weights * shares).sum().clamp(min=1e-12)).float()
 
 
-def cell_inputs(tok: PyramidTokenizer, images: Tensor, *, continuous: bool = False) -> tuple[list[Tensor], Tensor]:
-    """What the head reads: codes per level, and the text embedding of every cell on the finest grid.
+def cell_inputs(
+    tok: PyramidTokenizer, images: Tensor, *, continuous: bool = False, thinning: float = 0.0
+) -> tuple[list[Tensor], Tensor, Presence]:
+    """What the head reads: codes per level, the text embedding of every cell on the finest grid, and which cells are present.
 
     Args:
         tok: A fitted tokenizer.
         images: (B, 3, H, W) in [0, 1], sides in multiples of `tok.multiple_px`.
         continuous: Whether to take projections before quantisation, and their text embeddings, in place of codes.
+        thinning: How often the pyramids of a batch are thinned at random, as `TrainConfig.thinning`.
 
     Returns:
-        Codes (B, d_l, h_l, w_l) per level, and text embeddings (B, D, h, w).
+        Codes (B, d_l, h_l, w_l) per level, text embeddings (B, D, h, w), and masks of sparse levels.
     """
     quantizer = tok.quantizer
-    if not continuous:
-        ids = quantizer.encode(tok.features(images))
-        return list(quantizer.codes(ids)), gather_rows(quantizer.weighted_text_embeddings(), ids)
-    codes = list(quantizer.encode_continuous(tok.features(images)))
-    return codes, quantizer.summed_text_embeddings(codes)
+    if continuous:
+        maps = list(quantizer.encode_continuous(tok.features(images)))
+        return maps, quantizer.summed_text_embeddings(maps), ()
+    ids = quantizer.encode(tok.features(images))
+    thinned = len(ids) > 1 and float(torch.rand(())) < thinning
+    present = draw_masks(quantizer, ids, images) if thinned else ()
+    codes = list(quantizer.codes(ids, present))
+    return codes, gather_rows(quantizer.weighted_text_embeddings(), ids, present), present
 
 
 def train_segmentation(  # noqa: PLR0913

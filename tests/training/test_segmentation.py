@@ -58,7 +58,7 @@ def config(settings):
     """config(**changes) -> a run of six steps."""
 
     def make(**changes):
-        return settings(**{"head_steps": 6, "head_lr": 1e-2, "codebook_steps": 0} | changes)
+        return settings(**{"head_steps": 6, "head_lr": 1e-2, "codebook_steps": 0, "thinning": 0.0} | changes)
 
     return make
 
@@ -136,17 +136,29 @@ class TestStage:
 
     def test_inputs_of_cells_are_codes_and_their_text_embeddings(self, tok, five):
         batch = LabelledCrops([five], batch_size=2, crop_px=32)[0]
-        codes, lookup = cell_inputs(tok, batch.images)
+        codes, lookup, present = cell_inputs(tok, batch.images)
+        assert present == ()
         tokens = tok.encode(batch.images)
         assert all(torch.equal(a, b) for a, b in zip(codes, tok.codes(tokens), strict=True))
         assert torch.equal(lookup, gather_rows(tok.quantizer.weighted_text_embeddings(), tokens.ids))
 
+    def test_a_share_of_the_batches_is_sparse_in_codes_and_text_embeddings(self, tok, five):
+        images = LabelledCrops([five], batch_size=2, crop_px=32)[0].images
+        codes, lookup, present = cell_inputs(tok, images, thinning=1.0)
+        ids = [
+            own if mask is None else torch.where(mask, own, -1)
+            for own, mask in zip(tok.encode(images).ids, present, strict=True)
+        ]
+        tokens = tok.tokens(ids, image_size=(32, 32))
+        assert all(torch.equal(a, b) for a, b in zip(codes, tok.codes(tokens), strict=True))
+        assert torch.equal(lookup, gather_rows(tok.quantizer.weighted_text_embeddings(), tokens.ids, tokens.present))
+
     def test_continuous_inputs_of_cells_are_what_the_codes_stand_for(self, tok, five):
         batch = LabelledCrops([five], batch_size=2, crop_px=32)[0]
-        codes, lookup = cell_inputs(tok, batch.images, continuous=True)
+        codes, lookup, _ = cell_inputs(tok, batch.images, continuous=True)
         wanted = tok.quantizer.encode_continuous(tok.features(batch.images))
         assert all(torch.equal(a, b) for a, b in zip(codes, wanted, strict=True))
-        quantised, near = cell_inputs(tok, batch.images)
+        quantised, near, _ = cell_inputs(tok, batch.images)
         assert lookup.shape == near.shape == (2, 16, 4, 4)
         assert not torch.equal(codes[1], quantised[1])
         assert F.cosine_similarity(lookup, near, dim=1).mean() > 0.8
