@@ -184,19 +184,19 @@ def targets(photos: Photos) -> list[dict[str, Any]]:
             pyramids = [tok.encode(batch, target_psnr=target) for batch in photos.batches]
         found = torch.cat([psnr(tok.decode(t), batch) for t, batch in zip(pyramids, photos.batches, strict=True)])
         can = (most >= target) & (root <= target)
-        close = (found - target).abs() <= TOLERANCE
+        miss = (found - target).abs()[can]
         rows.append(
             {
                 "target": target,
                 "reachable": int(can.sum()),
                 "images": len(found),
                 "told": len(told),
-                "close": float(close[can].double().mean()),
-                "worst": float((found - target).abs()[can].max()),
+                "close": float((miss <= TOLERANCE).double().mean()) if len(miss) else None,
+                "worst": float(miss.max()) if len(miss) else None,
                 "tokens": float(torch.cat([t.token_counts for t in pyramids]).double().mean()),
             }
         )
-        say(f"target {target:g} dB: {rows[-1]['close']:.1%} of {rows[-1]['reachable']} within {TOLERANCE} dB")
+        say(f"target {target:g} dB: {percent(rows[-1]['close'])} of {len(miss)} within {TOLERANCE} dB")
     return rows
 
 
@@ -275,8 +275,8 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
     return found
 
 
-def percent(share: float) -> str:
-    return f"{100 * share:.1f} %"
+def percent(share: float | None) -> str:
+    return "-" if share is None else f"{100 * share:.1f} %"
 
 
 def to_markdown(found: dict[str, Any]) -> str:
