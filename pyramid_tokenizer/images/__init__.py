@@ -5,7 +5,7 @@ from pyramid_tokenizer.images.files import find_images
 from pyramid_tokenizer.images.folders import FolderListing, list_folder
 from pyramid_tokenizer.images.pixels import pad_to_multiple, to_pil, to_uint8
 from pyramid_tokenizer.images.read import DEFAULT_MAX_PIXELS, IMAGE_RECIPE_VERSION, ImageLike, read_image, to_batch
-from pyramid_tokenizer.images.sources import ImageSource, open_images
+from pyramid_tokenizer.images.sources import ImageSource, open_images, read_resized
 
 __all__ = [
     "DEFAULT_MAX_PIXELS",
@@ -19,6 +19,7 @@ __all__ = [
     "open_images",
     "pad_to_multiple",
     "read_image",
+    "read_resized",
     "read_skip_log",
     "to_batch",
     "to_pil",

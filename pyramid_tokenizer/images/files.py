@@ -17,6 +17,7 @@ from torch import Tensor
 from pyramid_tokenizer.checks.arguments import check_kind, check_path
 from pyramid_tokenizer.errors import DataError, ImageFileError, ImageValueError
 from pyramid_tokenizer.files import replacing
+from pyramid_tokenizer.images.draft import read_jpeg_draft
 from pyramid_tokenizer.images.folders import is_file_or_broken_link, list_folder, log_listing
 from pyramid_tokenizer.images.packed import PackedStrings
 from pyramid_tokenizer.images.read import ImageLike, read_image
@@ -161,6 +162,12 @@ class FileImages:
             ImageError: The file is missing, or is no complete image.
         """
         return read_image(self._paths[index])
+
+    def read_resized(self, index: int, *, size: int | None, jpeg_draft: bool) -> Tensor:
+        """As `read`, with the short side of `size` pixels; see `images.sources.read_resized`."""
+        if jpeg_draft and size is not None:
+            return read_jpeg_draft(self._paths[index], size=size)
+        return read_image(self._paths[index], size=size)
 
 
 class ListedImages:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
 from pyramid_tokenizer.errors import DataError, MissingExtraError
-from pyramid_tokenizer.images.packed import read_encoded
-from pyramid_tokenizer.images.read import read_image
-from pyramid_tokenizer.images.tables import find_column, one_line
+from pyramid_tokenizer.images.columns import DatasetColumns
+from pyramid_tokenizer.images.files import FileImages
+from pyramid_tokenizer.images.packed import one_line, read_encoded
+from pyramid_tokenizer.images.tables import find_column
 
 
 class DatasetImages:
@@ -30,6 +32,7 @@ class DatasetImages:
         datasets = _import_datasets()
         self._column = find_column(dataset.features.arrow_schema, column, label)
         self._label = label
+        self._whole = dataset
         dataset = dataset.with_format(None).select_columns([self._column])
         if isinstance(dataset.features[self._column], datasets.Image):
             # bytes or a path instead of a PIL image: read_image names what is wrong, and knows 16 bits and transparency
@@ -51,12 +54,20 @@ class DatasetImages:
         Raises:
             ImageError: The row holds no complete image.
         """
+        return self.read_resized(index, size=None, jpeg_draft=False)
+
+    def read_resized(self, index: int, *, size: int | None, jpeg_draft: bool) -> Tensor:
+        """As `read`, with the short side of `size` pixels; see `images.sources.read_resized`."""
         value = self._dataset[int(index)][self._column]
         if not isinstance(value, dict):
-            return read_encoded(value)
+            return read_encoded(value, size=size, jpeg_draft=jpeg_draft)
         if value["bytes"] is None and value.get("path"):
-            return read_image(value["path"])
-        return read_encoded(value["bytes"])
+            return FileImages([value["path"]]).read_resized(0, size=size, jpeg_draft=jpeg_draft)
+        return read_encoded(value["bytes"], size=size, jpeg_draft=jpeg_draft)
+
+    def own_columns(self, names: Sequence[str]) -> DatasetColumns:
+        """Other columns of the data set; see `images.columns`."""
+        return DatasetColumns(self._whole, names, self._label)
 
 
 def open_saved_dataset(folder: Path, *, column: str | None = None) -> DatasetImages:

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from pyramid_tokenizer.errors import ImageFileError
 from pyramid_tokenizer.files import refuse_lfs_bytes
+from pyramid_tokenizer.images.draft import read_jpeg_draft
 from pyramid_tokenizer.images.read import read_image
 
 
@@ -62,11 +63,13 @@ def read_span(path: str, offset: int, size: int) -> bytes:
     return span
 
 
-def read_encoded(data: bytes | None) -> Tensor:
+def read_encoded(data: bytes | None, *, size: int | None = None, jpeg_draft: bool = False) -> Tensor:
     """The pixels of an image's file, (3, H, W) float32 in [0, 1], as `images.read_image` reads them.
 
     Args:
         data: All bytes of a JPEG, PNG or other file that Pillow knows; None where a table holds none.
+        size: Length of the short side in pixels; None keeps the native size.
+        jpeg_draft: Decode a JPEG at a fraction of its size, see `images.draft`.
 
     Raises:
         ImageError: There are no bytes, they are no complete image, or the image is too large.
@@ -74,6 +77,8 @@ def read_encoded(data: bytes | None) -> Tensor:
     if not data:
         raise ImageFileError("expected the bytes of an image, got none: fill them in, or leave the image out")
     refuse_lfs_bytes(data, name=f"{len(data)} bytes", error=ImageFileError)
+    if jpeg_draft and size is not None:
+        return read_jpeg_draft(data, size=size)
     try:
         image = Image.open(io.BytesIO(data))
     except Exception as error:  # damaged bytes make Pillow's readers raise nearly any class
@@ -81,4 +86,9 @@ def read_encoded(data: bytes | None) -> Tensor:
             f"expected an image, got {len(data)} bytes that are damaged, too large or of no known format "
             f"({type(error).__name__}): replace or convert it"
         ) from error
-    return read_image(image)
+    return read_image(image, size=size)
+
+
+def one_line(error: Exception) -> str:
+    """An error's text without line breaks; the libraries of tables write texts of many lines."""
+    return " ".join(str(error).split())

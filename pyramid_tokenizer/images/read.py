@@ -303,6 +303,11 @@ def _target_size(height: int, width: int, size: int | None, max_pixels: int) -> 
     return target
 
 
+def resize_to(image: Tensor, target: tuple[int, int]) -> Tensor:
+    """One image resized by the recipe's kernel: (3, H, W) float32 in [0, 1] -> (3, *target)."""
+    return _resize(image[None], target)[0]
+
+
 def _resize(images: Tensor, target: tuple[int, int]) -> Tensor:
     if tuple(images.shape[-2:]) == target:
         return images

@@ -18,7 +18,7 @@ from pyramid_tokenizer.errors import DataError
 from pyramid_tokenizer.images.files import FORMATS_IN_WORDS, FileImages, ListedImages, expand_pattern, read_list
 from pyramid_tokenizer.images.folders import image_suffixes, list_folder, log_listing
 from pyramid_tokenizer.images.hugging_face import DatasetImages, load_hub_dataset, one_split, open_saved_dataset
-from pyramid_tokenizer.images.read import ImageLike
+from pyramid_tokenizer.images.read import ImageLike, read_image
 from pyramid_tokenizer.images.tables import ParquetImages
 from pyramid_tokenizer.images.tar import TarImages
 
@@ -51,6 +51,39 @@ class ImageSource(Protocol):
             ImageError: The image cannot be read.
         """
         ...
+
+
+@runtime_checkable
+class ResizingSource(ImageSource, Protocol):
+    """A source that reads an image at another size in less time and memory than `read` and a resize need."""
+
+    def read_resized(self, index: int, *, size: int | None, jpeg_draft: bool) -> Tensor:
+        """The same pixels as `images.sources.read_resized` gives."""
+        ...
+
+
+def read_resized(source: ImageSource, index: int, *, size: int | None = None, jpeg_draft: bool = False) -> Tensor:
+    """One image of a source, with its short side resized: (3, H, W) float32 in [0, 1].
+
+    Args:
+        source: Any source.
+        index: Number of the image.
+        size: Length of the short side in pixels, see `images.read_image`; None keeps the native size.
+        jpeg_draft: With `size`, decode a JPEG at a half, a quarter or an eighth of its size where that is still at least twice
+            `size` (`images.draft`). It is several times as fast for large photos and changes the pixels slightly. Sources of
+            your own, and lists of images in memory, hand over decoded pixels: there it changes nothing.
+
+    Raises:
+        ImageError: The image cannot be read.
+
+    Example:
+        >>> from PIL import Image
+        >>> read_resized(open_images([Image.new("RGB", (40, 30))]), 0, size=15).shape
+        torch.Size([3, 15, 20])
+    """
+    if isinstance(source, ResizingSource):
+        return source.read_resized(index, size=size, jpeg_draft=jpeg_draft)
+    return read_image(source.read(index), size=size)
 
 
 Source: TypeAlias = "ImageSource | str | os.PathLike[str] | Sequence[ImageLike] | Tensor | NDArray[Any] | Any"

@@ -15,7 +15,8 @@ from torch import Tensor
 
 from pyramid_tokenizer.errors import DataError, MissingExtraError
 from pyramid_tokenizer.files import replacing
-from pyramid_tokenizer.images.packed import read_encoded, read_span
+from pyramid_tokenizer.images.columns import ParquetColumns
+from pyramid_tokenizer.images.packed import one_line, read_encoded, read_span
 
 CACHE_VARIABLE = "PYRAMID_TOKENIZER_CACHE"
 """Environment variable that names the folder for these copies; ~/.cache/pyramid_tokenizer without it."""
@@ -71,8 +72,16 @@ class ParquetImages:
         Raises:
             ImageError: The row holds no complete image.
         """
+        return self.read_resized(index, size=None, jpeg_draft=False)
+
+    def read_resized(self, index: int, *, size: int | None, jpeg_draft: bool) -> Tensor:
+        """As `read`, with the short side of `size` pixels; see `images.sources.read_resized`."""
         file, row, rows = self._place(index)
-        return read_encoded(_read_copy(self._copies[file], row, rows))
+        return read_encoded(_read_copy(self._copies[file], row, rows), size=size, jpeg_draft=jpeg_draft)
+
+    def own_columns(self, names: Sequence[str]) -> ParquetColumns:
+        """Other columns of the files; see `images.columns`."""
+        return ParquetColumns(self._files, self._ends, names)
 
     def _place(self, index: int) -> tuple[int, int, int]:
         """Which file an image is in, its row there, and the number of rows of that file."""
@@ -118,11 +127,6 @@ def find_column(schema: Any, column: str | None, where: str) -> str:
         )
         raise DataError(f"expected {wanted} in {where}, got {columns}: {fix}")
     return chosen[0]
-
-
-def one_line(error: Exception) -> str:
-    """An error's text without line breaks; these libraries write texts of many lines."""
-    return " ".join(str(error).split())
 
 
 def _copy_column(file: Path, column: str | None) -> tuple[Path, int]:

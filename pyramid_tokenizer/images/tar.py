@@ -21,6 +21,7 @@ import numpy as np
 from torch import Tensor
 
 from pyramid_tokenizer.errors import DataError
+from pyramid_tokenizer.images.columns import TextColumns, check_names
 from pyramid_tokenizer.images.files import FORMATS_IN_WORDS
 from pyramid_tokenizer.images.folders import image_suffixes
 from pyramid_tokenizer.images.packed import PackedStrings, read_encoded, read_span
@@ -46,10 +47,10 @@ class TarImages:
     """
 
     def __init__(self, files: Sequence[Path], *, column: str | None = None):
-        self._files = [str(file) for file in files]
+        self._files, self._column = [str(file) for file in files], column
         spans, members = array("q"), []
         for number, file in enumerate(files):
-            for member in _images(file, column):
+            for member, _ in _images(file, column):
                 spans.extend((number, member.offset_data, member.size))
                 members.append(member.name)
         if not members:
@@ -71,16 +72,36 @@ class TarImages:
         Raises:
             ImageError: The image cannot be read.
         """
-        shard, offset, size = self._spans[index].tolist()
-        return read_encoded(read_span(self._files[shard], offset, size))
+        return self.read_resized(index, size=None, jpeg_draft=False)
+
+    def read_resized(self, index: int, *, size: int | None, jpeg_draft: bool) -> Tensor:
+        """As `read`, with the short side of `size` pixels; see `images.sources.read_resized`."""
+        shard, offset, length = self._spans[index].tolist()
+        return read_encoded(read_span(self._files[shard], offset, length), size=size, jpeg_draft=jpeg_draft)
+
+    def own_columns(self, names: Sequence[str]) -> TextColumns:
+        """The texts of other members of the samples, by their endings; see `images.columns`. Reads all shards' headers again."""
+        spans = {name: array("q") for name in names}
+        known: set[str] = set()
+        for number, file in enumerate(self._files):
+            for _, fields in _images(Path(file), self._column):
+                known.update(fields)
+                for name, found in spans.items():
+                    member = fields.get(name)
+                    found.extend((number, member.offset_data, member.size) if member else (number, -1, 0))
+        check_names(names, sorted(known), self._files[0])
+        return TextColumns(
+            self._files, {name: np.frombuffer(x, dtype=np.int64).reshape(-1, 3) for name, x in spans.items()}
+        )
 
 
-def _images(file: Path, column: str | None) -> Iterator[tarfile.TarInfo]:
-    """The member of each sample that holds its image."""
+def _images(file: Path, column: str | None) -> Iterator[tuple[tarfile.TarInfo, dict[str, tarfile.TarInfo]]]:
+    """The member of each sample that holds its image, and all members of the sample by their endings."""
     suffixes = image_suffixes()
     named = ((match, member) for member in _members(file) if (match := _MEMBER.fullmatch(member.name)))
     for key, sample in groupby(named, key=lambda pair: pair[0][1]):
         fields = [(match[2].lower(), member) for match, member in sample]
+        every = dict(fields)
         if column is None:
             fields = [pair for pair in fields if "." + pair[0].rpartition(".")[2] in suffixes]
             fields = [pair for pair in fields if "." not in pair[0]] or fields
@@ -92,7 +113,7 @@ def _images(file: Path, column: str | None) -> Iterator[tarfile.TarInfo]:
                 f"expected one image in each sample, got {names} in sample {key!r} of {file}: name the field to read as "
                 "column, or rename the files, for a name ends at its first dot"
             )
-        yield from (member for _, member in fields)
+        yield from ((member, every) for _, member in fields)
 
 
 def _members(file: Path) -> Iterator[tarfile.TarInfo]:
