@@ -24,7 +24,7 @@ install := $(enter) ./.ci/install $(venv) $(call quote,$(PYTHON))
 pytest := $(python) -m pytest -n $(WORKERS) --maxprocesses 8 --dist worksteal
 
 .NOTPARALLEL:
-.PHONY: help install demo test test-slow test-gpu test-network test-pythons check format cov bench golden build
+.PHONY: help install demo test test-slow test-long test-gpu test-network test-pythons check format cov bench golden build
 
 help: ## list the commands
 	@$(enter) sed -n 's/^\([a-z-]*\):.*## /  make \1@/p' Makefile | awk -F@ '{printf "%-18s %s\n", $$1, $$2}'
@@ -46,6 +46,11 @@ test-slow: ## whole runs, several processes, compilation, the further cases of a
 	@$(install) dev
 	@echo "test-slow: the slow tier, minutes"
 	@$(pytest) -m slow --durations=10 $(ARGS)
+
+test-long: ## what takes longer than CI allows: thirty killed runs, a hundred thousand images
+	@$(install) dev
+	@echo "test-long: one test after the other, tens of minutes"
+	@$(python) -m pytest -m long --durations=10 $(ARGS)
 
 test-gpu: ## what needs a CUDA device, beside the CPU
 	@$(install) dev

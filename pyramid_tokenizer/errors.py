@@ -20,6 +20,8 @@ PyramidTokenizerError
 ├── NotFittedError (RuntimeError)       codebooks that were never fitted
 ├── DataError (ValueError)              training data that cannot be used: none, or labels that teach nothing
 │   └── TooFewCellsError                fewer different cells of images than a codebook has entries
+├── DatasetError (RuntimeError)         a token dataset that cannot be written, continued or read
+│   └── DatasetInUseError               another process writes it
 └── MissingExtraError (ImportError)     an optional dependency; names the pip command
 """
 
@@ -107,6 +109,14 @@ class DataError(PyramidTokenizerError, ValueError):
 
 class TooFewCellsError(DataError):
     """Fewer cells of images, or fewer different ones, than a codebook has entries."""
+
+
+class DatasetError(PyramidTokenizerError, RuntimeError):
+    """A token dataset that cannot be written, continued or read."""
+
+
+class DatasetInUseError(DatasetError):
+    """A token dataset that another process is writing."""
 
 
 class MissingExtraError(PyramidTokenizerError, ImportError):

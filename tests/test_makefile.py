@@ -78,7 +78,13 @@ def test_a_fresh_checkout_makes_its_environment_installs_and_tests(checkout: Che
 
 def test_each_tier_of_tests_has_a_target_and_only_one_of_them_asks_the_network(checkout: Checkout) -> None:
     checkout.make("-C", PLACE, "test")
-    for target, tier in (("test", None), ("test-slow", "slow"), ("test-gpu", "gpu"), ("test-network", "network")):
+    for target, tier in (
+        ("test", None),
+        ("test-slow", "slow"),
+        ("test-long", "long"),
+        ("test-gpu", "gpu"),
+        ("test-network", "network"),
+    ):
         (tests,) = checkout.make("-C", PLACE, target)
         chosen = re.findall(r"-m pytest .*-m (\w+)", tests)
         assert chosen == ([tier] if tier else [])

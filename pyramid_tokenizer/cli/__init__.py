@@ -11,6 +11,7 @@
     pyramid-tokenizer finetune tiny --images photos --out my-tiny
     pyramid-tokenizer finetune tiny --segmentation my-masks --out my-tiny
     pyramid-tokenizer evaluate segmentation --data VOC2012 --protocol voc-20
+    pyramid-tokenizer tokenize --images photos --out tokens --columns caption
 
 Exit codes: 0 success; 1 an error, written as one line to stderr; 2 a wrong option; 130 interrupted. No large library is
 imported before a command runs, so that `--help` answers at once.
@@ -22,7 +23,19 @@ from typing import Annotated
 
 import typer
 
-from pyramid_tokenizer.cli import classify, decode, demo, encode, evaluate, finetune, info, reconstruct, segment, train
+from pyramid_tokenizer.cli import (
+    classify,
+    decode,
+    demo,
+    encode,
+    evaluate,
+    finetune,
+    info,
+    reconstruct,
+    segment,
+    tokenize,
+    train,
+)
 from pyramid_tokenizer.cli.group import OneLineErrors
 
 app = typer.Typer(
@@ -43,6 +56,7 @@ for _command in (
     info.info,
     train.train,
     finetune.finetune,
+    tokenize.tokenize,
     demo.demo,
 ):
     app.command()(_command)

@@ -1,0 +1,169 @@
+"""The columns of a token dataset, and a shard's bytes.
+
+    key         string           stable name of the image, unique in the dataset
+    source_row  int64            number of the image in the source
+    height      int32            of the encoded image in pixels, before padding
+    width       int32
+    tokens_0    list<uintN>      ids of level 0, the coarsest, row by row from the top left
+    tokens_1    list<uintN>      ... one column per level, in the smallest type that holds its ids
+    ...         any              the source's own columns
+
+A list has h_l * w_l ids, where the grid (h_l, w_l) follows from height, width and the strides in the manifest
+(`tokens.geometry.grids_of`). A later version may hold sparse levels, whose lists have the ids of the present cells alone, and
+a column that tells which cells are split. Such a dataset has a higher schema version, so that a reader that does not know it
+refuses it.
+
+Token columns are dictionary-encoded, which Parquet stores as bit-packed indices of ceil(log2 K) bits: within a few per cent
+of what ids take at a fixed rate, in an encoding that every reader of Parquet knows.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pyramid_tokenizer.datasets.manifest import SCHEMA_VERSION, Plan
+from pyramid_tokenizer.errors import MissingExtraError
+
+OWN_COLUMNS = ("key", "source_row", "height", "width")
+"""Columns that every token dataset has beside those of its levels."""
+TOKEN_PREFIX = "tokens_"
+RENAMED_PREFIX = "source_"
+"""Put before a column of the source whose name a token dataset uses itself."""
+METADATA_KEY = "pyramid_tokenizer"
+"""Of the metadata of a shard's schema, so that a single file tells which tokenizer made it."""
+_DICTIONARY_BYTES = 1 << 22  # 4 bytes an entry: codebooks of a million entries
+_ZSTD_LEVEL = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """An encoded image."""
+
+    key: str
+    source_row: int
+    image_size: tuple[int, int]
+    ids: tuple[NDArray[np.unsignedinteger[Any]], ...]
+    """(h_l * w_l,) per level, of the types of `id_types`."""
+
+
+def id_types(codebook_sizes: Sequence[int]) -> list[np.dtype[Any]]:
+    """The smallest unsigned integer type that holds the ids of each level.
+
+    Example:
+        >>> id_types((256, 4096, 65537))
+        [dtype('uint8'), dtype('uint16'), dtype('uint32')]
+    """
+    return [np.min_scalar_type(size - 1) for size in codebook_sizes]
+
+
+def name_columns(names: Sequence[str], num_levels: int) -> dict[str, str]:
+    """The dataset's name of each column that comes from the source -> its name there.
+
+    A name that a token dataset uses itself, such as "key", gets "source_" before it.
+
+    Example:
+        >>> name_columns(["caption", "key"], 3)
+        {'caption': 'caption', 'source_key': 'key'}
+    """
+    taken = {*OWN_COLUMNS, *(f"{TOKEN_PREFIX}{level}" for level in range(num_levels))}
+    renamed = {name: RENAMED_PREFIX + name if name in taken else name for name in names}
+    for name in names:  # "source_key" beside "key"
+        while list(renamed.values()).count(renamed[name]) > 1:
+            renamed[name] = RENAMED_PREFIX + renamed[name]
+    return {new: name for name, new in renamed.items()}
+
+
+def build_schema(plan: Plan, own: Any | None) -> Any:
+    """The `pyarrow.Schema` of a dataset's shards.
+
+    Args:
+        plan: The dataset's plan.
+        own: Schema of the columns that come from the source, by their names there; None for none.
+    """
+    pa = import_pyarrow()
+    fields = [
+        pa.field("key", pa.string(), nullable=False),
+        pa.field("source_row", pa.int64(), nullable=False),
+        pa.field("height", pa.int32(), nullable=False),
+        pa.field("width", pa.int32(), nullable=False),
+    ]
+    for level, kind in enumerate(id_types(plan.codebook_sizes)):
+        ids = pa.list_(pa.field("element", pa.from_numpy_dtype(kind), nullable=False))
+        fields.append(pa.field(f"{TOKEN_PREFIX}{level}", ids, nullable=False))
+    fields += [own.field(name).with_name(new) for new, name in plan.columns.items()] if own is not None else []
+    facts = {
+        "schema_version": SCHEMA_VERSION,
+        "fingerprint": plan.fingerprint,
+        "precision": plan.precision,
+        "codebook_sizes": plan.codebook_sizes,
+        "strides": plan.strides,
+        "image_recipe": plan.image_recipe,
+    }
+    return pa.schema(fields, metadata={METADATA_KEY: json.dumps(facts)})
+
+
+def build_table(plan: Plan, rows: Sequence[Row], own: Any | None) -> Any:
+    """The `pyarrow.Table` of a shard.
+
+    Args:
+        plan: The dataset's plan.
+        rows: Its encoded images, in the order of the source.
+        own: Their columns of the source, a `pyarrow.Table` with as many rows; None for none.
+    """
+    pa = import_pyarrow()
+    schema = build_schema(plan, None if own is None else own.schema)
+    columns: list[Any] = [
+        pa.array([row.key for row in rows], pa.string()),
+        pa.array([row.source_row for row in rows], pa.int64()),
+        pa.array([row.image_size[0] for row in rows], pa.int32()),
+        pa.array([row.image_size[1] for row in rows], pa.int32()),
+    ]
+    for level, kind in enumerate(id_types(plan.codebook_sizes)):
+        ends = np.cumsum([0, *(len(row.ids[level]) for row in rows)], dtype=np.int32)
+        ids = np.concatenate([np.empty(0, kind), *(row.ids[level] for row in rows)])
+        columns.append(pa.ListArray.from_arrays(pa.array(ends), pa.array(ids), type=schema.field(4 + level).type))
+    columns += [own.column(name) for name in plan.columns.values()] if own is not None else []
+    return pa.Table.from_arrays(columns, schema=schema)
+
+
+def to_parquet(table: Any) -> tuple[bytes, int]:
+    """A shard's bytes, and how many of them the token columns take. They depend on the table and on pyarrow's version alone."""
+    import pyarrow.parquet as pq
+
+    tokens = [name for name in table.schema.names if name.startswith(TOKEN_PREFIX)]
+    sink = io.BytesIO()
+    pq.write_table(
+        table,
+        sink,
+        row_group_size=max(1, table.num_rows),
+        compression="zstd",
+        compression_level=_ZSTD_LEVEL,
+        use_dictionary=True,
+        dictionary_pagesize_limit=_DICTIONARY_BYTES,
+    )
+    group = pq.ParquetFile(sink).metadata
+    sizes = [
+        column.total_compressed_size
+        for number in range(group.num_row_groups)
+        for column in map(group.row_group(number).column, range(group.num_columns))
+        if column.path_in_schema.partition(".")[0] in tokens
+    ]
+    return sink.getvalue(), sum(sizes)
+
+
+def import_pyarrow() -> Any:
+    """The module `pyarrow`; MissingExtraError where it is not installed."""
+    try:
+        import pyarrow
+    except ImportError as error:
+        raise MissingExtraError(
+            'expected pyarrow for token datasets, got none: pip install "pyramid-tokenizer[data]"'
+        ) from error
+    return pyarrow

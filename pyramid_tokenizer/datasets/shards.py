@@ -1,0 +1,185 @@
+"""One shard: images of a source, read ahead by threads, encoded in batches of one size -> the bytes of a Parquet file.
+
+The bytes depend on the images and the plan alone. Images are encoded in the order in which the shard has them, in batches of
+a fixed number of images of one size, and what is left of a size at the end is filled up to as many by repeating its last
+image. So every product has the same shape and rounds alike, whichever images stand beside an image and whoever encodes it.
+"""
+
+from __future__ import annotations
+
+import copy
+import errno
+from collections import defaultdict, deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal, TypeAlias
+
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from pyramid_tokenizer.datasets.keys import GONE, Keys
+from pyramid_tokenizer.datasets.manifest import ImageFailure, Plan, ShardRecord, checksum
+from pyramid_tokenizer.datasets.schema import Row, build_table, id_types, to_parquet
+from pyramid_tokenizer.errors import ImageError, ImageFileError
+from pyramid_tokenizer.images.columns import SourceColumns
+from pyramid_tokenizer.images.packed import PackedStrings
+from pyramid_tokenizer.images.sources import ImageSource, read_resized
+from pyramid_tokenizer.tokenizer import PyramidTokenizer
+
+if TYPE_CHECKING:
+    import numpy as np
+
+Stage: TypeAlias = Literal["reading", "read", "encoding", "encoded"]
+Tell: TypeAlias = Callable[[Stage, Sequence[int]], None]
+"""Called with what happens to which images, by their numbers in the source; from several threads at once."""
+
+WAITING_BATCHES = 8
+"""At most this many batches' worth of images wait in memory for others of their size."""
+
+# What is wrong with the machine and not with an image: going on would take good images for damaged ones.
+_OF_THE_MACHINE = frozenset(
+    {errno.EIO, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ESTALE, errno.ETIMEDOUT, errno.ENOTCONN}
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """What it takes to encode any shard of a dataset; pickled into worker processes."""
+
+    plan: Plan
+    source: ImageSource
+    keys: Keys | PackedStrings
+    """The key of every image of the plan."""
+    columns: SourceColumns | None
+    model: str | Path | PyramidTokenizer
+    places: NDArray[np.int64] | None = None
+    """Where the plan's images are in the source, if it has changed since (`keys.places_of`)."""
+
+    def place(self, row: int) -> int:
+        """The number in the source as it is now of the plan's image `row`, or `GONE`."""
+        return row if self.places is None else int(self.places[row])
+
+    def load_tokenizer(self, device: str) -> PyramidTokenizer:
+        """A tokenizer of its own, on a device."""
+        if isinstance(self.model, PyramidTokenizer):
+            return copy.deepcopy(self.model).to(device)
+        return PyramidTokenizer.from_pretrained(self.model, device=device)
+
+
+@dataclass(frozen=True, slots=True)
+class Shard:
+    """A finished shard, before it is written."""
+
+    record: ShardRecord
+    data: bytes
+
+
+def encode_shard(tok: PyramidTokenizer, work: Work, shard: int, *, readers: int, tell: Tell) -> Shard:
+    """Reads and encodes the images of one shard.
+
+    Args:
+        tok: The plan's tokenizer.
+        work: Source and plan.
+        shard: Number of the shard.
+        readers: Threads that read images ahead; results do not depend on it.
+        tell: Told what happens to which images.
+
+    Raises:
+        DataError: A column of the source cannot be read.
+        OSError: The machine cannot read: an error of a disk or network and not of an image.
+    """
+    kinds = id_types(work.plan.codebook_sizes)
+    rows: dict[int, Row] = {}
+    failures: list[ImageFailure] = []
+    waiting: dict[torch.Size, list[tuple[int, Tensor]]] = defaultdict(list)
+
+    def flush(size: torch.Size) -> None:
+        group = waiting.pop(size)
+        numbers = [number for number, _ in group]
+        tell("encoding", numbers)
+        pixels = [image for _, image in group]
+        tokens = tok.encode(torch.stack(pixels + pixels[-1:] * (work.plan.batch_size - len(pixels))))
+        levels = [ids.flatten(1).cpu().numpy().astype(kind) for ids, kind in zip(tokens.ids, kinds, strict=True)]
+        for place, number in enumerate(numbers):
+            ids = tuple(level[place] for level in levels)
+            rows[number] = Row(work.keys[number], number, tokens.image_size, ids)
+        tell("encoded", numbers)
+
+    for number, image in _read_ahead(work, work.plan.rows_of(shard), readers, tell):
+        if isinstance(image, ImageError):
+            failures.append(ImageFailure(work.keys[number], number, str(image)))
+            continue
+        waiting[image.shape].append((number, image))
+        if len(waiting[image.shape]) == work.plan.batch_size:
+            flush(image.shape)
+        elif sum(map(len, waiting.values())) >= WAITING_BATCHES * work.plan.batch_size:
+            flush(max(waiting, key=lambda size: len(waiting[size])))
+    for size in list(waiting):
+        flush(size)
+    return _pack(work, shard, [rows[number] for number in sorted(rows)], failures)
+
+
+def _pack(work: Work, shard: int, rows: list[Row], failures: list[ImageFailure]) -> Shard:
+    own = work.columns.read([work.place(row.source_row) for row in rows]) if work.columns is not None else None
+    data, token_bytes = to_parquet(build_table(work.plan, rows, own))
+    record = ShardRecord(
+        shard=shard,
+        rows=len(rows),
+        errors=tuple(failures),
+        tokens=tuple(sum(len(row.ids[level]) for row in rows) for level in range(len(work.plan.strides))),
+        bytes=len(data),
+        token_bytes=token_bytes,
+        sha256=checksum(data),
+    )
+    return Shard(record, data)
+
+
+def _read_ahead(work: Work, numbers: range, readers: int, tell: Tell) -> Iterator[tuple[int, Tensor | ImageError]]:
+    """Number and pixels of each image, or what is wrong with it, in order; a few are read while others are encoded."""
+
+    def read(number: int) -> Tensor | ImageError:
+        tell("reading", [number])
+        try:
+            return read_planned(work, number)
+        except ImageError as error:
+            _raise_of_the_machine(error)
+            return error
+        finally:
+            tell("read", [number])
+
+    pending: deque[tuple[int, Future[Tensor | ImageError]]] = deque()
+    with ThreadPoolExecutor(readers) as pool:
+        try:
+            for number in numbers:
+                pending.append((number, pool.submit(read, number)))
+                if len(pending) > readers:
+                    first, image = pending.popleft()
+                    yield first, image.result()
+            while pending:
+                first, image = pending.popleft()
+                yield first, image.result()
+        finally:
+            for _, image in pending:
+                image.cancel()
+
+
+def read_planned(work: Work, number: int) -> Tensor:
+    """The pixels of the plan's image `number`: (3, H, W) float32 in [0, 1].
+
+    Raises:
+        ImageError: It cannot be read.
+    """
+    place, recipe = work.place(number), work.plan.image_recipe
+    if place == GONE:
+        raise ImageFileError("expected the image that the source had when the run began, got none: it is gone")
+    return read_resized(work.source, place, size=recipe["size"], jpeg_draft=recipe["jpeg_draft"])
+
+
+def _raise_of_the_machine(error: BaseException | None) -> None:
+    while error is not None:
+        if isinstance(error, OSError) and error.errno in _OF_THE_MACHINE:
+            raise error
+        error = error.__cause__

@@ -1,0 +1,216 @@
+"""The engine of several processes: the bytes of one, workers that die or hang, and runs that are killed."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from pyramid_tokenizer.datasets import tokenize
+from pyramid_tokenizer.errors import DataError, DatasetError
+from pyramid_tokenizer.images import to_pil
+from tests.datasets.conftest import files_of
+
+REPOSITORY = Path(__file__).parents[2]
+
+
+class Deadly:
+    """Ten images; reading the sixth ends or stops the process the first `times` times, which a file counts."""
+
+    def __init__(self, file: Path, times: int, *, hangs: bool = False):
+        self.file, self.times, self.hangs = file, times, hangs
+
+    def __len__(self):
+        return 10
+
+    def name(self, index):
+        return f"image {index}"
+
+    def read(self, index):
+        if index == 5:
+            before = int(self.file.read_text()) if self.file.exists() else 0
+            self.file.write_text(str(before + 1))
+            if before < self.times:
+                if self.hangs:
+                    time.sleep(600)
+                os.kill(os.getpid(), signal.SIGKILL)
+        return torch.rand(3, 32, 32, generator=torch.Generator().manual_seed(index))
+
+
+class WithBrokenColumn(Deadly):
+    """A source whose columns cannot be read."""
+
+    def own_columns(self, names):
+        return BrokenColumns()
+
+
+class BrokenColumns:
+    def __init__(self):
+        import pyarrow as pa
+
+        self.schema = pa.schema([("x", pa.int8())])
+
+    def read(self, indices):
+        raise DataError("expected a complete Parquet file, got less: write it again")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("workers", [1, 2])
+def test_processes_write_the_bytes_of_a_single_one(write, tmp_path, workers):
+    write(tmp_path / "here")
+    told = []
+    report = write(tmp_path / "there", workers=workers, progress=lambda done, total: told.append(done))
+    assert report.new_shards == 3
+    assert files_of(tmp_path / "there") == files_of(tmp_path / "here")
+    assert told[-1] == 12
+
+
+@pytest.mark.slow
+def test_a_worker_that_dies_is_replaced_and_its_shard_begun_again(write, tmp_path):
+    write(tmp_path / "here", Deadly(tmp_path / "count", 0))
+    (tmp_path / "count").unlink()
+    told = []
+    write(tmp_path / "there", Deadly(tmp_path / "count", 2), workers=1, progress=lambda done, total: told.append(done))
+    assert (tmp_path / "count").read_text() == "3"
+    assert files_of(tmp_path / "there") == files_of(tmp_path / "here")
+    assert told[-1] == 10
+
+
+@pytest.mark.slow
+def test_an_image_that_kills_every_worker_is_named_after_all_other_shards_are_done(write, tmp_path):
+    source = Deadly(tmp_path / "count", 99)
+    with pytest.raises(DatasetError, match=r"shard 1 \(images 4 to 7 .*signal 9 while it .*'image 5'"):
+        write(tmp_path / "tokens", source, workers=1)
+    assert (tmp_path / "count").read_text() == "3"
+    names = sorted(path.name for path in (tmp_path / "tokens" / "data").iterdir())
+    assert names == ["train-00000-of-00003.parquet", "train-00002-of-00003.parquet"]
+
+
+@pytest.mark.slow
+def test_a_worker_that_hangs_is_ended(write, tmp_path):
+    report = write(tmp_path / "tokens", Deadly(tmp_path / "count", 1, hangs=True), workers=1, patience_seconds=20)
+    assert (report.rows, (tmp_path / "count").read_text()) == (10, "2")
+
+
+@pytest.mark.slow
+def test_an_error_of_ours_in_a_worker_is_raised_as_it_is(write, tmp_path):
+    with pytest.raises(DataError, match="write it again"):
+        write(tmp_path / "tokens", WithBrokenColumn(tmp_path / "count", 0), workers=1, columns=("x",))
+
+
+@pytest.mark.slow
+def test_a_script_without_its_guard_is_told_about_it(tmp_path, toy_tokenizer):
+    model = toy_tokenizer.save_pretrained(tmp_path / "model")
+    script = tmp_path / "script.py"
+    script.write_text(
+        "import torch\nfrom pyramid_tokenizer.datasets import tokenize\n"
+        f"tokenize(torch.rand(2, 3, 32, 32), 'tokens', model={str(model)!r}, workers=1)\n"
+    )
+    environment = os.environ | {"PYTHONPATH": str(REPOSITORY)}
+    done = subprocess.run(
+        [sys.executable, script], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 1
+    assert '__name__ == "__main__"' in done.stderr
+
+
+RUN = """
+import sys
+from pyramid_tokenizer.datasets import tokenize
+
+if __name__ == "__main__":
+    source, out, model, workers = sys.argv[1:]
+    tokenize(source, out, model=model, workers=int(workers), shard_images=4)
+"""
+
+
+class Killed:
+    """Runs of one dataset that are killed at random points, with their workers or a worker of theirs alone."""
+
+    def __init__(self, folder: Path, photos: Path, model: Path):
+        self.out, self.script = folder / "tokens", folder / "run.py"
+        self.script.write_text(RUN)
+        self.arguments = [str(photos), str(self.out), str(model)]
+
+    def start(self, workers: int) -> subprocess.Popen:
+        command = [sys.executable, str(self.script), *self.arguments, str(workers)]
+        environment = os.environ | {"PYTHONPATH": str(REPOSITORY)}
+        return subprocess.Popen(command, env=environment, start_new_session=True, stderr=subprocess.PIPE, text=True)
+
+    def kill(self, moment: float, workers: int, *, which: str) -> bool:
+        """Whether the run was still at work when `moment` seconds had passed, and was killed."""
+        run = self.start(workers)
+        try:
+            run.wait(moment)
+        except subprocess.TimeoutExpired:
+            if which == "main":
+                run.kill()
+            elif which == "all":
+                os.killpg(run.pid, signal.SIGKILL)
+            else:
+                for worker in children_of(run.pid)[:1]:
+                    os.kill(worker, signal.SIGKILL)
+        _, told = run.communicate()
+        assert run.returncode in (0, -signal.SIGKILL), told
+        return run.returncode != 0
+
+    def finish(self) -> dict[str, bytes]:
+        run = self.start(1)
+        _, told = run.communicate()
+        assert run.returncode == 0, told
+        return files_of(self.out)
+
+
+def children_of(parent: int) -> list[int]:
+    """Processes that multiprocessing spawned below another one (Linux)."""
+    found = []
+    for folder in Path("/proc").iterdir():
+        try:
+            if folder.name.isdecimal() and int((folder / "stat").read_text().rsplit(")", 1)[1].split()[1]) == parent:
+                found += [int(folder.name)] if b"spawn_main" in (folder / "cmdline").read_bytes() else []
+        except OSError:  # it has ended
+            continue
+    return found
+
+
+def kill_often(folder: Path, photos: Path, tok, *, times: int, seed: int) -> int:
+    """Kills runs, finishes the last one, and asserts the bytes of one that nothing disturbed; how many were at work."""
+    model = tok.save_pretrained(folder / "model")
+    tokenize(photos, folder / "whole", model=tok, workers=0, shard_images=4)
+    killed = Killed(folder, photos, model)
+    moments = torch.rand(times, generator=torch.Generator().manual_seed(seed)).tolist()
+    began = time.monotonic()
+    killed.start(1).communicate()  # how long a whole run takes on this machine
+    whole_run = time.monotonic() - began
+    assert files_of(killed.out) == files_of(folder / "whole")
+    counted = 0
+    for number, moment in enumerate(moments):
+        if (killed.out / "manifest.json").exists():  # from the start again
+            for file in killed.out.rglob("*"):
+                if file.is_file():
+                    file.unlink()
+        which = ("main", "all", "worker")[number % 3]
+        counted += killed.kill((0.3 + 0.7 * moment) * whole_run, 1 + number % 2, which=which)
+    assert killed.finish() == files_of(folder / "whole")
+    return counted
+
+
+@pytest.mark.slow
+def test_a_run_that_is_killed_at_three_points_ends_with_the_same_bytes(tmp_path, shared_photos, toy_tokenizer):
+    assert kill_often(tmp_path, shared_photos, toy_tokenizer, times=3, seed=0) >= 1
+
+
+@pytest.mark.long
+def test_a_run_that_is_killed_at_thirty_points_ends_with_the_same_bytes(tmp_path, smooth, toy_tokenizer):
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    for number, pixels in enumerate(smooth(600, 32, 32, seed=2)):  # seconds of encoding beside those of starting
+        to_pil(pixels)[0].save(photos / f"{number:03d}.png")
+    (photos / "100.png").write_bytes(b"damaged")
+    assert kill_often(tmp_path, photos, toy_tokenizer, times=30, seed=1) >= 20

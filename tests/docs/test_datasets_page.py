@@ -1,0 +1,47 @@
+"""The Python lines of docs/datasets.md run, among them a reader that does not know this library."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from pyramid_tokenizer.images import to_pil
+from pyramid_tokenizer.tokenizer import PyramidTokenizer
+
+PAGE = Path(__file__).parents[2] / "docs" / "datasets.md"
+
+
+@pytest.fixture
+def blocks(tmp_path, monkeypatch, smooth, toy_tokenizer) -> list[str]:
+    """The page's blocks of Python, in a folder with three photos; the toy stands in for the bundled model."""
+    pytest.importorskip("pyarrow")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(PyramidTokenizer, "from_pretrained", classmethod(lambda cls, name, **_: toy_tokenizer))
+    (tmp_path / "photos").mkdir()
+    for number, (height, width) in enumerate([(32, 40), (64, 32), (33, 32)]):
+        to_pil(smooth(1, height, width, seed=number))[0].save(tmp_path / "photos" / f"{number}.png")
+    return [part.split("```")[0] for part in PAGE.read_text(encoding="utf-8").split("```python\n")[1:]]
+
+
+def test_a_reader_of_pyarrow_alone_gets_the_grids_that_decode(blocks, toy_tokenizer, capsys):
+    writes, reads, decodes, _ = (block.replace("size=256", "size=32") for block in blocks)
+    assert "pyramid_tokenizer" not in reads
+    assert len([line for line in reads.splitlines() if line.strip()]) <= 15 + 3  # and its three imports
+    names: dict = {}
+    for block in (writes, reads, decodes):
+        exec(compile(block, "docs/datasets.md", "exec"), names)
+    assert capsys.readouterr().out.startswith("3 0 ")
+    expected = toy_tokenizer.encode("photos/2.png", size=32)
+    assert names["tokens"].ids[2].equal(expected.ids[2])
+    assert torch.equal(names["image"], toy_tokenizer.decode(expected))
+
+
+@pytest.mark.slow
+def test_hugging_face_streams_the_folder(blocks):
+    pytest.importorskip("datasets")
+    names: dict = {}
+    exec(compile(blocks[0], "docs/datasets.md", "exec"), names)
+    exec(compile(blocks[3], "docs/datasets.md", "exec"), names)
+    assert names["first"]["key"] == "0.png"
