@@ -11,7 +11,20 @@ import typer
 from pyramid_tokenizer.cli.existing import tokens_are_done
 from pyramid_tokenizer.cli.files import TOKEN_SUFFIX, Source, find_images, plan_outputs
 from pyramid_tokenizer.cli.group import printable
-from pyramid_tokenizer.cli.options import Device, Force, Images, ListPassedOver, Model, Size, SkipExisting
+from pyramid_tokenizer.cli.limits import Limits
+from pyramid_tokenizer.cli.options import (
+    Device,
+    EncodedLevels,
+    Force,
+    Images,
+    ListPassedOver,
+    MaxTokens,
+    Model,
+    Quality,
+    Size,
+    SkipExisting,
+    TargetPsnr,
+)
 from pyramid_tokenizer.cli.terminal import (
     Failures,
     concerns_one_file,
@@ -54,6 +67,10 @@ def encode(
     model: Model = "tiny",
     out: Out = Path("tokens"),
     size: Size = None,
+    levels: EncodedLevels = None,
+    max_tokens: MaxTokens = None,
+    target_psnr: TargetPsnr = None,
+    quality: Quality = None,
     device: Device = "cpu",
     batch_size: BatchSize = 1,
     list_passed_over: ListPassedOver = False,
@@ -63,23 +80,28 @@ def encode(
     """Encode images into one token file each.
 
     photo.jpg becomes tokens/photo.tokens; the subfolders of a folder are kept. Images that cannot be read are skipped and
-    listed at the end, and the exit code is then 1.
+    listed at the end, and the exit code is then 1. With a limit such as --quality each image gets the tokens that are worth
+    their bits, and its finer levels may be sparse.
     """
+    limits = Limits(levels=levels, max_tokens=max_tokens, target_psnr=target_psnr, quality=quality)
     sources = find_images(images)
     outputs = plan_outputs(sources, out=out, suffix=TOKEN_SUFFIX, force=force or skip_existing)
     tok = load_tokenizer(model, device)
+    limits.check_model(tok)
     console = make_console()
     tell_passed_over(console, sources, by_name=list_passed_over)
     jobs = list(zip(sources, outputs, strict=True))
     total_tokens, total_bytes = 0, 0
 
     def is_done(source: Source, output: Path) -> bool:
-        return skip_existing and tokens_are_done(output, tok=tok, image=source.path, size=size, force=force)
+        return skip_existing and tokens_are_done(
+            output, tok=tok, image=source.path, size=size, limits=limits, force=force
+        )
 
     with Failures(len(jobs), sources.unlisted) as failures, show_progress(console, "encode", len(jobs)) as advance:
         for start in range(0, len(jobs), batch_size):
             readable = _read(jobs[start : start + batch_size], size, failures, is_done)
-            for source, output, tokens in _encode(tok, readable, failures):
+            for source, output, tokens in _encode(tok, readable, limits, failures):
                 with failures.guard(source.path):
                     output.parent.mkdir(parents=True, exist_ok=True)
                     tokens.save(output)
@@ -112,17 +134,18 @@ def _read(
 
 
 def _encode(
-    tok: PyramidTokenizer, readable: Sequence[tuple[Source, Path, Tensor]], failures: Failures
+    tok: PyramidTokenizer, readable: Sequence[tuple[Source, Path, Tensor]], limits: Limits, failures: Failures
 ) -> Iterator[tuple[Source, Path, TokenPyramid]]:
     """Encodes the images together; if one of them makes that fail, each by itself, so that the others are encoded."""
     try:
-        many = tok.encode_many([pixels for _, _, pixels in readable], batch_size=max(1, len(readable)))
+        names = [source.path for source, _, _ in readable]
+        many = limits.encode_many(tok, [pixels for _, _, pixels in readable], names=names)
     except Exception as error:
         if not concerns_one_file(error):
             raise
         for source, output, pixels in readable:
             with failures.guard(source.path):
-                yield source, output, tok.encode(pixels)
+                yield source, output, limits.encode(tok, pixels, name=source.path)
         return
     for (source, output, _), tokens in zip(readable, many, strict=True):
         yield source, output, tokens

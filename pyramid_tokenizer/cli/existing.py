@@ -1,8 +1,9 @@
 """`--skip-existing`: which results are there already, so that a run that was stopped can go on.
 
-A result counts as done if its file is whole and fits what would be written: tokens must be of this model, of all its levels and
-of an image of this size, images must be complete. A damaged file is made anew. A whole file that does not fit belongs to another
-run and is replaced by `--force` alone. Images do not say which model, levels or words they were made with.
+A result counts as done if its file is whole and fits what would be written: tokens must be of this model, of as many levels, of
+an image of this size and within `--max-tokens`, and sparse only where there is a limit; images must be complete. A damaged file
+is made anew. A whole file that does not fit belongs to another run and is replaced by `--force` alone. Tokens do not say which
+quality or PSNR they were made for, and images not which model, levels or words.
 """
 
 from __future__ import annotations
@@ -13,15 +14,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pyramid_tokenizer.cli.files import OutputError
-from pyramid_tokenizer.cli.terminal import count_levels, describe_size
+from pyramid_tokenizer.cli.terminal import count_levels, count_tokens, describe_size
 from pyramid_tokenizer.errors import TokenError
 
 if TYPE_CHECKING:
+    from pyramid_tokenizer.cli.limits import Limits
     from pyramid_tokenizer.tokenizer import PyramidTokenizer
+    from pyramid_tokenizer.tokens.pyramid import TokenPyramid
 
 
-def tokens_are_done(path: Path, *, tok: PyramidTokenizer, image: Path, size: int | None, force: bool) -> bool:
-    """Whether a token file is whole, has all levels of this model, and is of this image resized to this short side.
+def tokens_are_done(
+    path: Path, *, tok: PyramidTokenizer, image: Path, size: int | None, limits: Limits, force: bool
+) -> bool:
+    """Whether a token file is whole, of this model, within these limits, and of this image resized to this short side.
 
     Raises:
         OutputError: It is whole and does not fit, and `force` is off.
@@ -37,14 +42,25 @@ def tokens_are_done(path: Path, *, tok: PyramidTokenizer, image: Path, size: int
     expected = header_size(image, size)
     if expected is None:  # reading the image says what is wrong with it
         return False
-    levels, own = count_levels(len(tok.quantizer.strides)), count_levels(len(tokens))
+    misfit = _misfit(tokens, tok, expected, limits)
+    return misfit is None or _refuse(path, *misfit, force)
+
+
+def _misfit(
+    tokens: TokenPyramid, tok: PyramidTokenizer, image_size: tuple[int, int], limits: Limits
+) -> tuple[str, str] | None:
+    """What is expected of tokens and what they are, in words; None if they fit."""
+    levels, own = count_levels(limits.num_levels(tok)), count_levels(len(tokens))
     if tokens.fingerprint != tok.fingerprint or own != levels:
-        got = f"{own} of fingerprint {tokens.fingerprint[:12]}"
-        return _refuse(path, f"{levels} of this model, {tok.fingerprint[:12]},", got, force)
-    if tokens.batch_size != 1 or sorted(tokens.image_size) != sorted(expected):
+        return f"{levels} of this model, {tok.fingerprint[:12]},", f"{own} of fingerprint {tokens.fingerprint[:12]}"
+    if tokens.batch_size != 1 or sorted(tokens.image_size) != sorted(image_size):
         got = f"{tokens.batch_size} of {describe_size(tokens.image_size)} px"
-        return _refuse(path, f"tokens of one image of {describe_size(expected)} px", got, force)
-    return True
+        return f"tokens of one image of {describe_size(image_size)} px", got
+    if limits.is_open and tokens.is_sparse:
+        return "all tokens of every level", f"{count_tokens(tokens)} tokens"
+    if limits.max_tokens is not None and tokens.num_tokens > limits.max_tokens:
+        return f"at most {limits.max_tokens} tokens", f"{tokens.num_tokens}"
+    return None
 
 
 def images_are_done(

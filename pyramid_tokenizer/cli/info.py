@@ -16,11 +16,13 @@ from pyramid_tokenizer.errors import ConfigError
 
 if TYPE_CHECKING:
     from rich.console import Console
+    from rich.table import Table
     from torch import Tensor
 
     from pyramid_tokenizer.backbones import BackboneDescription
     from pyramid_tokenizer.config.models import LevelConfig
     from pyramid_tokenizer.segmentation.segmenter import Segmenter
+    from pyramid_tokenizer.tokens.pyramid import TokenPyramid
 
 What = Annotated[
     str | None,
@@ -66,17 +68,38 @@ def _show_tokens(path: Path, console: Console) -> None:
     tokens = TokenPyramid.load(path)
     console.print(f"token file   {path}, {path.stat().st_size:,} bytes")
     console.print(f"images       {tokens.batch_size} of {describe_size(tokens.image_size)} px")
-    console.print(f"tokens       {tokens.num_tokens:,} an image, {tokens.bits_per_pixel:.4f} bits per pixel")
+    console.print(f"tokens       {_describe_counts(tokens)}, {tokens.bits_per_pixel:.4f} bits per pixel")
     console.print(f"fingerprint  {tokens.fingerprint}")
     made = f"of the backbone: {tokens.precision}" if tokens.precision else "none: no encoder made these tokens"
     console.print(f"precision    {made}")
-    table = make_table(None, "level", "grid", "tokens", "entries", "bits/token", "bits/px so far")
-    for level, ((height, width), entries) in enumerate(zip(tokens.grids, tokens.codebook_sizes, strict=True)):
-        figures = f"{height * width:,}", f"{entries:,}", f"{math.log2(entries):.2f}"
-        rate = tokens[: level + 1].bits_per_pixel
-        table.add_row(str(level), f"{width}x{height}", *figures, f"{rate:.4f}")
     console.print()
-    console.print(table, soft_wrap=False)
+    console.print(_token_table(tokens), soft_wrap=False)
+
+
+def _describe_counts(tokens: TokenPyramid) -> str:
+    """The tokens of an image in words, such as "1,344 an image" or "212 to 640 an image, of 1,344"."""
+    if not tokens.is_sparse:
+        return f"{tokens.num_tokens:,} an image"
+    least, most = int(tokens.token_counts.min()), int(tokens.token_counts.max())
+    counts = f"{least:,}" if least == most else f"{least:,} to {most:,}"
+    return f"{counts} an image, of {sum(height * width for height, width in tokens.grids):,}"
+
+
+def _token_table(tokens: TokenPyramid) -> Table:
+    """A row per level; numbers of tokens are means over the images, and the rate has the split bits in it."""
+    from pyramid_tokenizer.tokens.summary import level_counts
+
+    means = (level_counts(tokens).sum(1) / tokens.batch_size).tolist()
+    share = ["present"] if tokens.is_sparse else []
+    table = make_table(None, "level", "grid", "tokens", *share, "entries", "bits/token", "bits/px so far")
+    for level, ((height, width), entries) in enumerate(zip(tokens.grids, tokens.codebook_sizes, strict=True)):
+        present = [f"{means[level] / (height * width):.1%}"] if tokens.is_sparse else []
+        count = f"{means[level]:,.{0 if means[level].is_integer() else 1}f}"
+        rate = f"{tokens[: level + 1].bits_per_pixel:.4f}"
+        table.add_row(
+            str(level), f"{width}x{height}", count, *present, f"{entries:,}", f"{math.log2(entries):.2f}", rate
+        )
+    return table
 
 
 def _show_model(name: str, size: int, console: Console) -> None:
@@ -93,7 +116,7 @@ def _show_model(name: str, size: int, console: Console) -> None:
     console.print(f"             {_describe_maps(tok.backbone)}")
     console.print(f"composition  {tok.config.quantizer.composition}")
     console.print(f"vocabulary   {tok.vocabulary.size:,} integers")
-    _show_levels(tok.config.quantizer.levels, size, console)
+    _show_levels(tok.config.quantizer.levels, size, console, base_levels=tok.quantizer.base_levels)
     _show_sizes(segmenter, directory, console)
 
 
@@ -133,7 +156,9 @@ def _describe_maps(found: Any) -> str:
     return f"channels {maps}; {found.embedding_dim} dimensions shared with text"
 
 
-def _show_levels(levels: Sequence[LevelConfig], size: int, console: Console) -> None:
+def _show_levels(levels: Sequence[LevelConfig], size: int, console: Console, *, base_levels: int | None = None) -> None:
+    """A table of the levels; the sums are those of the base levels, which are all that is encoded without a limit."""
+    base = len(levels) if base_levels is None else base_levels
     padded = math.ceil(size / levels[0].stride) * levels[0].stride
     note = f", padded to {padded}x{padded}" if padded > size else ""
     titles = "level", "stride", "grid", "tokens", "entries", "dims", "bits/token", "bits/px"
@@ -144,12 +169,16 @@ def _show_levels(levels: Sequence[LevelConfig], size: int, console: Console) -> 
         bits = math.log2(level.codebook_size)
         counts = f"{side}x{side}", f"{side**2:,}", f"{level.codebook_size:,}", str(level.dim)
         rates = f"{bits:.2f}", f"{side**2 * bits / size**2:.4f}"
-        table.add_row(str(index), str(level.stride), *counts, *rates)
-        total_tokens, total_bits = total_tokens + side**2, total_bits + side**2 * bits
-    entries = f"{sum(level.codebook_size for level in levels):,}"
-    table.add_row("all", "", "", f"{total_tokens:,}", entries, "", "", f"{total_bits / size**2:.4f}")
+        table.add_row(f"{index}{' detail' if index >= base else ''}", str(level.stride), *counts, *rates)
+        if index < base:
+            total_tokens, total_bits = total_tokens + side**2, total_bits + side**2 * bits
+    entries = f"{sum(level.codebook_size for level in levels[:base]):,}"
+    name = "all" if base == len(levels) else "all without detail"
+    table.add_row(name, "", "", f"{total_tokens:,}", entries, "", "", f"{total_bits / size**2:.4f}")
     console.print()
     console.print(table, soft_wrap=False)
+    if base < len(levels):
+        console.print("\nencode opens detail levels with --levels or a limit such as --quality")
 
 
 def _show_sizes(segmenter: Segmenter, directory: Path, console: Console) -> None:

@@ -23,6 +23,36 @@ Size = Annotated[
 Levels = Annotated[
     int | None, typer.Option(metavar="N", min=1, help="Use only the N coarsest levels. Without it: all levels.")
 ]
+EncodedLevels = Annotated[
+    int | None,
+    typer.Option(
+        "--levels",
+        metavar="N",
+        help="How many levels, coarse to fine. Without it: all that are no detail levels; with --max-tokens, --target-psnr or "
+        "--quality all there are.",
+    ),
+]
+MaxTokens = Annotated[
+    int | None,
+    typer.Option(
+        metavar="N", help="Keep at most N tokens of each image, the best that many. Without such a limit: all of them."
+    ),
+]
+TargetPsnr = Annotated[
+    float | None,
+    typer.Option(
+        metavar="DB",
+        help="Instead of --max-tokens: keep as few tokens as give each decoded image this PSNR, from 10 to 60 dB.",
+    ),
+]
+Quality = Annotated[
+    float | None,
+    typer.Option(
+        metavar="SHARE",
+        help="Instead of --max-tokens: from 0, level 0 alone, to 1, everything, with one measure for all images, so that complex "
+        "ones get more tokens than simple ones.",
+    ),
+]
 Device = Annotated[
     str, typer.Option(metavar="DEVICE", help='The device on which the model runs, for example "cpu" or "cuda".')
 ]

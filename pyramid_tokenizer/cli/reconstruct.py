@@ -10,11 +10,22 @@ import typer
 from pyramid_tokenizer.cli.existing import images_are_done
 from pyramid_tokenizer.cli.files import find_images, plan_outputs
 from pyramid_tokenizer.cli.group import printable
-from pyramid_tokenizer.cli.options import Device, Force, Images, Levels, ListPassedOver, Model, Size, SkipExisting
+from pyramid_tokenizer.cli.limits import Limits
+from pyramid_tokenizer.cli.options import (
+    Device,
+    EncodedLevels,
+    Force,
+    Images,
+    ListPassedOver,
+    MaxTokens,
+    Model,
+    Quality,
+    Size,
+    SkipExisting,
+    TargetPsnr,
+)
 from pyramid_tokenizer.cli.terminal import (
     Failures,
-    check_levels,
-    cut_levels,
     load_tokenizer,
     make_console,
     make_table,
@@ -39,7 +50,10 @@ def reconstruct(
     model: Model = "tiny",
     out: Out = Path("reconstructed"),
     size: Size = None,
-    levels: Levels = None,
+    levels: EncodedLevels = None,
+    max_tokens: MaxTokens = None,
+    target_psnr: TargetPsnr = None,
+    quality: Quality = None,
     device: Device = "cpu",
     list_passed_over: ListPassedOver = False,
     skip_existing: SkipExisting = False,
@@ -55,10 +69,11 @@ def reconstruct(
     from pyramid_tokenizer.images.pixels import to_pil
     from pyramid_tokenizer.images.read import read_image
 
+    limits = Limits(levels=levels, max_tokens=max_tokens, target_psnr=target_psnr, quality=quality)
     sources = find_images(images)
     outputs = plan_outputs(sources, out=out, suffix=".png", force=force or skip_existing)
     tok = load_tokenizer(model, device)
-    check_levels(levels, len(tok.quantizer.strides))
+    limits.check_model(tok)
     console = make_console()
     tell_passed_over(console, sources, by_name=list_passed_over)
     table = make_table(None, "image", "levels", "tokens", "bits/px", "PSNR dB", "SSIM")
@@ -71,7 +86,8 @@ def reconstruct(
                         advance()
                         continue
                     pixels = read_image(source.path, size=size)
-                    prefixes = decode_prefixes(tok, cut_levels(tok.encode(pixels), levels), pixels)
+                    tokens = limits.encode(tok, pixels, name=source.path)
+                    prefixes = decode_prefixes(tok, tokens, pixels)
                     output.parent.mkdir(parents=True, exist_ok=True)
                     save_image(prefix_sheet(to_pil(pixels), [prefixes]), output)
                     console.print(f"{printable(source.path)} -> {printable(output)}")

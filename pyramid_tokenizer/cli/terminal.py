@@ -247,8 +247,13 @@ def check_levels(levels: int | None, available: int) -> None:
 
 
 def count_tokens(tokens: TokenPyramid) -> str:
-    """Formats the numbers of tokens of one image by level, such as "64+256+1024"."""
-    return "+".join(str(height * width) for height, width in tokens.grids)
+    """Formats the numbers of tokens of one image by level: "64+256+1024", or "64+88+140 of 64+256+1024" if it is sparse."""
+    from pyramid_tokenizer.tokens.summary import level_counts
+
+    cells = "+".join(str(height * width) for height, width in tokens.grids)
+    if not tokens.is_sparse:
+        return cells
+    return f"{'+'.join(map(str, level_counts(tokens)[:, 0].tolist()))} of {cells}"
 
 
 def count_levels(levels: int) -> str:

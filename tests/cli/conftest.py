@@ -71,6 +71,12 @@ def head_model(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def detailed_model(detailed_tokenizer: PyramidTokenizer, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two levels and a detail level."""
+    return detailed_tokenizer.save_pretrained(tmp_path_factory.mktemp("models") / "detailed")
+
+
+@pytest.fixture(scope="session")
 def tok(model: Path) -> PyramidTokenizer:
     return PyramidTokenizer.from_pretrained(model)
 

@@ -92,3 +92,63 @@ def test_names_that_look_like_markup_are_shown_as_they_are(run, model, photos):
     assert done.exit_code == 0, done.stderr
     assert done.stdout.startswith("photos/[red]:smile:.png: 40x32 px")
     assert os.path.exists("tokens/[red]:smile:.tokens")
+
+
+@pytest.mark.parametrize("batch_size", [1, 3])
+def test_a_limit_gives_the_tokens_of_the_library_and_a_line_of_those_that_are_there(
+    run, model, tok, photos, batch_size
+):
+    done = run("encode", "photos", "--model", model, "--max-tokens", 40, "--batch-size", batch_size)
+    assert done.exit_code == 0, done.stderr
+    for name in ("a", "b", "trip/a"):
+        assert TokenPyramid.load(f"tokens/{name}.tokens") == tok.encode(f"photos/{name}.png", max_tokens=40)
+    lines = done.stdout.splitlines()
+    assert "2+32 tokens" in lines[0]
+    assert "4+32 of 4+64 tokens" in lines[1]
+    assert f"{tok.encode('photos/b.png', max_tokens=40).bits_per_pixel:.3f} bits per pixel" in lines[1]
+    assert lines[-1].startswith("3 of 3 images, 106 tokens")
+
+
+def test_detail_levels_are_encoded_where_they_are_asked_for(run, detailed_model, detailed_tokenizer, photos):
+    for options, limits in ([], {}), (["--levels", 3], {"levels": 3}), (["--quality", 0.5], {"quality": 0.5}):
+        done = run("encode", photos / "b.png", "--model", detailed_model, *options, "--out", "x.tokens", "--force")
+        assert done.exit_code == 0, done.stderr
+        assert TokenPyramid.load("x.tokens") == detailed_tokenizer.encode(photos / "b.png", **limits)
+
+
+def test_a_psnr_out_of_reach_is_told_with_the_name_of_the_photo(run, model, photos):
+    done = run("encode", "photos", "--model", model, "--target-psnr", 55, "--batch-size", 3)
+    assert done.exit_code == 0
+    told = done.stderr.splitlines()
+    assert [line.split(":")[:2] for line in told] == [
+        ["warning", f" photos/{name}.png"] for name in ("a", "b", "trip/a")
+    ]
+    assert all("not 55 dB" in line for line in told)
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        (["--max-tokens", 9, "--quality", 0.5], "expected one of --max-tokens, --target-psnr and --quality"),
+        (["--max-tokens", 0], "expected --max-tokens as a whole number of at least 1, got 0"),
+        (["--quality", 1.5], "expected --quality from 0 to 1, got 1.5"),
+        (["--target-psnr", 70], "expected --target-psnr from 10 to 60, got 70"),
+        (["--levels", 0], "expected --levels of at least 1, got 0"),
+        (["--levels", 3], "expected --levels of at most 2, got 3"),
+    ],
+)
+@pytest.mark.parametrize("command", ["encode", "reconstruct"])
+def test_limits_that_none_can_mean_are_told_by_their_options(run, model, photos, here, command, options, told):
+    done = run(command, photos, "--model", model, *options)
+    assert (done.exit_code, done.stdout, done.stderr.count("\n")) == (1, "", 1)
+    assert told in done.stderr
+    assert [path.name for path in here.iterdir()] == ["photos"]
+
+
+@pytest.mark.parametrize("batch_size", [1, 3])
+def test_a_limit_below_level_0_is_told_for_the_photos_that_it_concerns(run, model, photos, here, batch_size):
+    done = run("encode", photos, "--model", model, "--max-tokens", 3, "--batch-size", batch_size)
+    assert done.exit_code == 1
+    assert files_below(here / "tokens") == ["a.tokens"]
+    assert "b.png: expected --max-tokens of 4 or more" in done.stderr
+    assert "--size:" not in done.stderr and "--size\n" in done.stderr

@@ -57,6 +57,21 @@ def test_tokens_of_a_part_of_the_levels_are_no_result(run, model, photos, tokens
     assert "got 1 level " in refused.stderr
 
 
+def test_tokens_beyond_a_limit_or_sparse_without_one_are_no_result(run, model, tok, photos, tokens):
+    name = photos / "b.png"
+    for stored, options, told in (
+        (tok.encode(name, max_tokens=40), [], "4+32 of 4+64 tokens"),
+        (tok.encode(name), ["--max-tokens", 40], "got 68"),
+    ):
+        stored.save(tokens / "b.tokens")
+        refused = run("encode", name, "--model", model, "--skip-existing", *options)
+        assert refused.exit_code == 1
+        assert told in refused.stderr
+    tok.encode(name, max_tokens=40).save(tokens / "b.tokens")
+    kept = run("encode", name, "--model", model, "--skip-existing", "--max-tokens", 40)
+    assert "1 of 1 files" in kept.stdout
+
+
 def test_a_turned_photo_is_done_in_the_size_of_its_tokens(run, model, photos):
     exif = Image.Exif()
     exif[0x0112] = 6

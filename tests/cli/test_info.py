@@ -60,6 +60,28 @@ def test_a_token_file_shows_its_images_levels_and_fingerprint_without_a_model(ru
     assert ["1", "8x8", "64", "16", "4.00", "0.1146"] in shown
 
 
+def test_a_sparse_token_file_shows_what_is_present_of_each_level(run, detailed_tokenizer, smooth, here):
+    images = smooth(2, 64, 64, seed=3)
+    images[0] = 0.5
+    tokens = detailed_tokenizer.encode(images, quality=0.2)
+    tokens.save(here / "x.tokens")
+    shown = rows(run("info", "x.tokens").stdout)
+    flat, rich = sorted(tokens.token_counts.tolist())
+    assert flat < rich < 336
+    rate = f"{tokens.bits_per_pixel:.4f}"
+    assert ["tokens", str(flat), "to", str(rich), "an", "image,", "of", "336,", rate, "bits", "per", "pixel"] in shown
+    share = (tokens.ids[2] >= 0).double().mean().item()
+    assert ["0", "4x4", "16", "100.0%", "8", "3.00", f"{tokens[:1].bits_per_pixel:.4f}"] in shown
+    assert ["2", "16x16", f"{256 * share:g}", f"{share:.1%}", "16", "4.00", rate] in shown
+
+
+def test_detail_levels_of_a_model_are_marked_and_left_out_of_the_sums(run, detailed_model, detailed_tokenizer):
+    shown = rows(run("info", detailed_model, "--size", 64).stdout)
+    full = detailed_tokenizer.encode(torch.zeros(3, 64, 64))
+    assert ["2", "detail", "4", "16x16", "256", "16", "6", "4.00", "0.2500"] in shown
+    assert ["all", "without", "detail", str(full.num_tokens), "40", f"{full.bits_per_pixel:.4f}"] in shown
+
+
 def test_a_missing_or_damaged_token_file_is_one_line(run, tok, here):
     (here / "x.tokens").write_bytes(b"nothing")
     for name in ("x.tokens", "y.tokens"):
