@@ -88,17 +88,24 @@ def _ssim(original: Tensor, decoded: Tensor) -> float | None:
 
 
 def prefix_sheet(
-    originals: Sequence[Image.Image], prefixes: Sequence[Sequence[Prefix]], row_titles: Sequence[str] = ()
+    originals: Sequence[Image.Image],
+    prefixes: Sequence[Sequence[Prefix]],
+    *,
+    row_titles: Sequence[str] = (),
+    cells: Sequence[Image.Image] = (),
 ) -> Image.Image:
-    """Draws a sheet with a row per image: the original, then its prefixes."""
+    """Draws a sheet with a row per image: the original, then its prefixes, then where its tokens are if `cells` are given."""
     from pyramid_tokenizer.visualize import contact_sheet
+    from pyramid_tokenizer.visualize.cells import COARSEST, FINEST
 
-    return contact_sheet(
-        [[original, *(p.image for p in row)] for original, row in zip(originals, prefixes, strict=True)],
-        column_titles=["original", *(p.title for p in prefixes[0])],
-        row_titles=row_titles,
-        captions=[
-            [f"{original.width} x {original.height} px", *(p.caption for p in row)]
-            for original, row in zip(originals, prefixes, strict=True)
-        ],
-    )
+    rows = [[original, *(p.image for p in row)] for original, row in zip(originals, prefixes, strict=True)]
+    captions = [
+        [f"{original.width} x {original.height} px", *(p.caption for p in row)]
+        for original, row in zip(originals, prefixes, strict=True)
+    ]
+    titles = ["original", *(p.title for p in prefixes[0])]
+    if cells:
+        rows = [[*row, image] for row, image in zip(rows, cells, strict=True)]
+        captions = [[*row, f"{COARSEST}: level 0 alone\n{FINEST}: every level"] for row in captions]
+        titles.append("where the tokens are")
+    return contact_sheet(rows, column_titles=titles, row_titles=row_titles, captions=captions)

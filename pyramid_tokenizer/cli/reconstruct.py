@@ -62,18 +62,21 @@ def reconstruct(
     """Compare images with what their tokens decode to.
 
     For each image it writes a PNG with the original beside every prefix of levels, and shows PSNR and SSIM (on 8-bit pixels,
-    over the whole image) in a table. Images that cannot be read are skipped and listed at the end, and the exit code is then 1.
+    over the whole image) in a table. With a limit such as --quality it also shows where the image has tokens of which levels.
+    Images that cannot be read are skipped and listed at the end, and the exit code is then 1.
     """
     from pyramid_tokenizer.cli.prefixes import decode_prefixes, prefix_sheet
     from pyramid_tokenizer.images.files import save_image
     from pyramid_tokenizer.images.pixels import to_pil
     from pyramid_tokenizer.images.read import read_image
+    from pyramid_tokenizer.visualize import overlay_tokens
 
     limits = Limits(levels=levels, max_tokens=max_tokens, target_psnr=target_psnr, quality=quality)
     sources = find_images(images)
     outputs = plan_outputs(sources, out=out, suffix=".png", force=force or skip_existing)
     tok = load_tokenizer(model, device)
     limits.check_model(tok)
+    strides = tok.quantizer.strides
     console = make_console()
     tell_passed_over(console, sources, by_name=list_passed_over)
     table = make_table(None, "image", "levels", "tokens", "bits/px", "PSNR dB", "SSIM")
@@ -89,7 +92,8 @@ def reconstruct(
                     tokens = limits.encode(tok, pixels, name=source.path)
                     prefixes = decode_prefixes(tok, tokens, pixels)
                     output.parent.mkdir(parents=True, exist_ok=True)
-                    save_image(prefix_sheet(to_pil(pixels), [prefixes]), output)
+                    cells = [overlay_tokens(pixels, tokens, strides=strides, legend=False)] if tokens.is_sparse else []
+                    save_image(prefix_sheet(to_pil(pixels), [prefixes], cells=cells), output)
                     console.print(f"{printable(source.path)} -> {printable(output)}")
                     for prefix in prefixes:
                         name = printable(source.name) if prefix.levels == 1 else ""

@@ -1,4 +1,4 @@
-"""`draw_legend`: draws coloured swatches with names and shares in columns on white."""
+"""Legends: coloured swatches with names and shares in columns on white (`draw_legend`), below an image (`add_legend`)."""
 
 from __future__ import annotations
 
@@ -7,7 +7,10 @@ import math
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from pyramid_tokenizer.visualize.lettering import CAPTION, FRAME, TITLE, WHITE, Font, find_font, shorten, widest
@@ -62,6 +65,37 @@ def draw_legend(
         if len(columns[0]) <= most_rows or not shown:
             return style.draw(columns)
         shown -= 1
+
+
+def add_legend(
+    drawn: Image.Image, classes: NDArray[Any], names: Sequence[str], colours: Sequence[tuple[int, int, int]]
+) -> Image.Image:
+    """The image with a legend below of the classes that occur, the most frequent first.
+
+    Args:
+        drawn: RGB image of (H, W) pixels.
+        classes: (H, W) integers: the index of each pixel's class, or `NO_CLASS`.
+        names: The names of the classes.
+        colours: A colour for each name.
+
+    Returns:
+        An RGB image, wider than `drawn` where one entry of the legend is.
+    """
+    no_class, *counts = np.bincount(classes.ravel().astype(np.intp) + 1, minlength=len(names) + 1).tolist()
+    entries = [
+        LegendEntry(
+            name=" ".join(name.split()), fallback=f"class {index}", share=count / classes.size, colour=colours[index]
+        )
+        for index, (name, count) in enumerate(zip(names, counts, strict=True))
+        if count
+    ]
+    entries.sort(key=lambda entry: -entry.share)
+    rest = LegendEntry(name="no class", fallback="no class", share=no_class / classes.size, colour=(255, 255, 255))
+    legend = draw_legend(entries, width_px=drawn.width, height_px=drawn.height, last=[rest] if no_class else [])
+    whole = Image.new("RGB", (legend.width, drawn.height + legend.height), WHITE)
+    whole.paste(drawn, (0, 0))
+    whole.paste(legend, (0, drawn.height))
+    return whole
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -16,11 +16,9 @@ from pyramid_tokenizer.images.labelled.labels import NO_CLASS
 from pyramid_tokenizer.images.pixels import to_pil
 from pyramid_tokenizer.images.read import ImageLike, read_image
 from pyramid_tokenizer.tokens.palette import class_colour
-from pyramid_tokenizer.visualize.legend import LegendEntry, draw_legend
+from pyramid_tokenizer.visualize.legend import add_legend
 
 _Colour: TypeAlias = tuple[int, int, int]
-
-_WHITE: _Colour = (255, 255, 255)
 
 
 def overlay(
@@ -70,7 +68,7 @@ def overlay(
     classes = _read_labels(labels, size=(photo.height, photo.width), num_names=len(names))
     colours = _read_palette(palette, len(names))
     drawn = _to_images(photo, classes, colours, alpha)
-    return _add_legend(drawn, classes, names, colours) if legend else drawn
+    return add_legend(drawn, classes, names, colours) if legend else drawn
 
 
 def _read_labels(labels: Tensor | NDArray[Any], *, size: tuple[int, int], num_names: int) -> NDArray[Any]:
@@ -134,23 +132,3 @@ def _borders(classes: NDArray[Any]) -> NDArray[np.bool_]:
             marks[:-step] |= differs
             marks[step:] |= differs
     return borders
-
-
-def _add_legend(
-    drawn: Image.Image, classes: NDArray[Any], names: Sequence[str], colours: Sequence[_Colour]
-) -> Image.Image:
-    no_class, *counts = np.bincount(classes.ravel().astype(np.intp) + 1, minlength=len(names) + 1).tolist()
-    entries = [
-        LegendEntry(
-            name=" ".join(name.split()), fallback=f"class {index}", share=count / classes.size, colour=colours[index]
-        )
-        for index, (name, count) in enumerate(zip(names, counts, strict=True))
-        if count
-    ]
-    entries.sort(key=lambda entry: -entry.share)
-    rest = LegendEntry(name="no class", fallback="no class", share=no_class / classes.size, colour=_WHITE)
-    legend = draw_legend(entries, width_px=drawn.width, height_px=drawn.height, last=[rest] if no_class else [])
-    whole = Image.new("RGB", (legend.width, drawn.height + legend.height), _WHITE)
-    whole.paste(drawn, (0, 0))
-    whole.paste(legend, (0, drawn.height))
-    return whole

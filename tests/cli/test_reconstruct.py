@@ -10,6 +10,7 @@ from pyramid_tokenizer.cli.prefixes import decode_prefixes
 from pyramid_tokenizer.evaluation import psnr, ssim
 from pyramid_tokenizer.images.pixels import to_pil
 from pyramid_tokenizer.images.read import read_image
+from pyramid_tokenizer.visualize import overlay_tokens
 
 
 def holds(sheet: Image.Image, picture: Image.Image) -> bool:
@@ -51,6 +52,18 @@ def test_levels_and_size_limit_what_is_shown(run, model, photos):
     done = run("reconstruct", photos / "b.png", "--model", model, "--levels", 1, "--size", 32)
     assert done.exit_code == 0, done.stderr
     assert [line.split()[:3] for line in done.stdout.splitlines()[-1:]] == [["b.png", "1", "1"]]
+
+
+def test_the_sheet_of_a_limit_also_shows_where_the_tokens_are(run, model, tok, photos, here):
+    done = run("reconstruct", photos / "b.png", "--model", model, "--max-tokens", 40, "--out", "x.png")
+    assert done.exit_code == 0, done.stderr
+    tokens = tok.encode(photos / "b.png", max_tokens=40)
+    with Image.open(here / "x.png") as sheet:
+        assert holds(sheet, to_pil(tok.decode(tokens))[0])
+        where = overlay_tokens(photos / "b.png", tokens, strides=tok.quantizer.strides, legend=False)
+        assert holds(sheet, where)
+    last = done.stdout.splitlines()[-1].split()
+    assert last[:3] == ["2", "36", f"{tokens.bits_per_pixel:.3f}"]
 
 
 def test_an_image_smaller_than_the_window_has_no_ssim(tok):
