@@ -42,6 +42,7 @@ from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # this checkout, from any current directory
 
+from benchmarks import twins
 from benchmarks.reconstruction import number, say, table
 from pyramid_tokenizer import PyramidTokenizer, Segmenter
 from pyramid_tokenizer.config.models import QuantizerConfig
@@ -238,7 +239,7 @@ def measure_masks(tok: PyramidTokenizer, folder: Path, *, limit: int) -> dict[st
 
 def reconstruct(tok: PyramidTokenizer, images: Tensor) -> list[float]:
     """Mean PSNR in dB from each prefix of levels."""
-    values: list[list[Tensor]] = [[] for _ in tok.quantizer.strides]
+    values: list[list[Tensor]] = [[] for _ in range(tok.quantizer.base_levels)]
     for batch in images.split(BATCH):
         tokens = tok.encode(batch)
         for count, found in enumerate(values, start=1):
@@ -258,7 +259,7 @@ def agreement(tok: PyramidTokenizer, images: Images) -> float:
 def row_of(name: str, base: PyramidTokenizer, images: Images, args: argparse.Namespace) -> dict[str, Any]:
     """A variant's figures: fitted anew on the backbone of `base`."""
     say(f"{name}: fitting")
-    quantizer = VARIANTS[name](base.config.quantizer, base.backbone.strides)
+    quantizer = VARIANTS[name](twins.without_detail(base.config).quantizer, base.backbone.strides)
     tok = PyramidTokenizer.from_config(
         dataclasses.replace(base.config, quantizer=quantizer, fingerprint=""), backbone=base.backbone
     ).to(base.device)

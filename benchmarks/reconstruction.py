@@ -112,9 +112,10 @@ def codec_row(images: Tensor, codec: str) -> Row:
     return score(f"{codec}, quality {quality}{lowest}", images, coded.images, coded.bits_per_pixel)
 
 
-def encode(tok: PyramidTokenizer, images: Tensor, batch_size: int) -> TokenPyramid:
-    """Encodes all images, `batch_size` at a time."""
-    return TokenPyramid.cat([tok.encode(batch / 255) for batch in images.split(batch_size)])
+def encode(tok: PyramidTokenizer, images: Tensor, batch_size: int, *, detail: bool = False) -> TokenPyramid:
+    """Encodes all images, `batch_size` at a time; without detail levels, unless `detail` is set."""
+    levels = len(tok.quantizer.strides) if detail else None
+    return TokenPyramid.cat([tok.encode(batch / 255, levels=levels) for batch in images.split(batch_size)])
 
 
 def decode(tok: PyramidTokenizer, tokens: TokenPyramid) -> Coded:
@@ -128,6 +129,7 @@ def tokenizer_rows(tok: PyramidTokenizer, images: Tensor, tokens: TokenPyramid) 
     for levels in range(1, len(tokens) + 1):
         coded = decode(tok, tokens[:levels])
         what = "pyramid, level 0" if levels == 1 else f"pyramid, levels 0-{levels - 1}"
+        what += ", with detail" if levels > tok.quantizer.base_levels else ""
         yield score(what, images, coded.images, coded.bits_per_pixel)
     continuous = [to_uint8(tok.reconstruct_continuous(batch / 255)) for batch in images.split(DECODE_BATCH)]
     yield score("pyramid, features not quantised", images, torch.cat(continuous), None)
@@ -135,9 +137,10 @@ def tokenizer_rows(tok: PyramidTokenizer, images: Tensor, tokens: TokenPyramid) 
 
 def depth_rows(tok: PyramidTokenizer, images: Tensor, train: Path) -> Iterator[Row]:
     """Compares several depths of the backbone with its last layer: no trained decoder, codebooks fitted on the same crops."""
+    base = twins.without_detail(tok.config)
     for what, config in (
-        ("gradient-free fit, no decoder", tok.config),
-        ("gradient-free fit, no decoder, backbone's last layer only", twins.last_layer(tok.config)),
+        ("gradient-free fit, no decoder", base),
+        ("gradient-free fit, no decoder, backbone's last layer only", twins.last_layer(base)),
     ):
         say(f"{what}: fitting on {twins.FIT_IMAGES:,} crops; minutes")
         twin = twins.fitted(tok, config, train)
@@ -149,7 +152,7 @@ def encode_to_bytes(model: str, folder: Path, limit: int | None, batch_size: int
     """Encodes the image files in another process, where this function runs."""
     torch.set_num_threads(threads)
     images = baselines.load_images(folder, side=SIDE_PX, limit=limit)
-    return encode(PyramidTokenizer.from_pretrained(model), images, batch_size).to_bytes()
+    return encode(PyramidTokenizer.from_pretrained(model), images, batch_size, detail=True).to_bytes()
 
 
 def encode_elsewhere(model: str, folder: Path, limit: int | None, batch_size: int, threads: int) -> TokenPyramid:
@@ -159,7 +162,8 @@ def encode_elsewhere(model: str, folder: Path, limit: int | None, batch_size: in
 
 def encode_after_saving(tok: PyramidTokenizer, images: Tensor, batch_size: int) -> TokenPyramid:
     with tempfile.TemporaryDirectory() as folder:
-        return encode(PyramidTokenizer.from_pretrained(tok.save_pretrained(Path(folder) / "model")), images, batch_size)
+        loaded = PyramidTokenizer.from_pretrained(tok.save_pretrained(Path(folder) / "model"))
+        return encode(loaded, images, batch_size, detail=True)
 
 
 def differing(left: TokenPyramid, right: TokenPyramid) -> int:
@@ -174,7 +178,7 @@ def id_agreement(
     threads = torch.get_num_threads()
     cases: dict[str, Callable[[], TokenPyramid]] = {}
     for size in BATCH_SIZES:
-        cases[f"batches of {size}"] = partial(encode, tok, images, size)
+        cases[f"batches of {size}"] = partial(encode, tok, images, size, detail=True)
     for count in sorted({threads, 1}):
         name = f"another process, {count} thread{'s' if count > 1 else ''}"
         cases[name] = partial(encode_elsewhere, args.model, folder_of(args), args.limit, DECODE_BATCH, count)
@@ -222,7 +226,7 @@ def evaluate(args: argparse.Namespace) -> dict[str, Any]:
         tok = PyramidTokenizer.from_pretrained(args.model)
         result["fingerprint"] = tok.fingerprint
         say(f"model {args.model}: encoding")
-        tokens = encode(tok, images, DECODE_BATCH)
+        tokens = encode(tok, images, DECODE_BATCH, detail=True)
         rows += tokenizer_rows(tok, images, tokens)
         if not args.skip_baselines and train is not None:
             rows += depth_rows(tok, images, train)

@@ -26,6 +26,13 @@ def with_levels(config: TokenizerConfig, changes: Sequence[dict[str, Any]]) -> T
     return dataclasses.replace(config, quantizer=quantizer, fingerprint="")
 
 
+def without_detail(config: TokenizerConfig) -> TokenizerConfig:
+    """The levels that are no detail levels: those that a prefix of a twin can be compared by, in any composition."""
+    quantizer = config.quantizer
+    base = dataclasses.replace(quantizer, levels=quantizer.levels[: quantizer.base_levels], detail_levels=0)
+    return dataclasses.replace(config, quantizer=base, fingerprint="")
+
+
 def last_layer(config: TokenizerConfig) -> TokenizerConfig:
     """The same levels, codes and bits, each level reading only the backbone's coarsest, deepest map."""
     return with_levels(config, [{"maps": (0,)} for _ in config.quantizer.levels])

@@ -297,3 +297,9 @@ def test_the_repr_fits_a_screen_and_tells_levels_rate_fingerprint_device_and_dty
     assert len(shown.splitlines()) <= 8
     facts = ("toy", "32", "16", "64", "bits per pixel", toy_tokenizer.fingerprint[:12], "cpu", "float32")
     assert [fact for fact in facts if fact not in shown] == []
+
+
+def test_the_repr_marks_detail_levels_and_tells_the_rate_without_them(detailed_tokenizer, smooth):
+    rows = repr(detailed_tokenizer).splitlines()
+    assert ["detail" in row for row in rows[2:5]] == [False, False, True]
+    assert rows[5].split()[0] == f"{detailed_tokenizer.encode(smooth(1)).bits_per_pixel:.3g}"

@@ -32,7 +32,7 @@ from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # this checkout, from any current directory
 
-from benchmarks import baselines
+from benchmarks import baselines, twins
 from benchmarks.reconstruction import DECODE_BATCH, SIDE_PX, decode, encode, number, say, score, table
 from examples.research import ablations_segmentation as heads
 from examples.research import backbones
@@ -112,7 +112,7 @@ def measure(tok: PyramidTokenizer, images: Tensor) -> dict[str, Any]:
     cosines, constant = alignment(tok, images, tokens)
     return {
         "bits_per_pixel": tokens.bits_per_pixel,
-        "strides": list(tok.quantizer.strides),
+        "strides": list(tok.quantizer.strides[: len(tokens)]),
         "psnr": [row.psnr for row in scores],
         "ssim": scores[-1].ssim,
         "usage": [level.usage for level in health],
@@ -152,7 +152,7 @@ def row_of(
 ) -> dict[str, Any]:
     """A variant's figures: those kept in `out`, or new ones, which are kept there."""
     variant = VARIANTS[name]
-    config = variant.change(base.config)
+    config = variant.change(twins.without_detail(base.config))
 
     def make() -> dict[str, Any]:
         say(f"{name}: {variant.what}")

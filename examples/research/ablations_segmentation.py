@@ -138,7 +138,7 @@ def masks(seg: Segmenter, name: str, labelled: SegmentationSet, settings: HeadSe
         tokens = seg.tok.encode(sample.image, size=settings.short_side_px)
         guidance = seg.guidance(tokens)
         cells = guidance.lookup if guidance.refined is None else guidance.refined
-        where = CellMap(cells=cells, stride=seg.tok.quantizer.strides[-1])
+        where = CellMap(cells=cells, stride=seg.tok.trunk.strides[-1])
         scores = pixel_scores(where, words, seen=tokens.image_size, size=tuple(sample.labels.shape))
         matrix = ConfusionMatrix(len(names.all), ignore=IGNORED)
         matrix.add(best_of(scores, names.learned), only(sample.labels, names.learned))

@@ -56,8 +56,9 @@ def main() -> None:
     tok = PyramidTokenizer.from_pretrained(args.model)
     images = baselines.load_images(args.data / "recon" / "val", side=SIDE_PX, limit=args.limit)
     train = args.data / "recon" / "train"
-    rows = [measure(what, twins.fitted(tok, config, train), images) for what, config in variants(tok.config)]
-    prefixes = [f"levels 0-{level}" if level else "level 0" for level in range(len(tok.config.quantizer.levels))]
+    configs = variants(twins.without_detail(tok.config))
+    rows = [measure(what, twins.fitted(tok, config, train), images) for what, config in configs]
+    prefixes = [f"levels 0-{level}" if level else "level 0" for level in range(tok.quantizer.base_levels)]
     print(table(("twin", *prefixes, "not quantised", "perplexity of K, finest"), rows))
 
 

@@ -99,7 +99,7 @@ def cell_maps(
         tokens: Of the image.
         continuous: The same tokenizer with a head that was trained on features before quantisation.
     """
-    stride = seg.tok.quantizer.strides[-1]
+    stride = seg.tok.trunk.strides[-1]
     guidance = seg.guidance(tokens)
     maps = {LOOKUP: CellMap(cells=guidance.lookup, stride=stride)}
     if guidance.refined is not None:
@@ -201,7 +201,9 @@ def name_codes(
 
 def new_semantics(seg: Segmenter, names: Names) -> TokenSemantics:
     quantizer = seg.tok.quantizer
-    return TokenSemantics(quantizer.codebook_sizes, strides=quantizer.strides, num_classes=len(names.all))
+    levels = quantizer.base_levels
+    sizes, strides = quantizer.codebook_sizes[:levels], quantizer.strides[:levels]
+    return TokenSemantics(sizes, strides=strides, num_classes=len(names.all))
 
 
 def at_size(labels: Tensor, size: tuple[int, int]) -> Tensor:

@@ -43,7 +43,7 @@ class TokenFigures:
 def token_figures(
     tok: PyramidTokenizer, samples: Iterable[Sample], *, num_classes: int, short_side_px: int | None = None
 ) -> tuple[TokenFigures, ...]:
-    """Computes the figures of every level, coarse to fine. Each image is encoded as a whole.
+    """Computes the figures of every level that is no detail level, coarse to fine. Each image is encoded as a whole.
 
     The codes are labelled on the even samples and measured on the odd ones.
 
@@ -65,7 +65,8 @@ def token_figures(
         >>> [(level.stride, level.purity) for level in token_figures(tok, samples, num_classes=2)]
         [(32, 1.0), (16, 1.0), (8, 1.0)]
     """
-    sizes, strides = tok.quantizer.codebook_sizes, tok.quantizer.strides
+    levels = tok.quantizer.base_levels  # detail levels hold pixels alone
+    sizes, strides = tok.quantizer.codebook_sizes[:levels], tok.quantizer.strides[:levels]
     halves = [TokenSemantics(sizes, strides=strides, num_classes=num_classes) for _ in range(2)]
     count = 0
     for count, sample in enumerate(samples, start=1):

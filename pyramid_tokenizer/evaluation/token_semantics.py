@@ -11,6 +11,7 @@ from torch import Tensor
 from pyramid_tokenizer.errors import ConfigError, DataError, TokenRangeError
 from pyramid_tokenizer.evaluation.confusion import ConfusionMatrix, ConfusionScores
 from pyramid_tokenizer.images.labelled.labels import IGNORED, NO_CLASS
+from pyramid_tokenizer.tokens.splits import ABSENT
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -95,8 +96,9 @@ class TokenSemantics:
         """Counts a batch of images.
 
         Args:
-            ids: For each level (B, h_l, w_l) of an integer dtype, for example `TokenPyramid.ids`. Cells beyond the labels,
-                which come from padding at the right and the bottom, are left out.
+            ids: For each level (B, h_l, w_l) of an integer dtype, for example `TokenPyramid.ids`; -1 where a token is absent,
+                whose pixels do not count on that level. Cells beyond the labels, which come from padding at the right and the
+                bottom, are left out.
             labels: The labels (B, H, W) of an integer dtype: 0 … N − 1 or `ignore`.
 
         Raises:
@@ -170,7 +172,11 @@ def _count(ids: Tensor, stride: int, size: int, num_classes: int, ignore: int, l
         raise DataError(
             f"expected labels 0 to {num_classes - 1} or {ignore} for ignored, got {got}: check the class list"
         )
-    if bool(((ids < 0) | (ids >= size)).any()):
+    if bool(((ids < ABSENT) | (ids >= size)).any()):
         got = f"{int(ids.min())} to {int(ids.max())}"
-        raise TokenRangeError(f"expected ids in [0, {size}), got {got}: they belong to another codebook")
+        raise TokenRangeError(
+            f"expected ids in [0, {size}), or {ABSENT} for absent tokens, got {got}: they belong to another codebook"
+        )
+    present = pixels != ABSENT
+    pixels, labels = pixels[present], labels[present]
     return torch.bincount(pixels * num_classes + labels, minlength=size * num_classes).reshape(size, num_classes)

@@ -38,7 +38,10 @@ def _body(config: TokenizerConfig, fingerprint: str, evaluation: Mapping[str, An
     backbone = (
         f"{config.backbone.name} ({config.backbone.pretrained})" if config.backbone.name else "included in `backbone/`"
     )
-    levels = "\n".join(_level_row(index, level) for index, level in enumerate(config.quantizer.levels))
+    levels = "\n".join(
+        _level_row(index, level, is_detail=index >= config.quantizer.base_levels)
+        for index, level in enumerate(config.quantizer.levels)
+    )
     return f"""# A pyramid-tokenizer model
 
 Turns an image into a pyramid of discrete tokens over a frozen CLIP backbone, and tokens back into pixels.
@@ -64,9 +67,10 @@ images = tok.decode(tokens)         # (1, 3, H, W) in [0, 1]
 """
 
 
-def _level_row(index: int, level: LevelConfig) -> str:
+def _level_row(index: int, level: LevelConfig, *, is_detail: bool) -> str:
     rate = math.log2(level.codebook_size) / level.stride**2
-    return f"| {index} | {level.stride} | {level.codebook_size} | {level.dim} | {level.distance} | {rate:.4f} |"
+    name = f"{index} (detail: left out unless asked for)" if is_detail else f"{index}"
+    return f"| {name} | {level.stride} | {level.codebook_size} | {level.dim} | {level.distance} | {rate:.4f} |"
 
 
 def _figures(evaluation: Mapping[str, Any] | None, fingerprint: str) -> str:

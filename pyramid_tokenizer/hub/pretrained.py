@@ -248,13 +248,12 @@ class PretrainedModel(CheckedDevices):
         return push_saved(self.save_pretrained, repo_id, **options)
 
     def __repr__(self) -> str:
-        quantizer, name = self.quantizer, self.config.backbone.name or self.config.backbone.kind
-        rate = sum(math.log2(k) / s**2 for k, s in zip(quantizer.codebook_sizes, quantizer.strides, strict=True))
+        config, name = self.config.quantizer, self.config.backbone.name or self.config.backbone.kind
+        base = config.base_levels
+        rate = sum(math.log2(level.codebook_size) / level.stride**2 for level in config.levels[:base])
         rows = [
-            f"  {index:>5}  {stride:>9}  {size:>6}  {level.dim:>4}"
-            for index, (stride, size, level) in enumerate(
-                zip(quantizer.strides, quantizer.codebook_sizes, self.config.quantizer.levels, strict=True)
-            )
+            f"  {index:>5}  {level.stride:>9}  {level.codebook_size:>6}  {level.dim:>4}{'  detail' if index >= base else ''}"
+            for index, level in enumerate(config.levels)
         ]
         facts = f"{rate:.3g} bits per pixel, fingerprint {self.fingerprint[:12]}, {self.device}, {self.dtype}"
         return "\n".join([f"PyramidTokenizer on {name}", "  level  stride px   codes  dims", *rows, f"  {facts}"])

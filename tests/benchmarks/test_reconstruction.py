@@ -112,6 +112,16 @@ def test_the_script_measures_a_model_from_any_directory(tmp_path):
     assert [case["differing"] for case in result["ids"] if case["what"].startswith("model saved")] == [0]
 
 
+def test_detail_levels_are_rows_of_their_own_and_their_usage_is_shown(detailed_tokenizer, smooth):
+    images = (smooth(2) * 255).byte()
+    tokens = reconstruction.encode(detailed_tokenizer, images, 2, detail=True)
+    rows = list(reconstruction.tokenizer_rows(detailed_tokenizer, images, tokens))
+    assert [row.what for row in rows[1:3]] == ["pyramid, levels 0-1", "pyramid, levels 0-2, with detail"]
+    assert [row.bits_per_pixel for row in rows[:3]] == [tokens[:n].bits_per_pixel for n in (1, 2, 3)]
+    assert [level["tokens"] for level in reconstruction.level_rows(detailed_tokenizer, tokens)] == [32, 128, 512]
+    assert reconstruction.encode(detailed_tokenizer, images, 2) == tokens[:2]
+
+
 def test_a_folder_of_images_is_enough_and_rows_that_need_training_images_are_left_out(tmp_path, smooth, monkeypatch):
     folder = tmp_path / "photos"
     folder.mkdir()

@@ -30,6 +30,12 @@ def test_the_last_layer_twin_reads_one_map_and_spends_the_same_bits() -> None:
     assert dataclasses.replace(twin, quantizer=dataclasses.replace(twin.quantizer, levels=kept)) == CONFIG
 
 
+def test_a_twin_without_detail_levels_has_the_others() -> None:
+    detail = dataclasses.replace(LEVELS[-1], stride=LEVELS[-1].stride // 2, reads_dense=False, semantic_weight=0.0)
+    quantizer = dataclasses.replace(CONFIG.quantizer, levels=(*LEVELS, detail), detail_levels=1)
+    assert twins.without_detail(dataclasses.replace(CONFIG, quantizer=quantizer, fingerprint="f" * 64)) == CONFIG
+
+
 @pytest.mark.slow
 def test_a_fitted_twin_stands_on_the_same_backbone_and_shows_its_linear_reconstruction(tmp_path, monkeypatch) -> None:
     for i in range(8):

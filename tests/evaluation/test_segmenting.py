@@ -156,6 +156,11 @@ def test_codes_are_named_on_the_even_samples_and_measured_on_the_odd(toy_tokeniz
     assert figures[0].to_dict()["purity"] == figures[0].purity
 
 
+def test_detail_levels_have_no_figures(detailed_tokenizer, smooth):
+    figures = token_figures(detailed_tokenizer, labelled(smooth, count=2), num_classes=3)
+    assert [level.stride for level in figures] == [16, 8]
+
+
 def test_labels_follow_their_image_to_another_size(toy_tokenizer, smooth):
     samples = labelled(smooth, count=2)
     small = token_figures(toy_tokenizer, samples, num_classes=3, short_side_px=20)

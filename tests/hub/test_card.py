@@ -1,3 +1,5 @@
+import dataclasses
+
 import pytest
 from huggingface_hub import ModelCard
 
@@ -36,6 +38,21 @@ def test_the_card_has_the_hubs_header_and_one_row_per_level():
     assert "| 1 | 8 | 4096 | 24 | euclidean | 0.1875 |" in lines
     assert "- fingerprint: `abc`" in lines
     assert "- backbone: ViT-B-16 (openai)" in lines
+
+
+def test_detail_levels_are_marked():
+    first, last = CONFIG.quantizer.levels
+    last = dataclasses.replace(last, semantic_weight=0.0, reads_dense=False)
+    quantizer = dataclasses.replace(CONFIG.quantizer, levels=(first, last), detail_levels=1)
+    decoder = DecoderConfig(widths=(8,), depths=(1,))
+    rows = [
+        line
+        for line in model_card(
+            dataclasses.replace(CONFIG, quantizer=quantizer, decoder=decoder), fingerprint="abc"
+        ).splitlines()
+        if line.startswith(("| 0", "| 1"))
+    ]
+    assert ["detail" in row for row in rows] == [False, True]
 
 
 def test_the_figures_are_those_of_the_saved_evaluation():
