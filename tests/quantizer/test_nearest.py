@@ -89,6 +89,15 @@ def test_an_id_does_not_depend_on_the_other_vectors(dim, num_codes):
     assert torch.equal(nearest(vectors.flip(0), codebook), together.flip(0))
 
 
+def test_a_large_codebook_is_compared_with_fewer_cells_at_a_time_and_gives_the_same(monkeypatch):
+    vectors, codebook = torch.randn(500, 6, generator=seeded()), torch.randn(1000, 6, generator=seeded(1))
+    expected, used, product = nearest(vectors, codebook), [], torch.addmm
+    monkeypatch.setattr("pyramid_tokenizer.quantizer.nearest.SCORES_PER_PRODUCT", 2**15)
+    monkeypatch.setattr(torch, "addmm", lambda *args, out: used.append(out.shape) or product(*args, out=out))
+    assert torch.equal(nearest(vectors, codebook), expected)
+    assert set(used) == {(1024, 32)}
+
+
 @pytest.mark.parametrize("count", [1, CELLS_PER_PRODUCT - 1, CELLS_PER_PRODUCT, CELLS_PER_PRODUCT + 1])
 def test_by_cells_calls_with_one_shape_and_returns_as_many_columns_as_it_got(count):
     shapes = []
