@@ -13,15 +13,15 @@ from torch import Tensor, nn
 
 from pyramid_tokenizer import hub
 from pyramid_tokenizer.backbones.features import enlarge
-from pyramid_tokenizer.checks.arguments import check_kinds
+from pyramid_tokenizer.checks.arguments import check_kind, check_kinds
 from pyramid_tokenizer.config.models import SegmentationConfig
 from pyramid_tokenizer.config.plain import to_dict
 from pyramid_tokenizer.config.training import TrainConfig
-from pyramid_tokenizer.errors import CheckpointError, NotFittedError
+from pyramid_tokenizer.errors import CheckpointError, ConfigError, NotFittedError
 from pyramid_tokenizer.images.labelled import SegmentationSet, distinct_names
 from pyramid_tokenizer.images.labelled.crops import LabelledBatch, LabelledCrops
 from pyramid_tokenizer.quantizer.nearest import gather_rows
-from pyramid_tokenizer.segmentation.head import build_head
+from pyramid_tokenizer.segmentation.head import SegmentationHead, build_head
 from pyramid_tokenizer.segmentation.segmenter import Segmenter
 from pyramid_tokenizer.tokenizer import PyramidTokenizer
 from pyramid_tokenizer.tokens.splits import Presence
@@ -211,6 +211,7 @@ def train_segmentation(  # noqa: PLR0913
     *,
     config: TrainConfig,
     segmentation: SegmentationConfig | None = None,
+    head: SegmentationHead | None = None,
     out: str | Path | None = None,
     left_out: Collection[str] = (),
     continuous: bool = False,
@@ -226,6 +227,8 @@ def train_segmentation(  # noqa: PLR0913
         sets: Labelled sets, e.g. of `images.labelled.open_segmentation_set`; each may have class names of its own.
         config: `head_steps`, `head_lr`, `decoupled`, `class_balance`, `batch_size`, `crop_px` and what all stages share.
         segmentation: The head's shape; by default that of `tok.config`, or `SegmentationConfig()`.
+        head: A trained head of that shape to begin with, e.g. after its trunk was trained on; it stays as it is. None begins
+            with a new one.
         out: Directory of the model; `out/.training` holds what a resumed run needs. None keeps the result in memory only.
         left_out: Classes that are not learned, by their first word; their pixels do not count.
         continuous: Whether the head learns from features before quantisation: a control that shows what the codebooks cost.
@@ -265,7 +268,7 @@ def train_segmentation(  # noqa: PLR0913
         )
         _tell(crops.check_labels(), aloud=accelerator.is_main_process)
         shape = segmentation or tok.config.segmentation or SegmentationConfig()
-        seg = new_segmenter(tok, shape, seed=config.seed)
+        seg = _begin(tok, shape, head, seed=config.seed)
         words = [_words(seg, names) for names in crops.names]
         shares = crops.pixel_shares() if config.class_balance else ()
         stage = SegmentationStage(seg, words, config, shares=shares, continuous=continuous)
@@ -281,6 +284,26 @@ def train_segmentation(  # noqa: PLR0913
         if out is not None and accelerator.is_main_process:
             seg.save_pretrained(out, half=half)
             state.unlink(missing_ok=True)
+    return seg
+
+
+def _begin(
+    tok: PyramidTokenizer, segmentation: SegmentationConfig, head: SegmentationHead | None, *, seed: int
+) -> Segmenter:
+    """The tokenizer with a new head, or with a copy of a trained one."""
+    seg = new_segmenter(tok, segmentation, seed=seed)
+    if head is None:
+        return seg
+    check_kind(head, SegmentationHead, name="head", fix='take the head of Segmenter.from_pretrained("tiny")')
+    assert seg.head is not None
+    shapes, found = ({name: tuple(x.shape) for name, x in h.state_dict().items()} for h in (seg.head, head))
+    if shapes != found:
+        differing = sorted(name for name in shapes.keys() | found.keys() if shapes.get(name) != found.get(name))
+        raise ConfigError(
+            f"expected a head of {segmentation} on this tokenizer's trunk, got one that differs in {differing[0]}: give "
+            "segmentation= its shape, or begin with a new one"
+        )
+    seg.head.load_state_dict(head.state_dict())
     return seg
 
 

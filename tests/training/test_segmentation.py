@@ -165,6 +165,18 @@ class TestStage:
 
 
 class TestWhatLearns:
+    def test_a_trained_head_is_trained_on_and_stays_as_it_is(self, tok, config, five):
+        seg = run(tok, [five], config())
+        before = head_of(seg)
+        resting = run(tok, [five], config(head_steps=1, head_lr=1e-9), head=seg.head)
+        new = run(tok, [five], config(head_steps=1, head_lr=1e-9))
+        for name, tensor in before.items():
+            torch.testing.assert_close(resting.head.state_dict()[name], tensor)
+            assert torch.equal(seg.head.state_dict()[name], tensor)
+        assert changed(head_of(new), before)
+        with pytest.raises(ConfigError, match="expected a head of .* got one that differs in "):
+            run(tok, [five], config(), head=seg.head, segmentation=OWN_TRUNK)
+
     def test_a_fresh_head_on_a_shared_or_copied_trunk_gives_the_look_up(self, tok, five):
         image = read_image(five[0].image)
         for shape in (SMALL, OWN_TRUNK):

@@ -16,6 +16,7 @@ from texts import is_kept_out
 from pyramid_tokenizer import PyramidTokenizer
 from pyramid_tokenizer.config.models import SegmentationConfig
 from pyramid_tokenizer.images.labelled import SegmentationSet, open_segmentation_set
+from pyramid_tokenizer.segmentation.segmenter import Segmenter
 from pyramid_tokenizer.training import TrainConfig, train_segmentation
 
 SETS = ("camvid", "ccp", "coco80", "msrc")
@@ -36,6 +37,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True, help="the research data with seg/")
     parser.add_argument("--model", required=True, help="the trained tokenizer")
     parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--head", help="a model whose head is trained on; a new one without it")
     parser.add_argument("--steps", type=int, default=4500)
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--crop", type=int, default=192)
@@ -65,6 +67,7 @@ def main() -> None:
         sets,
         config=config,
         segmentation=SegmentationConfig(width=args.width, depth=args.depth, shared_decoder=not args.own_trunk),
+        head=Segmenter.from_pretrained(args.head).head if args.head else None,
         out=args.out,
         left_out=kept_out_names(sets),
         continuous=args.continuous,
