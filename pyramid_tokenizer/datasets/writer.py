@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from math import log2
 from pathlib import Path
@@ -120,9 +121,11 @@ def tokenize(
             work = _follow(work, wanted, keys, storage, settings.on_change)
         records = dict(found.records)
         if not found.complete:
-            for shard in _encode(work, records, tok if settings.workers == 0 else None, settings, progress):
-                state.keep(storage, work.plan, shard)
-                records[shard.record.shard] = shard.record
+            # closed at once, whatever ends the loop: workers must not outlive it
+            with closing(_encode(work, records, tok if settings.workers == 0 else None, settings, progress)) as shards:
+                for shard in shards:
+                    state.keep(storage, work.plan, shard)
+                    records[shard.record.shard] = shard.record
             _refuse_nothing(work.plan, records)
             state.finish(storage, work.plan, records)
         return _report(storage, work.plan, records, len(records) - len(found.records))

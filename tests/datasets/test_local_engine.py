@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -13,6 +14,7 @@ import pytest
 import torch
 
 from pyramid_tokenizer.datasets import tokenize
+from pyramid_tokenizer.datasets.storage import LocalStorage
 from pyramid_tokenizer.errors import DataError, DatasetError
 from pyramid_tokenizer.images import to_pil
 from tests.datasets.conftest import files_of
@@ -143,22 +145,25 @@ class Killed:
         environment = os.environ | {"PYTHONPATH": str(REPOSITORY)}
         return subprocess.Popen(command, env=environment, start_new_session=True, stderr=subprocess.PIPE, text=True)
 
-    def kill(self, moment: float, workers: int, *, which: str) -> bool:
-        """Whether the run was still at work when `moment` seconds had passed, and was killed."""
+    def records(self) -> int:
+        """How many shards have a record."""
+        return len(list((self.out / "progress").glob("0*.json")))
+
+    def kill(self, after: int, delay: float, workers: int, *, which: str) -> bool:
+        """Starts a run and kills it `delay` seconds after as many shards have a record; False where it ended before."""
         run = self.start(workers)
-        try:
-            run.wait(moment)
-        except subprocess.TimeoutExpired:
-            if which == "main":
-                run.kill()
-            elif which == "all":
-                os.killpg(run.pid, signal.SIGKILL)
-            else:
-                for worker in children_of(run.pid)[:1]:
-                    os.kill(worker, signal.SIGKILL)
+        while run.poll() is None and self.records() < after:
+            time.sleep(0.005)
+        time.sleep(delay)
+        victims = [run.pid] if which == "main" else children_of(run.pid)[:1]
+        struck = run.poll() is None and bool(victims)
+        if struck and which == "all":
+            os.killpg(run.pid, signal.SIGKILL)
+        elif struck:
+            os.kill(victims[0], signal.SIGKILL)
         _, told = run.communicate()
         assert run.returncode in (0, -signal.SIGKILL), told
-        return run.returncode != 0
+        return struck
 
     def finish(self) -> dict[str, bytes]:
         run = self.start(1)
@@ -180,25 +185,21 @@ def children_of(parent: int) -> list[int]:
 
 
 def kill_often(folder: Path, photos: Path, tok, *, times: int, seed: int) -> int:
-    """Kills runs, finishes the last one, and asserts the bytes of one that nothing disturbed; how many were at work."""
+    """Kills runs at random points and asserts the bytes of a run that nothing disturbed; how many were struck at work."""
     model = tok.save_pretrained(folder / "model")
-    tokenize(photos, folder / "whole", model=tok, workers=0, shard_images=4)
-    killed = Killed(folder, photos, model)
-    moments = torch.rand(times, generator=torch.Generator().manual_seed(seed)).tolist()
-    began = time.monotonic()
-    killed.start(1).communicate()  # how long a whole run takes on this machine
-    whole_run = time.monotonic() - began
-    assert files_of(killed.out) == files_of(folder / "whole")
-    counted = 0
-    for number, moment in enumerate(moments):
-        if (killed.out / "manifest.json").exists():  # from the start again
-            for file in killed.out.rglob("*"):
-                if file.is_file():
-                    file.unlink()
-        which = ("main", "all", "worker")[number % 3]
-        counted += killed.kill((0.3 + 0.7 * moment) * whole_run, 1 + number % 2, which=which)
+    shards = tokenize(photos, folder / "whole", model=tok, workers=0, shard_images=4).shards
+    killed, struck = Killed(folder, photos, model), 0
+    points = torch.rand(times, 2, generator=torch.Generator().manual_seed(seed)).tolist()
+    for number, (place, delay) in enumerate(points):
+        if (killed.out / "manifest.json").exists():  # it came to its end: from the start again
+            assert files_of(killed.out) == files_of(folder / "whole")
+            shutil.rmtree(killed.out)
+        which, before = ("main", "all", "worker")[number % 3], killed.records()
+        hit = killed.kill(before + round(place * (shards - before)), 0.2 * delay, 1 + number % 2, which=which)
+        struck += hit
+        print(f"{which}, {1 + number % 2} workers, at shard {killed.records()} of {shards}, killed: {hit}")
     assert killed.finish() == files_of(folder / "whole")
-    return counted
+    return struck
 
 
 @pytest.mark.slow
@@ -210,7 +211,22 @@ def test_a_run_that_is_killed_at_three_points_ends_with_the_same_bytes(tmp_path,
 def test_a_run_that_is_killed_at_thirty_points_ends_with_the_same_bytes(tmp_path, smooth, toy_tokenizer):
     photos = tmp_path / "photos"
     photos.mkdir()
-    for number, pixels in enumerate(smooth(600, 32, 32, seed=2)):  # seconds of encoding beside those of starting
+    for number, pixels in enumerate(smooth(400, 32, 32, seed=2)):  # seconds of encoding beside those of starting
         to_pil(pixels)[0].save(photos / f"{number:03d}.png")
     (photos / "100.png").write_bytes(b"damaged")
     assert kill_often(tmp_path, photos, toy_tokenizer, times=30, seed=1) >= 20
+
+
+@pytest.mark.slow
+def test_no_worker_outlives_a_call_whose_error_is_kept(write, tmp_path, monkeypatch):
+    def stop(self, name, data):
+        if name.startswith("data/"):
+            raise KeyboardInterrupt
+        plain(self, name, data)
+
+    plain = LocalStorage.write
+    monkeypatch.setattr(LocalStorage, "write", stop)
+    with pytest.raises(KeyboardInterrupt) as kept:
+        write(tmp_path / "tokens", workers=1)
+    assert kept.tb is not None
+    assert children_of(os.getpid()) == []
