@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numbers
 import os
 from dataclasses import dataclass
 from typing import Literal
@@ -65,7 +66,7 @@ class TokenizeOptions:
             raise ConfigError(
                 "expected a size with jpeg_draft, got none: only images that are resized are decoded in part"
             )
-        if not self.patience_seconds > 0:
+        if not isinstance(self.patience_seconds, numbers.Real) or not self.patience_seconds > 0:
             raise ConfigError(f"expected patience_seconds above 0, got {shown(self.patience_seconds)}: correct it")
 
     def devices(self) -> tuple[str, ...]:

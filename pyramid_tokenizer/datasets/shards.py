@@ -23,7 +23,7 @@ from torch import Tensor
 from pyramid_tokenizer.datasets.keys import GONE, Keys
 from pyramid_tokenizer.datasets.manifest import ImageFailure, Plan, ShardRecord, checksum
 from pyramid_tokenizer.datasets.schema import Row, build_table, id_types, to_parquet
-from pyramid_tokenizer.errors import ImageError, ImageFileError
+from pyramid_tokenizer.errors import ImageError, ImageFileError, PyramidTokenizerError
 from pyramid_tokenizer.images.columns import SourceColumns
 from pyramid_tokenizer.images.packed import PackedStrings
 from pyramid_tokenizer.images.sources import ImageSource, read_resized
@@ -101,7 +101,11 @@ def encode_shard(tok: PyramidTokenizer, work: Work, shard: int, *, readers: int,
         numbers = [number for number, _ in group]
         tell("encoding", numbers)
         pixels = [image for _, image in group]
-        tokens = tok.encode(torch.stack(pixels + pixels[-1:] * (work.plan.batch_size - len(pixels))))
+        try:
+            tokens = tok.encode(torch.stack(pixels + pixels[-1:] * (work.plan.batch_size - len(pixels))))
+        except PyramidTokenizerError as error:
+            names = ", ".join(repr(work.keys[number]) for number in numbers)
+            raise type(error)(f"{error} (while {names} was encoded)") from error
         levels = [ids.flatten(1).cpu().numpy().astype(kind) for ids, kind in zip(tokens.ids, kinds, strict=True)]
         for place, number in enumerate(numbers):
             ids = tuple(level[place] for level in levels)
@@ -143,12 +147,12 @@ def _read_ahead(work: Work, numbers: range, readers: int, tell: Tell) -> Iterato
     def read(number: int) -> Tensor | ImageError:
         tell("reading", [number])
         try:
-            return read_planned(work, number)
+            image = read_planned(work, number)
         except ImageError as error:
             _raise_of_the_machine(error)
-            return error
-        finally:
-            tell("read", [number])
+            image = error
+        tell("read", [number])  # not after any other error, so that this image is named as the one that was being read
+        return image
 
     pending: deque[tuple[int, Future[Tensor | ImageError]]] = deque()
     with ThreadPoolExecutor(readers) as pool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from math import log2
@@ -96,6 +96,7 @@ def tokenize(
     settings = TokenizeOptions(**options)
     settings.devices()  # before anything is loaded
     storage = open_storage(out)
+    _refuse_inside(source, storage)
     tok = load_fitted(model)
     images = open_source(source, settings.column)
     with only_writer(storage):
@@ -131,6 +132,18 @@ def tokenize(
         return _report(storage, work.plan, records, len(records) - len(found.records))
 
 
+def _refuse_inside(source: object, storage: LocalStorage | RemoteStorage) -> None:
+    """Raises DatasetError for a dataset inside the folder of its images: its files would count among them at the next call."""
+    if not isinstance(source, (str, os.PathLike)) or not isinstance(storage, LocalStorage):
+        return
+    folder = Path(source).expanduser()
+    if os.path.isdir(folder) and storage.folder.resolve().is_relative_to(folder.resolve()):
+        raise DatasetError(
+            f"expected a folder outside of the images' own, {str(folder)!r}, got {storage.address!r}: the next call would take "
+            "its files for images; name another"
+        )
+
+
 def _follow(work: Work, wanted: Plan, keys: Keys, storage: LocalStorage | RemoteStorage, on_change: OnChange) -> Work:
     """The work of a plan that was made before, on the source as it is now."""
     if wanted.keys_sha256 == work.plan.keys_sha256:
@@ -156,7 +169,7 @@ def _encode(
     tok: PyramidTokenizer | None,
     options: TokenizeOptions,
     progress: Callable[[int, int], None] | None,
-) -> Iterator[Shard]:
+) -> Generator[Shard]:
     """The shards that have no record, by the engine that the options ask for."""
     missing = [shard for shard in range(work.plan.num_shards) if shard not in records]
     done = sum(len(work.plan.rows_of(shard)) for shard in records)

@@ -150,6 +150,15 @@ def test_a_file_in_place_of_the_folder_is_refused(write, tmp_path):
         write(tmp_path / "tokens")
 
 
+@pytest.mark.parametrize("name", ["", "tokens", "a/tokens"])
+def test_a_dataset_inside_the_folder_of_its_images_is_refused(write, tmp_path, shared_photos, name):
+    source = tmp_path / "photos"
+    shutil.copytree(shared_photos, source)
+    with pytest.raises(DatasetError, match="photos"):
+        write(source / name, source)
+    assert write(tmp_path / "photos-tokens", source).rows == 11
+
+
 def test_more_shards_than_names_can_count_are_refused_with_what_would_do(write, tmp_path, monkeypatch):
     monkeypatch.setattr(manifest, "MOST_SHARDS", 2)
     with pytest.raises(ConfigError, match="at least 6"):

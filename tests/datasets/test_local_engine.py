@@ -45,6 +45,13 @@ class Deadly:
         return torch.rand(3, 32, 32, generator=torch.Generator().manual_seed(index))
 
 
+class Broken(Deadly):
+    """A source with a bug, which one image meets."""
+
+    def read(self, index):
+        return super().read(index) if index != 5 else [][index]
+
+
 class WithBrokenColumn(Deadly):
     """A source whose columns cannot be read."""
 
@@ -92,6 +99,12 @@ def test_an_image_that_kills_every_worker_is_named_after_all_other_shards_are_do
     assert (tmp_path / "count").read_text() == "3"
     names = sorted(path.name for path in (tmp_path / "tokens" / "data").iterdir())
     assert names == ["train-00000-of-00003.parquet", "train-00002-of-00003.parquet"]
+
+
+@pytest.mark.slow
+def test_an_image_on_which_the_source_fails_is_named(write, tmp_path):
+    with pytest.raises(DatasetError, match=r"shard 1 .*IndexError.* while it read .*'image 5'"):
+        write(tmp_path / "tokens", Broken(tmp_path / "count", 0), workers=1)
 
 
 @pytest.mark.slow

@@ -14,7 +14,7 @@ import torch
 
 from pyramid_tokenizer.datasets import storage, writer
 from pyramid_tokenizer.datasets.storage import LocalStorage
-from pyramid_tokenizer.errors import ConfigError, DataError, DatasetError, ImageFileError
+from pyramid_tokenizer.errors import BackboneError, ConfigError, DataError, DatasetError, ImageFileError
 from pyramid_tokenizer.images import read_image
 from tests.datasets.conftest import DAMAGED, files_of
 
@@ -212,6 +212,15 @@ def test_an_error_of_the_machine_is_not_taken_for_a_damaged_image(write, tmp_pat
     assert write(tmp_path / "image", Failing(OSError(errno.ENOENT, "gone"))).errors == 1
 
 
+def test_an_error_while_images_are_encoded_names_them(write, tmp_path, toy_tokenizer, monkeypatch):
+    def fail(self, batch):
+        raise BackboneError("expected finite features, got NaN: use float32")
+
+    monkeypatch.setattr(type(toy_tokenizer), "encode", fail)
+    with pytest.raises(BackboneError, match=r"got NaN.*'a/00\.png'"):
+        write(tmp_path / "tokens")
+
+
 def test_images_of_which_none_can_be_read_are_an_error_that_names_the_first(write, tmp_path):
     with pytest.raises(DatasetError, match="image file that is none"):
         write(tmp_path / "tokens", [b"image file that is none".decode()])
@@ -245,6 +254,7 @@ def test_sources_without_images_or_with_one_twice_are_refused(write, tmp_path, s
         {"jpeg_draft": True},
         {"on_change": "ask"},
         {"patience_seconds": 0},
+        {"patience_seconds": "long"},
         {"device": "cuda:99"},
         {"columns": "caption"},
     ],
