@@ -1,11 +1,27 @@
-"""Whole datasets: images of any source -> Parquet shards of tokens, which survive whatever interrupts their making.
+"""Whole datasets: images of any source -> Parquet shards of tokens, which survive whatever interrupts their making, and back.
 
 source ──images──▶ images, read ahead ──shards──▶ Parquet bytes ──state──▶ data/train-00000-of-00003.parquet
          keys, columns                  engines: who does it               manifest.json, errors.jsonl
+
+Parquet ──arrow_copy──▶ mapped file ──reader──▶ rows ──sampler──▶ the rows of a rank
 """
 
 from pyramid_tokenizer.datasets.estimate import Estimate, estimate
 from pyramid_tokenizer.datasets.options import TokenizeOptions
+from pyramid_tokenizer.datasets.reader import TokenDataset
+from pyramid_tokenizer.datasets.rows import Rows, TokenBatch, TokenRow
+from pyramid_tokenizer.datasets.sampler import RowSampler
 from pyramid_tokenizer.datasets.writer import TokenizeReport, tokenize
 
-__all__ = ["Estimate", "TokenizeOptions", "TokenizeReport", "estimate", "tokenize"]
+__all__ = [
+    "Estimate",
+    "RowSampler",
+    "Rows",
+    "TokenBatch",
+    "TokenDataset",
+    "TokenRow",
+    "TokenizeOptions",
+    "TokenizeReport",
+    "estimate",
+    "tokenize",
+]

@@ -18,6 +18,7 @@ def blocks(tmp_path, monkeypatch, smooth, toy_tokenizer) -> list[str]:
     """The page's blocks of Python, in a folder with three photos; the toy stands in for the bundled model."""
     pytest.importorskip("pyarrow")
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setattr(PyramidTokenizer, "from_pretrained", classmethod(lambda cls, name, **_: toy_tokenizer))
     (tmp_path / "photos").mkdir()
     for number, (height, width) in enumerate([(32, 40), (64, 32), (33, 32)]):
@@ -26,7 +27,7 @@ def blocks(tmp_path, monkeypatch, smooth, toy_tokenizer) -> list[str]:
 
 
 def test_a_reader_of_pyarrow_alone_gets_the_grids_that_decode(blocks, toy_tokenizer, capsys):
-    writes, reads, decodes, _ = (block.replace("size=256", "size=32") for block in blocks)
+    writes, reads, decodes, _, rows = (block.replace("size=256", "size=32") for block in blocks)
     assert "pyramid_tokenizer" not in reads
     assert len([line for line in reads.splitlines() if line.strip()]) <= 15 + 3  # and its three imports
     names: dict = {}
@@ -36,6 +37,9 @@ def test_a_reader_of_pyarrow_alone_gets_the_grids_that_decode(blocks, toy_tokeni
     expected = toy_tokenizer.encode("photos/2.png", size=32)
     assert names["tokens"].ids[2].equal(expected.ids[2])
     assert torch.equal(names["image"], toy_tokenizer.decode(expected))
+    exec(compile(rows, "docs/datasets.md", "exec"), names)
+    assert [row.key for row in names["rows"]] == ["2.png", "0.png", "1.png"]
+    assert names["rows"][0].tokens == expected
 
 
 @pytest.mark.slow

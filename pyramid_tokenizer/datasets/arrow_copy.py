@@ -1,0 +1,269 @@
+"""The Arrow copy of a token dataset: all rows in one uncompressed file, which is mapped into memory and not read.
+
+Parquet is the truth. The copy is made of it once, checked while it is made, and lies in a cache folder under a name that
+follows from the manifest, which holds the checksum of every shard: another dataset has another copy. It may be deleted.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pyramid_tokenizer.datasets.manifest import Plan, ShardRecord, checksum
+from pyramid_tokenizer.datasets.schema import TOKEN_PREFIX, id_types, import_pyarrow
+from pyramid_tokenizer.datasets.storage import Storage
+from pyramid_tokenizer.errors import DatasetError
+from pyramid_tokenizer.files import replacing
+from pyramid_tokenizer.tokens.geometry import grids_of
+
+FORMAT = 1
+"""Counts changes of the copy; part of its name."""
+COPY_NAME = "rows.arrow"
+GROUP_ROWS = 16_384
+"""Shards are joined until a group has this many rows: few groups are quickly found and cost little memory."""
+GROUP_BYTES = 1 << 26
+"""Or until its ids take as many bytes, because a group is held in memory while the copy is made."""
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """Some rows of the copy; all arrays are views of the mapped file."""
+
+    heights: NDArray[np.int32]
+    widths: NDArray[np.int32]
+    starts: tuple[NDArray[np.int32], ...]
+    """(rows + 1,) per level: the ids of row i are values[starts[i] : starts[i + 1]]."""
+    values: tuple[NDArray[np.unsignedinteger[Any]], ...]
+    """The ids of all rows per level."""
+    batch: Any
+    """The `pyarrow.RecordBatch`."""
+
+
+def user_folder() -> Path:
+    """pyramid-tokenizer/datasets in the user's cache folder: $XDG_CACHE_HOME, or ~/.cache."""
+    base = os.environ.get("XDG_CACHE_HOME", "")
+    # a relative path there is invalid, by the XDG base directory specification
+    folder = Path(base) if os.path.isabs(base) else Path("~/.cache").expanduser()
+    return folder / "pyramid-tokenizer" / "datasets"
+
+
+def group_shards(plan: Plan, records: Mapping[int, ShardRecord]) -> list[list[int]]:
+    """The shards of each group of the copy, in order; those without rows are in none.
+
+    Args:
+        plan: The dataset's plan.
+        records: Of all shards, by number.
+    """
+    widths = [kind.itemsize for kind in id_types(plan.codebook_sizes)]
+    groups: list[list[int]] = []
+    rows = size = 0
+    for shard in range(plan.num_shards):
+        record = records[shard]
+        if not record.rows:
+            continue
+        if not groups or rows >= GROUP_ROWS or size >= GROUP_BYTES:
+            groups.append([])
+            rows = size = 0
+        groups[-1].append(shard)
+        rows += record.rows
+        size += sum(count * width for count, width in zip(record.tokens, widths, strict=True))
+    return groups
+
+
+class ArrowCopy:
+    """The mapped file. It is opened at first use in each process, so that a dataset can be pickled.
+
+    Args:
+        path: The file.
+    """
+
+    def __init__(self, path: Path):
+        self.path = path
+        self._reader: Any = None
+        self._groups: dict[int, Group] = {}
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"path": self.path, "_reader": None, "_groups": {}}
+
+    def group(self, number: int) -> Group:
+        """One group of rows.
+
+        Args:
+            number: Its number.
+
+        Raises:
+            DatasetError: The file is gone or is no copy of this version.
+        """
+        if number not in self._groups:
+            self._groups[number] = _view(self._open().get_batch(number))
+        return self._groups[number]
+
+    def _open(self) -> Any:
+        if self._reader is None:
+            pa = import_pyarrow()
+            try:
+                mapped = pa.memory_map(str(self.path), "r")
+                # No threads of pyarrow: those of a parent process are not there in a forked one, which would wait for them.
+                self._reader = pa.ipc.open_file(mapped, options=pa.ipc.IpcReadOptions(use_threads=False))
+            except (OSError, pa.ArrowInvalid) as error:
+                raise DatasetError(
+                    f"expected the copy of a token dataset in {str(self.path)!r}, got {error}: delete the file, and open the "
+                    "dataset again, which makes it anew"
+                ) from error
+        return self._reader
+
+
+def make_copy(storage: Storage, plan: Plan, records: Mapping[int, ShardRecord], path: Path) -> None:
+    """Writes the copy unless it is there; where several processes want it at once, one writes it and the others wait.
+
+    Args:
+        storage: Where the dataset lies.
+        plan: Its plan.
+        records: Of all shards, by number.
+        path: The copy's file; its folder is made.
+
+    Raises:
+        DatasetError: A shard is missing, damaged or holds what the manifest does not say, which the message names; or the copy
+            cannot be written.
+    """
+    from filelock import FileLock
+
+    if path.exists():
+        return
+    pa = import_pyarrow()
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(path.with_name(f"{path.name}.lock")):
+            if path.exists():
+                return
+            with replacing(path) as part, pa.OSFile(str(part), "wb") as sink:
+                batches = read_groups(storage, plan, records)
+                first = next(batches)
+                with pa.ipc.new_file(sink, first.schema) as writer:
+                    writer.write_batch(first)
+                    for batch in batches:
+                        writer.write_batch(batch)
+    except OSError as error:
+        if isinstance(error, DatasetError):
+            raise
+        raise DatasetError(
+            f"expected to write an uncompressed copy of the dataset to {str(path)!r}, got {error}: free some space there, or "
+            "name another cache_dir"
+        ) from error
+
+
+def read_groups(storage: Storage, plan: Plan, records: Mapping[int, ShardRecord]) -> Iterator[Any]:
+    """The rows of the shards, a `pyarrow.RecordBatch` per group, checked.
+
+    Args:
+        storage: Where the dataset lies.
+        plan: Its plan.
+        records: Of all shards, by number.
+
+    Raises:
+        DatasetError: As for `make_copy`.
+    """
+    pa = import_pyarrow()
+    for shards in group_shards(plan, records):
+        joined = pa.concat_tables([read_shard(storage, plan, records[shard]) for shard in shards]).combine_chunks()
+        batches = joined.to_batches()
+        if len(batches) != 1:
+            raise DatasetError(
+                f"expected less than 2 GB per column in {plan.shard_name(shards[0])}, got more: tokenize with fewer shard_images"
+            )
+        yield batches[0]
+
+
+def read_shard(storage: Storage, plan: Plan, record: ShardRecord) -> Any:
+    """The `pyarrow.Table` of a shard, after every check; columns in dictionary encoding are decoded.
+
+    Args:
+        storage: Where the dataset lies.
+        plan: Its plan.
+        record: Of the shard.
+
+    Raises:
+        DatasetError: The shard is missing, damaged, or holds what the manifest does not say.
+    """
+    import pyarrow.parquet as pq
+
+    pa, name = import_pyarrow(), plan.shard_name(record.shard)
+    data = storage.read(name)
+    check_bytes(data, record, name, storage.address)
+    table = pq.read_table(io.BytesIO(data), use_threads=False)
+    for index, field in enumerate(table.schema):
+        if pa.types.is_dictionary(
+            field.type
+        ):  # the file format has one dictionary per column, and shards have their own
+            plain = table.column(index).cast(field.type.value_type)
+            table = table.set_column(index, field.with_type(field.type.value_type), plain)
+    _check_rows(plan, record, _view(table.combine_chunks().to_batches()[0]) if len(table) else None, name)
+    return table
+
+
+def check_bytes(data: bytes, record: ShardRecord, name: str, where: str) -> None:
+    """Raises DatasetError where a shard's bytes are not those that the manifest signs.
+
+    Args:
+        data: The bytes.
+        record: Of the shard.
+        name: Of its file.
+        where: The dataset's address.
+    """
+    if len(data) != record.bytes or checksum(data) != record.sha256:
+        got = f"{len(data):,} bytes" if len(data) != record.bytes else "other ones"
+        raise DatasetError(
+            f"expected the {record.bytes:,} bytes of {name} in {where!r} that the manifest signs, got {got}: the shard is "
+            "damaged; restore it, or repeat the call of tokenize that made the dataset, which encodes it again"
+        )
+
+
+def _view(batch: Any) -> Group:
+    lists = [batch.column(f"{TOKEN_PREFIX}{level}") for level in range(_num_levels(batch.schema.names))]
+    return Group(
+        heights=batch.column("height").to_numpy(),
+        widths=batch.column("width").to_numpy(),
+        starts=tuple(column.offsets.to_numpy() for column in lists),
+        values=tuple(column.values.to_numpy() for column in lists),
+        batch=batch,
+    )
+
+
+def _num_levels(names: Sequence[str]) -> int:
+    level = 0
+    while f"{TOKEN_PREFIX}{level}" in names:
+        level += 1
+    return level
+
+
+def _check_rows(plan: Plan, record: ShardRecord, group: Group | None, name: str) -> None:
+    """Every row must be a pyramid of the plan's tokenizer: rows are trusted from here on."""
+    found = 0 if group is None else len(group.heights)
+    if found != record.rows:
+        raise _foreign(name, f"{record.rows} rows", found)
+    if group is None:
+        return
+    if len(group.values) != len(plan.strides):
+        raise _foreign(name, f"{len(plan.strides)} levels", len(group.values))
+    sizes, kinds = np.unique(np.stack([group.heights, group.widths]), axis=1, return_inverse=True)
+    grids = [grids_of((int(height), int(width)), plan.strides) for height, width in sizes.T]
+    for level, (starts, ids) in enumerate(zip(group.starts, group.values, strict=True)):
+        cells = np.array([grid[level][0] * grid[level][1] for grid in grids])[kinds.reshape(-1)]
+        if (np.diff(starts) != cells).any():
+            row = int(np.flatnonzero(np.diff(starts) != cells)[0])
+            raise _foreign(name, f"{cells[row]} ids of level {level} in row {row}", int(np.diff(starts)[row]))
+        if len(ids) and int(ids.max()) >= plan.codebook_sizes[level]:
+            raise _foreign(name, f"ids of level {level} below {plan.codebook_sizes[level]}", int(ids.max()))
+
+
+def _foreign(name: str, expected: str, got: object) -> DatasetError:
+    return DatasetError(
+        f"expected {expected} in {name}, got {got}: the shard was not written by tokenize; make it again"
+    )
