@@ -44,7 +44,7 @@ class State:
     records: Mapping[int, ShardRecord]
     """Of the shards that are whole."""
     complete: bool
-    """Whether manifest.json is there and all shards are whole."""
+    """Whether manifest.json is there, is the last word, and all shards are whole."""
 
 
 def read_state(storage: Storage) -> State:
@@ -76,7 +76,9 @@ def read_state(storage: Storage) -> State:
     for name in own.keys() & sizes.keys():
         records[own[name]] = parse_record(storage.read(name), f"{storage.address}/{name}")
     kept = {shard: record for shard, record in sorted(records.items()) if _is_whole(storage, plan, record, sizes)}
-    return State(plan, kept, complete=MANIFEST_NAME in sizes and PLAN_NAME not in sizes and len(kept) == len(shards))
+    # a repair that was interrupted has records that are newer than the manifest
+    settled = MANIFEST_NAME in sizes and not any(name.startswith(PROGRESS) for name in sizes)
+    return State(plan, kept, complete=settled and len(kept) == len(shards))
 
 
 def begin(storage: Storage, plan: Plan, keys: listing.Keys) -> None:

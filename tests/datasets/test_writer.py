@@ -151,6 +151,26 @@ def test_a_damaged_shard_is_named_and_encoded_again(whole, write, tmp_path, capl
     assert files_of(tmp_path / "tokens") == files_of(whole)
 
 
+def test_a_repair_that_is_interrupted_is_finished_by_the_next_call(whole, write, tmp_path, monkeypatch):
+    write(tmp_path / "tokens")
+    manifest = json.loads((tmp_path / "tokens" / "manifest.json").read_text())
+    manifest["shards"][1]["sha256"] = "0" * 64  # as if another version of pyarrow had written the shard
+    (tmp_path / "tokens" / "manifest.json").write_text(json.dumps(manifest))
+    plain = LocalStorage.write
+
+    def stop(self, name, data):
+        if name == "errors.jsonl":
+            raise KeyboardInterrupt
+        plain(self, name, data)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(LocalStorage, "write", stop)
+        with pytest.raises(KeyboardInterrupt):
+            write(tmp_path / "tokens")
+    assert write(tmp_path / "tokens").new_shards == 0
+    assert files_of(tmp_path / "tokens") == files_of(whole)
+
+
 def test_what_a_killed_process_left_half_written_is_removed(whole, write, tmp_path):
     for name in ("data/.0123456789abcdef.part", "progress/.0123456789abcdef.part", "progress/keys.gz"):
         (tmp_path / "tokens" / name).parent.mkdir(parents=True, exist_ok=True)
