@@ -11,7 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
-from pyramid_tokenizer import PyramidTokenizer
+from pyramid_tokenizer import PyramidTokenizer, TokenPyramid
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 SCRIPTS = sorted(EXAMPLES.glob("0*.py"))
@@ -72,6 +72,21 @@ def test_a_sequence_and_its_coarse_part_become_images(run, photos, tmp_path, tin
     whole, coarse = (np.asarray(Image.open(tmp_path / "decoded" / f"{name}.png")) for name in ("all", "coarse"))
     assert whole.shape == coarse.shape == (64, 64, 3)
     assert not np.array_equal(whole, coarse)
+
+
+def test_simple_photos_get_fewer_tokens_than_complex_ones(run, smooth, tmp_path, tiny) -> None:
+    images = smooth(2)
+    images[0] = 0.5
+    folder = write_photos(tmp_path / "two", images)
+    lines = run("07_tokens_by_content.py", "--images", folder, "--size", 64).splitlines()
+    assert [line.split()[0] for line in lines] == ["tokens/00000.tokens", "tokens/00001.tokens"]
+    for i, line in enumerate(lines):
+        stored = TokenPyramid.load(tmp_path / "tokens" / f"0000{i}.tokens")
+        assert stored == tiny.encode(folder / f"{i}.png", quality=0.5)
+        assert line.split()[1] == str(stored.num_tokens)
+        with Image.open(tmp_path / "tokens" / f"0000{i}.png") as where:
+            assert where.height > 64  # with its legend
+    assert int(lines[0].split()[1]) < int(lines[1].split()[1])
 
 
 @pytest.mark.slow
