@@ -17,6 +17,9 @@ RIDGE_SHARE = 0.03
 _SLICE = 8192
 """Rows that are taken to float64 at a time: a float64 copy of the whole sample would double the memory."""
 
+_BLOCK = 512
+"""Channels whose products with those behind them are computed together: nearly half of x'x is mirrored, and not computed."""
+
 
 class Affine(NamedTuple):
     """The affine map x -> x @ weight + bias."""
@@ -142,14 +145,16 @@ def _mean(x: Tensor) -> Tensor:
 
 
 def _moments(x: Tensor, y: Tensor, centre_x: Tensor, centre_y: Tensor) -> tuple[Tensor, Tensor]:
-    """Centred x'x and x'y; products in float32, sums of slices in float64."""
+    """Centred x'x and x'y; products in float32, sums of slices in float64. Of x'x, blocks below the diagonal are mirrored."""
     gram = torch.zeros(x.shape[1], x.shape[1], dtype=torch.float64, device=x.device)
     cross = torch.zeros(x.shape[1], y.shape[1], dtype=torch.float64, device=x.device)
     for rows, targets in zip(x.split(_SLICE), y.split(_SLICE), strict=True):
         centred = (rows.double() - centre_x).float()
-        gram += (centred.T @ centred).double()
+        for start in range(0, len(gram), _BLOCK):
+            end = start + _BLOCK
+            gram[start:end, start:] += (centred[:, start:end].T @ centred[:, start:]).double()
         cross += (centred.T @ (targets.double() - centre_y).float()).double()
-    return gram, cross
+    return gram.triu() + gram.triu(1).T, cross
 
 
 def _solve(gram: Tensor, cross: Tensor, share: float) -> Tensor:

@@ -49,6 +49,16 @@ def test_without_a_ridge_it_is_least_squares(rows):
     torch.testing.assert_close(fit.bias, solution[-1], rtol=1e-3, atol=1e-3)
 
 
+@pytest.mark.parametrize("block", [1, 4, 5, 6])
+def test_blocks_that_are_mirrored_give_the_same_as_products_of_all_channels(monkeypatch, block):
+    x, y = sample()
+    expected = reduced_rank(x, y, 3)
+    monkeypatch.setattr("pyramid_tokenizer.quantizer.fit.regression._BLOCK", block)
+    found = reduced_rank(x, y, 3)
+    torch.testing.assert_close(found.weight, expected.weight, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(found.bias, expected.bias, rtol=1e-4, atol=1e-5)
+
+
 def test_a_ridge_equals_its_formula():
     x, y = sample()
     centred = (x - x.mean(0)).double()
