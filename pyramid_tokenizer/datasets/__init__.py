@@ -4,24 +4,30 @@ source ──images──▶ images, read ahead ──shards──▶ Parquet by
          keys, columns                  engines: who does it               manifest.json, errors.jsonl
 
 Parquet ──arrow_copy──▶ mapped file ──reader──▶ rows ──sampler──▶ the rows of a rank
+                                                     ──sequences──▶ integers for a language model ──megatron──▶ .bin, .idx
 """
 
 from pyramid_tokenizer.datasets.estimate import Estimate, estimate
+from pyramid_tokenizer.datasets.megatron import to_megatron
 from pyramid_tokenizer.datasets.options import TokenizeOptions
 from pyramid_tokenizer.datasets.reader import TokenDataset
 from pyramid_tokenizer.datasets.rows import Rows, TokenBatch, TokenRow
 from pyramid_tokenizer.datasets.sampler import RowSampler
+from pyramid_tokenizer.datasets.sequences import PackedSequence, TokenSequences
 from pyramid_tokenizer.datasets.writer import TokenizeReport, tokenize
 
 __all__ = [
     "Estimate",
+    "PackedSequence",
     "RowSampler",
     "Rows",
     "TokenBatch",
     "TokenDataset",
     "TokenRow",
+    "TokenSequences",
     "TokenizeOptions",
     "TokenizeReport",
     "estimate",
+    "to_megatron",
     "tokenize",
 ]

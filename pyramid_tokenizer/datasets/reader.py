@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch.utils.data import Dataset
 
-from pyramid_tokenizer.checks.arguments import check_path, check_whole
+from pyramid_tokenizer.checks.arguments import check_path
 from pyramid_tokenizer.datasets.arrow_copy import (
     COPY_NAME,
     FORMAT,
@@ -30,8 +30,9 @@ from pyramid_tokenizer.datasets.manifest import ERRORS_NAME, MANIFEST_NAME, chec
 from pyramid_tokenizer.datasets.rows import Rows, TokenBatch, TokenRow
 from pyramid_tokenizer.datasets.sampler import RowSampler
 from pyramid_tokenizer.datasets.schema import OWN_COLUMNS, TOKEN_PREFIX
+from pyramid_tokenizer.datasets.sequences import SequenceOrder, TokenSequences, checked_levels
 from pyramid_tokenizer.datasets.storage import open_storage
-from pyramid_tokenizer.errors import ConfigError, DatasetError
+from pyramid_tokenizer.errors import DatasetError
 from pyramid_tokenizer.tokens import Vocabulary
 from pyramid_tokenizer.tokens.geometry import grids_of
 from pyramid_tokenizer.tokens.pyramid import trusted_pyramid
@@ -83,7 +84,7 @@ class TokenDataset(Dataset[TokenRow]):
         self.plan = parse_plan(manifest, where)
         """What made the dataset: fingerprint, precision, codebook sizes, strides, image recipe."""
         self._records = parse_manifest(manifest, self._storage.read(ERRORS_NAME), where)
-        self.levels = _checked_levels(levels, len(self.plan.strides))
+        self.levels = checked_levels(levels, len(self.plan.strides))
         """How many levels are read."""
         self.checksum = checksum(manifest)
         """SHA-256 of the manifest, and with it of all shards."""
@@ -165,6 +166,13 @@ class TokenDataset(Dataset[TokenRow]):
             len(self), rank, world, seed=seed, shuffle=shuffle, drop_tail=drop_tail, dataset=self.checksum
         )
 
+    def sequences(self, length: int, *, levels: int | None = None, order: SequenceOrder = "levels") -> TokenSequences:
+        """The images as integers of `vocabulary`, one after the other, in pieces of a fixed length for a language model.
+
+        Arguments and errors as for `TokenSequences`.
+        """
+        return TokenSequences(self, length, levels=levels, order=order)
+
     def verify(self) -> None:
         """Compares every shard with its checksum in the manifest, and every row of the copy with the shards.
 
@@ -229,15 +237,6 @@ class TokenDataset(Dataset[TokenRow]):
             precision=self.plan.precision,  # type: ignore[arg-type]
         )
         return TokenBatch(tokens, tuple(keys), torch.from_numpy(numbers), columns)
-
-
-def _checked_levels(levels: int | None, most: int) -> int:
-    if levels is None:
-        return most
-    check_whole(levels=levels)
-    if levels > most:
-        raise ConfigError(f"expected 1 to {most} levels, got {levels}: the dataset has no more")
-    return levels
 
 
 def _by_size(sizes: NDArray[np.int64]) -> list[tuple[tuple[int, int], NDArray[np.int64]]]:

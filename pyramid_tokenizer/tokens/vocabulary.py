@@ -212,10 +212,21 @@ class Vocabulary:
         Raises:
             TokenMismatchError: `tokens` come from another tokenizer, or from one of other codebooks or strides.
         """
+        crop = self.crop_of(tokens)
+        return write_sparse(self, tokens, crop) if tokens.is_sparse else write_full(self, tokens.ids, crop)
+
+    def crop_of(self, tokens: TokenPyramid) -> tuple[int, int]:
+        """Rows and columns of padding, in pixels, that the images of tokens have at bottom and right.
+
+        Args:
+            tokens: Tokens of all levels or of any prefix of them.
+
+        Raises:
+            TokenMismatchError: They come from another tokenizer, or from one of other codebooks or strides.
+        """
         self._check_tokens(tokens)
         (h, w), stride, (height, width) = tokens.grids[0], self.strides[0], tokens.image_size
-        crop = h * stride - height, w * stride - width
-        return write_sparse(self, tokens, crop) if tokens.is_sparse else write_full(self, tokens.ids, crop)
+        return h * stride - height, w * stride - width
 
     def unflatten(self, sequence: Integers) -> TokenPyramid:
         """The tokens that `flatten` was given, from the integers alone.

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from pyramid_tokenizer.datasets import TokenizeReport, tokenize
+from pyramid_tokenizer.datasets import TokenDataset, TokenizeReport, arrow_copy, tokenize
 from pyramid_tokenizer.images import to_pil
 
 pytest.importorskip("pyarrow")
@@ -31,6 +31,19 @@ def shared_photos(tmp_path_factory, smooth) -> Path:
     return folder
 
 
+@pytest.fixture(scope="session")
+def written(tmp_path_factory, toy_tokenizer, shared_photos) -> Path:
+    """A dataset of the shared photos, of three image sizes and three shards. Never change it."""
+    out = tmp_path_factory.mktemp("written") / "tokens"
+    tokenize(shared_photos, out, model=toy_tokenizer, workers=0, shard_images=4)
+    return out
+
+
+@pytest.fixture(scope="session")
+def ds(written) -> TokenDataset:
+    return TokenDataset(written, cache_dir=written.parent / "cache")
+
+
 @pytest.fixture
 def write(toy_tokenizer, shared_photos, monkeypatch) -> Callable[..., TokenizeReport]:
     """write(out, source=..., **options): `tokenize` in this process, four images to a shard."""
@@ -46,3 +59,10 @@ def files_of(folder: Path) -> dict[str, bytes]:
     """Name -> bytes of all files of a dataset but its lock."""
     found = {path.relative_to(folder).as_posix(): path for path in folder.rglob("*") if path.is_file()}
     return {name: path.read_bytes() for name, path in sorted(found.items()) if name != ".lock"}
+
+
+@pytest.fixture
+def small_groups(written, tmp_path, monkeypatch) -> TokenDataset:
+    """The dataset `ds` with a group for each shard."""
+    monkeypatch.setattr(arrow_copy, "GROUP_ROWS", 1)
+    return TokenDataset(written, cache_dir=tmp_path / "small")

@@ -13,25 +13,12 @@ import pytest
 import torch
 from torch.utils.data import DataLoader, default_collate
 
-from pyramid_tokenizer.datasets import Rows, TokenDataset, arrow_copy, tokenize
+from pyramid_tokenizer.datasets import Rows, TokenDataset, arrow_copy
 from pyramid_tokenizer.errors import ConfigError, DatasetError, TokenError
 from pyramid_tokenizer.images import read_image
 from tests.datasets.conftest import DAMAGED
 
 SHARDS = 3
-
-
-@pytest.fixture(scope="module")
-def written(tmp_path_factory, toy_tokenizer, shared_photos) -> Path:
-    """A dataset of the shared photos, of three image sizes and three shards. Never change it."""
-    out = tmp_path_factory.mktemp("written") / "tokens"
-    tokenize(shared_photos, out, model=toy_tokenizer, workers=0, shard_images=4)
-    return out
-
-
-@pytest.fixture(scope="module")
-def ds(written) -> TokenDataset:
-    return TokenDataset(written, cache_dir=written.parent / "cache")
 
 
 @pytest.fixture(scope="module")
