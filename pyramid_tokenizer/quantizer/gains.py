@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from pyramid_tokenizer.checks.devices import exact_float32
 from pyramid_tokenizer.quantizer.pyramid import PyramidQuantizer
 from pyramid_tokenizer.tokens.thinning import Gains
 
@@ -60,9 +61,10 @@ def estimate_gains(quantizer: PyramidQuantizer, ids: Sequence[Tensor], image_siz
 
 
 def _images_by_level(quantizer: PyramidQuantizer, codes: Sequence[Tensor]) -> list[Tensor]:
-    """The linear reconstruction at the end of each level, at the resolution of the image."""
-    images = quantizer.linear_reconstructions(codes)
-    return [quantizer.to_image_size(image, level) for level, image in enumerate(images)]
+    """The linear reconstruction at the end of each level, at the resolution of the image; it decides which tokens stay."""
+    with exact_float32():
+        images = quantizer.linear_reconstructions(codes)
+        return [quantizer.to_image_size(image, level) for level, image in enumerate(images)]
 
 
 def _gains_of(quantizer: PyramidQuantizer, errors: Sequence[Tensor], ids: Sequence[Tensor]) -> Gains:

@@ -69,6 +69,14 @@ def test_backbone_levels_and_fit_run_inside(allowed, toy_tokenizer, monkeypatch:
     assert all(seen)
 
 
+def test_which_tokens_stay_is_decided_inside(allowed, toy_tokenizer, monkeypatch: pytest.MonkeyPatch) -> None:
+    tokens, seen, original = toy_tokenizer.encode(pictures(1)), [], torch.addmm
+    monkeypatch.setattr(torch, "addmm", lambda *args, **kwargs: seen.append(exact()) or original(*args, **kwargs))
+    toy_tokenizer.gains(tokens)
+    assert seen
+    assert all(seen)
+
+
 class WithoutFloat64(torch.Tensor):
     """As a tensor of an Apple GPU: no result may be float64, and `cpu()` gives a plain tensor that has no such limit."""
 
