@@ -12,6 +12,7 @@
     pyramid-tokenizer finetune tiny --segmentation my-masks --out my-tiny
     pyramid-tokenizer evaluate segmentation --data VOC2012 --protocol voc-20
     pyramid-tokenizer tokenize --images photos --out tokens --columns caption
+    pyramid-tokenizer search tokens "a red flower" --sheet found.png
 
 Exit codes: 0 success; 1 an error, written as one line to stderr; 2 a wrong option; 130 interrupted. No large library is
 imported before a command runs, so that `--help` answers at once.
@@ -32,6 +33,7 @@ from pyramid_tokenizer.cli import (
     finetune,
     info,
     reconstruct,
+    search,
     segment,
     tokenize,
     train,
@@ -57,6 +59,7 @@ for _command in (
     train.train,
     finetune.finetune,
     tokenize.tokenize,
+    search.search,
     demo.demo,
 ):
     app.command()(_command)

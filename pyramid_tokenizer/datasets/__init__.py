@@ -4,6 +4,7 @@ source ──images──▶ images, read ahead ──shards──▶ Parquet by
          keys, columns                  engines: who does it               manifest.json, errors.jsonl
 
 Parquet ──arrow_copy──▶ mapped file ──reader──▶ rows ──sampler──▶ the rows of a rank
+                                                     ──search──▶ rows that suit words or an image
                                                      ──sequences──▶ integers for a language model ──megatron──▶ .bin, .idx
 """
 
@@ -13,11 +14,13 @@ from pyramid_tokenizer.datasets.options import TokenizeOptions
 from pyramid_tokenizer.datasets.reader import TokenDataset
 from pyramid_tokenizer.datasets.rows import Rows, TokenBatch, TokenRow
 from pyramid_tokenizer.datasets.sampler import RowSampler
+from pyramid_tokenizer.datasets.search import Match
 from pyramid_tokenizer.datasets.sequences import PackedSequence, TokenSequences
 from pyramid_tokenizer.datasets.writer import TokenizeReport, tokenize
 
 __all__ = [
     "Estimate",
+    "Match",
     "PackedSequence",
     "RowSampler",
     "Rows",

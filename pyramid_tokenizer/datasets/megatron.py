@@ -2,7 +2,8 @@
 
     .bin    the integers of all images, one after the other
     .idx    the bytes MMIDIDX and two NULs, uint64 1 (version), uint8 (code of the integers' type), uint64 S, uint64 D,
-            int32[S] lengths of sequences, int64[S] their places in .bin in bytes, int64[D] first sequence of each document, then S
+            int32[S] lengths of sequences, int64[S] their places in .bin in bytes, int64[D] first sequence of each
+            document, then S
 
 All little-endian. Here an image is a sequence and a document: S images, D = S + 1.
 

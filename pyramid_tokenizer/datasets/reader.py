@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import operator
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,10 +30,13 @@ from pyramid_tokenizer.datasets.manifest import ERRORS_NAME, MANIFEST_NAME, chec
 from pyramid_tokenizer.datasets.rows import Rows, TokenBatch, TokenRow
 from pyramid_tokenizer.datasets.sampler import RowSampler
 from pyramid_tokenizer.datasets.schema import OWN_COLUMNS, TOKEN_PREFIX
+from pyramid_tokenizer.datasets.search import Match, search
 from pyramid_tokenizer.datasets.sequences import SequenceOrder, TokenSequences, checked_levels
 from pyramid_tokenizer.datasets.storage import open_storage
 from pyramid_tokenizer.errors import DatasetError
-from pyramid_tokenizer.tokens import Vocabulary
+from pyramid_tokenizer.images.read import ImageLike
+from pyramid_tokenizer.tokenizer import PyramidTokenizer
+from pyramid_tokenizer.tokens import TokenPyramid, Vocabulary
 from pyramid_tokenizer.tokens.geometry import grids_of
 from pyramid_tokenizer.tokens.pyramid import trusted_pyramid
 
@@ -165,6 +168,17 @@ class TokenDataset(Dataset[TokenRow]):
         return RowSampler(
             len(self), rank, world, seed=seed, shuffle=shuffle, drop_tail=drop_tail, dataset=self.checksum
         )
+
+    def search(
+        self,
+        query: str | TokenPyramid | ImageLike,
+        *,
+        top: int = 20,
+        model: str | Path | PyramidTokenizer = "tiny",
+        progress: Callable[[int, int], None] | None = None,
+    ) -> list[Match]:
+        """The rows that suit words or an example image best, from tokens alone; `datasets.search` explains it."""
+        return search(self, query, top=top, model=model, progress=progress)
 
     def sequences(self, length: int, *, levels: int | None = None, order: SequenceOrder = "levels") -> TokenSequences:
         """The images as integers of `vocabulary`, one after the other, in pieces of a fixed length for a language model.

@@ -68,7 +68,7 @@ class TokenSequences(Dataset[PackedSequence]):
         self._group_ends = np.cumsum(totals, dtype=np.int64)
 
     def __len__(self) -> int:
-        return -(-self.num_integers // self.length)
+        return (self.num_integers + self.length - 1) // self.length
 
     @property
     def num_integers(self) -> int:

@@ -7,8 +7,9 @@ The sequence of an image is, with the integers of its `Vocabulary`:
     (tree of each of w_0 cells, row) h_0 times,
     end
 
-A cell's tree is its id and then the trees of its r · r cells on the next finer level, row by row; or, where that is sparse and the
-cell is not split, its id and `none`. On the finest level it is the id alone. With one level this is the order of `flatten`.
+A cell's tree is its id and then the trees of its r · r cells on the next finer level, row by row; or, where that is sparse
+and the cell is not split, its id and `none`. On the finest level it is the id alone. With one level this is the
+order of `flatten`.
 """
 
 from __future__ import annotations

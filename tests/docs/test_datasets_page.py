@@ -27,7 +27,7 @@ def blocks(tmp_path, monkeypatch, smooth, toy_tokenizer) -> list[str]:
 
 
 def test_a_reader_of_pyarrow_alone_gets_the_grids_that_decode(blocks, toy_tokenizer, capsys):
-    writes, reads, decodes, _, rows, sequences = (block.replace("size=256", "size=32") for block in blocks)
+    writes, reads, decodes, _, rows, sequences, finds = (block.replace("size=256", "size=32") for block in blocks)
     assert "pyramid_tokenizer" not in reads
     assert len([line for line in reads.splitlines() if line.strip()]) <= 15 + 3  # and its three imports
     names: dict = {}
@@ -42,6 +42,8 @@ def test_a_reader_of_pyarrow_alone_gets_the_grids_that_decode(blocks, toy_tokeni
     assert names["rows"][0].tokens == expected
     exec(compile(sequences, "docs/datasets.md", "exec"), names)
     assert Path("images.idx").is_file()
+    exec(compile(finds, "docs/datasets.md", "exec"), names)
+    assert names["like_it"][0].row == 0
 
 
 @pytest.mark.slow
