@@ -55,8 +55,8 @@ class Encoder(PretrainedModel):
     ) -> TokenPyramid:
         """Tokens of images of one size, after resizing their short side to `size` pixels where given.
 
-        Ids do not depend on the batch size but for rounding in the backbone: of 268,800 ids of the bundled model at most 1
-        differs between batches of 1, 2, 7, 8 and 32, none between processes (benchmarks/reconstruction.py, 2-core CPU).
+        Ids do not depend on the batch size but for rounding in the backbone: of 1,088,000 ids of the bundled model none
+        differed between batches of 1, 2, 7, 8 and 32, nor between processes (benchmarks/reconstruction.py, 2-core CPU).
 
         Args:
             images: One image, or several of one size.

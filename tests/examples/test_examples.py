@@ -68,7 +68,7 @@ def test_a_sequence_and_its_coarse_part_become_images(run, photos, tmp_path, tin
     shown = run("02_language_model.py", "--image", photos / "0.png", "--size", 64)
     vocabulary = tiny.vocabulary
     assert f"vocabulary of {vocabulary.size} integers" in shown
-    assert f"sequence of {vocabulary.sequence_length((64, 64))}" in shown
+    assert f"sequence of {vocabulary.sequence_length((64, 64), levels=tiny.quantizer.base_levels)}" in shown
     whole, coarse = (np.asarray(Image.open(tmp_path / "decoded" / f"{name}.png")) for name in ("all", "coarse"))
     assert whole.shape == coarse.shape == (64, 64, 3)
     assert not np.array_equal(whole, coarse)
@@ -119,7 +119,7 @@ def test_stored_tokens_come_in_batches(run, photos, tmp_path, tiny) -> None:
     for i in range(3):
         tiny.encode(photos / f"{i}.png").save(tmp_path / "tokens" / f"{i}.tokens")
     shown = run("06_dataloader.py", "--tokens", tmp_path / "tokens").splitlines()
-    length = tiny.vocabulary.sequence_length((64, 64))
+    length = tiny.vocabulary.sequence_length((64, 64), levels=tiny.quantizer.base_levels)
     assert [line.split("sequences ")[1] for line in shown] == [f"(2, {length})", f"(1, {length})"]
 
 
