@@ -36,7 +36,7 @@ from pyramid_tokenizer.tokens.thinning import Gains, SplitOrder, split_order, th
 
 SIDE_PX = 256
 BATCH = 8
-QUALITIES = (0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.35, 0.4, 0.45, 0.5, 0.55, 0.6, 0.7, 0.8, 0.9)
+QUALITIES = (0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.35, 0.4, 0.45, 0.5, 0.55, 0.6, 0.7, 0.8, 0.9, 0.95)
 RANGES = {"base levels": (0.08, 0.2), "all levels": (0.3, 0.5)}
 """Bits per pixel that the BD-rate is taken over."""
 TARGETS = (22.0, 23.0, 24.0, 25.0, 26.0)
