@@ -5,7 +5,7 @@
 Without --images it takes four sample photos of scikit-image. It writes a token file and an image of where the tokens are for each
 photo, and prints a line for each, the simplest photo first, such as
 
-    tokens/00003.tokens   608 of 2016 tokens  0.079 bits per pixel
+    tokens/00003.tokens   596 of 8160 tokens  0.079 bits per pixel
 """
 
 from __future__ import annotations
