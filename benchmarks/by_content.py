@@ -280,6 +280,29 @@ def percent(share: float | None) -> str:
 
 
 def to_markdown(found: dict[str, Any]) -> str:
+    parts = [f"{machine()}; {found['images']} images, fingerprint {found['fingerprint'][:12]}", curves_table(found)]
+    parts += [
+        f"BD-rate, {what}, {curve['range'][0]:g} to {curve['range'][1]:g} bits per pixel: {100 * curve['bd_rate']:+.1f} %"
+        for what, curve in found["curves"].items()
+    ]
+    lost = [
+        (row["what"], number(row["tokens"], 0), number(row["bits_per_pixel"], 3), number(row["loss"], 2))
+        for row in found["losses"]
+    ]
+    parts.append(table(("half of the finest level's tokens", "tokens", "bits per pixel", "dB lost"), lost))
+    parts.append(targets_table(found["targets"]))
+    parts.append(table(("max_tokens", "most tokens of an image"), found["budgets"]))
+    if "zero_shot" in found:
+        named = [(row["tokens"], percent(row["accuracy"]), row["images"]) for row in found["zero_shot"]]
+        parts.append(table(("zero-shot from", "accuracy", "images"), named))
+    if found["masks"]:
+        masked = [(row["set"], row["mode"], percent(row["full"]), percent(row["half"])) for row in found["masks"]]
+        parts.append(table(("set", "mode", "mIoU, full", "mIoU, half of the finest level's tokens"), masked))
+    return "\n\n".join(parts) + "\n"
+
+
+def curves_table(found: dict[str, Any]) -> str:
+    """Prefixes of full pyramids, then sparse ones by quality."""
     rows = [(f"levels 0-{i}", "", number(rate, 3), number(dB, 2), "") for i, (rate, dB) in enumerate(found["prefixes"])]
     for what, curve in found["curves"].items():
         rows += [
@@ -292,17 +315,20 @@ def to_markdown(found: dict[str, Any]) -> str:
             )
             for row in curve["rows"]
         ]
-    parts = [table(("tokens", "finer tokens kept", "bits per pixel", "PSNR, dB", "tokens of an image"), rows)]
-    parts += [
-        f"BD-rate, {what}, {curve['range'][0]:g} to {curve['range'][1]:g} bits per pixel: {100 * curve['bd_rate']:+.1f} %"
-        for what, curve in found["curves"].items()
-    ]
-    lost = [
-        (row["what"], number(row["tokens"], 0), number(row["bits_per_pixel"], 3), number(row["loss"], 2))
-        for row in found["losses"]
-    ]
-    parts.append(table(("half of the finest level's tokens", "tokens", "bits per pixel", "dB lost"), lost))
-    aimed = [
+    return table(("tokens", "finer tokens kept", "bits per pixel", "PSNR, dB", "tokens of an image"), rows)
+
+
+def targets_table(found: Sequence[dict[str, Any]]) -> str:
+    """How closely each target is met."""
+    head = (
+        "target",
+        "images that can have it",
+        f"within {TOLERANCE} dB",
+        "worst, dB",
+        "told that they cannot",
+        "tokens",
+    )
+    rows = [
         (
             f"{row['target']:g} dB",
             f"{row['reachable']} of {row['images']}",
@@ -311,39 +337,9 @@ def to_markdown(found: dict[str, Any]) -> str:
             row["told"],
             number(row["tokens"], 0),
         )
-        for row in found["targets"]
+        for row in found
     ]
-    parts.append(
-        table(
-            (
-                "target",
-                "images that can have it",
-                f"within {TOLERANCE} dB",
-                "worst, dB",
-                "told that they cannot",
-                "tokens",
-            ),
-            aimed,
-        )
-    )
-    parts.append(table(("max_tokens", "most tokens of an image"), found["budgets"]))
-    if "zero_shot" in found:
-        parts.append(
-            table(
-                ("zero-shot from", "accuracy", "images"),
-                [(row["tokens"], percent(row["accuracy"]), row["images"]) for row in found["zero_shot"]],
-            )
-        )
-    if found["masks"]:
-        parts.append(
-            table(
-                ("set", "mode", "mIoU, full", "mIoU, half of the finest level's tokens"),
-                [(row["set"], row["mode"], percent(row["full"]), percent(row["half"])) for row in found["masks"]],
-            )
-        )
-    return (
-        "\n\n".join([f"{machine()}; {found['images']} images, fingerprint {found['fingerprint'][:12]}", *parts]) + "\n"
-    )
+    return table(head, rows)
 
 
 def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:

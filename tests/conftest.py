@@ -109,6 +109,15 @@ def toy_config() -> TokenizerConfig:
     )
 
 
+def _with_decoder(tok: PyramidTokenizer) -> PyramidTokenizer:
+    """The tokenizer, whose trunk and pixel decoder now do something."""
+    generator = torch.Generator().manual_seed(1)
+    for part in (tok.trunk, tok.pixel_decoder):
+        for parameter in part.parameters():
+            parameter.add_(torch.randn(parameter.shape, generator=generator) * 0.05)
+    return tok
+
+
 @pytest.fixture(scope="session")
 def toy_tokenizer(toy_config: TokenizerConfig, smooth: Callable[..., torch.Tensor]) -> PyramidTokenizer:
     """A fitted tokenizer with a decoder that does something. Shared by all tests: never change it."""
@@ -116,11 +125,7 @@ def toy_tokenizer(toy_config: TokenizerConfig, smooth: Callable[..., torch.Tenso
 
     tok = PyramidTokenizer.from_config(toy_config)
     tok.fit([smooth(16)])
-    generator = torch.Generator().manual_seed(1)
-    for part in (tok.trunk, tok.pixel_decoder):
-        for parameter in part.parameters():
-            parameter.add_(torch.randn(parameter.shape, generator=generator) * 0.05)
-    return tok
+    return _with_decoder(tok)
 
 
 @pytest.fixture(scope="session")
@@ -143,11 +148,7 @@ def detailed_tokenizer(smooth: Callable[..., torch.Tensor]) -> PyramidTokenizer:
     )
     tok = PyramidTokenizer.from_config(config)
     tok.fit([smooth(16)])
-    generator = torch.Generator().manual_seed(1)
-    for part in (tok.trunk, tok.pixel_decoder):
-        for parameter in part.parameters():
-            parameter.add_(torch.randn(parameter.shape, generator=generator) * 0.05)
-    return tok
+    return _with_decoder(tok)
 
 
 @pytest.fixture(scope="session")

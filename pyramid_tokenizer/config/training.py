@@ -74,9 +74,8 @@ class TrainConfig:
     level_dropout: float = 0.2
     """Fraction of steps of stage 2 that decode a prefix of the levels, in [0, 1); its length is drawn evenly."""
     thinning: float = 0.4
-    """Fraction of steps of stage 2, and of segmentation, that read sparse pyramids, in [0, 1): each image keeps another share of
-    its tokens, in half of these steps those that save the most error, in the other half random ones. What an image keeps depends
-    on its place in its pass, so that batches split over processes or passes train on other masks than whole ones."""
+    """Fraction of steps of stage 2, and of segmentation, that read sparse pyramids, in [0, 1): with a share of their splits that
+    is drawn for the step, in half of these steps those that save the most error, in the other half random ones."""
     pixel_loss: PixelLoss = "psnr"
     """"l1": mean absolute error. "l2": mean squared error. "psnr": the mean over images of the log squared error, whose
     gradient is that of mean PSNR."""

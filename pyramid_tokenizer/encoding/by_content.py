@@ -26,7 +26,7 @@ PSNR_RANGE = (10.0, 60.0)
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Budget:
-    """How many tokens an image gets: one of three ways to say it, or none of them for a full pyramid.
+    """How many tokens an image gets: by one of three limits, or by none of them for a full pyramid.
 
     Raises:
         ConfigError: Several at once, or a number that none can mean.

@@ -81,11 +81,12 @@ class Encoder(PretrainedModel):
         if budget.is_open:
             return self._encode(batch, levels)
         tokens = self._encode(batch, len(self.quantizer.levels) if levels is None else levels)
-        gains = measure_gains(self.quantizer, [ids.to(self.device) for ids in tokens.ids], batch.to(self.device))
+        originals = batch.to(self.device)
 
         def squared_error(thinner: TokenPyramid) -> Tensor:
-            return (self.decode(thinner) - batch.to(self.device)).square().flatten(1).sum(1)
+            return (self.decode(thinner) - originals).square().flatten(1).sum(1)
 
+        gains = measure_gains(self.quantizer, tokens.ids, originals)
         return keep_to_budget(tokens, gains, budget, squared_error=squared_error)
 
     def decode(self, tokens: TokenPyramid) -> Tensor:

@@ -167,10 +167,12 @@ def _split_bits(ratios: Sequence[int], codebook_sizes: Sequence[int]) -> list[fl
 
 def _prices(saved: Sequence[Tensor], ratios: Sequence[int], bits: Sequence[float]) -> list[Tensor]:
     """The price of every split, by bisection: what a split is worth falls as the price rises."""
-    bound = max(float(level.abs().max()) / own for level, own in zip(saved, bits, strict=True)) + 1e-6
+    # of each image alone: what it keeps must not depend on the others of its batch
+    steepest = [level.abs().flatten(1).amax(1) / own for level, own in zip(saved, bits, strict=True)]
+    bound = torch.stack(steepest).amax(0)[:, None, None] + 1e-6
     prices: list[Tensor] = []
     for level, own in enumerate(saved):
-        low, high = torch.full_like(own, -bound), torch.full_like(own, bound)
+        low, high = (-bound).expand_as(own), bound.expand_as(own)
         for _ in range(_BISECTIONS):
             middle = (low + high) / 2
             pays = _worth(saved, ratios, bits, level, middle) > 0

@@ -15,10 +15,10 @@ from pyramid_tokenizer.tokens.thinning import Gains, SplitOrder
 
 @torch.no_grad()
 def draw_masks(quantizer: PyramidQuantizer, ids: Sequence[Tensor], images: Tensor) -> Presence:
-    """Masks of full pyramids of which each image keeps another share of its splits, drawn evenly.
+    """Masks of full pyramids that keep one share of their splits, drawn evenly between none and all.
 
     Half of the calls keep those that save the most error per bit, as `encode` with a limit does; the other half keeps random
-    ones.
+    ones, the same in all images. So what an image keeps does not depend on how a batch is split over processes and passes.
 
     Args:
         quantizer: Which made the ids.
@@ -31,9 +31,9 @@ def draw_masks(quantizer: PyramidQuantizer, ids: Sequence[Tensor], images: Tenso
     if float(torch.rand(())) < 0.5:
         gains = measure_gains(quantizer, ids, images)
     else:
-        random = tuple(torch.rand(level.shape, device=level.device) for level in ids[:-1])
+        random = tuple(torch.rand(level.shape[1:]).to(level.device).expand(level.shape) for level in ids[:-1])
         gains = Gains(error=images.new_zeros(len(images)), saved=random)
     ratios = [quantizer.ratio(level) for level in range(1, len(ids))]
     order = SplitOrder(gains, codebook_sizes=quantizer.codebook_sizes, ratios=ratios)
-    share = torch.rand(len(images), device=images.device)
-    return order.masks((share * (order.prices.shape[1] + 1)).long())
+    count = int(torch.randint(order.prices.shape[1] + 1, ()))
+    return order.masks(torch.full((len(images),), count, device=images.device))

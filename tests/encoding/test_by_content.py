@@ -1,13 +1,13 @@
 """As many tokens as an image needs: budgets of tokens, quality and error, and what reads the sparse pyramids."""
 
-import dataclasses
 import warnings
 
 import pytest
 import torch
 
-from pyramid_tokenizer.encoding.by_content import Budget
+from pyramid_tokenizer.backbones.features import enlarge
 from pyramid_tokenizer.errors import ConfigError, ImageValueError, TokenError, TokenRangeError
+from pyramid_tokenizer.quantizer.nearest import gather_rows
 from pyramid_tokenizer.segmentation.segmenter import Segmenter
 from pyramid_tokenizer.tokens.pyramid import TokenPyramid
 
@@ -119,11 +119,11 @@ def test_masks_are_those_of_the_levels_that_are_there(toy_tokenizer, images, mod
     )
     names = ["sky", "tree", "water"]
     root = toy_tokenizer.encode(images, quality=0.0)
-    scores = seg.class_scores(root, names, mode=mode)
-    # level 0's scores are enlarged to pixels at once there, and level by level here
-    torch.testing.assert_close(scores, seg.class_scores(root[:1], names, mode=mode), atol=0.1, rtol=0)
+    found, coarse = seg.guidance(root), gather_rows(toy_tokenizer.quantizer.weighted_text_embeddings(), root.ids[:1])
+    torch.testing.assert_close(found.lookup, enlarge(enlarge(coarse, 2), 2))  # level by level
+    for sparse, prefix in zip(found.fused, seg.guidance(root[:1]).fused, strict=True):
+        torch.testing.assert_close(sparse, prefix)
     assert seg.segment(toy_tokenizer.encode(images, max_tokens=40), names, mode=mode).labels.shape == (3, 40, 56)
-    assert seg.guidance(root).lookup.shape[-2:] == (8, 8)
 
 
 def test_a_detail_level_opens_where_it_is_asked_for(detailed_tokenizer, images):
@@ -187,7 +187,3 @@ def test_what_cannot_be_thinned_is_told(toy_tokenizer, images):
         ImageValueError, match=r"expected the images of the tokens, \(3, 3, 40, 56\), got \(2, 3, 40, 56\)"
     ):
         toy_tokenizer.gains(full, images[:2])
-
-
-def test_a_budget_is_compared_by_its_fields():
-    assert dataclasses.astuple(Budget(quality=0.25)) == (None, None, 0.25)

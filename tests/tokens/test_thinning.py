@@ -103,6 +103,14 @@ def test_quality_falls_with_the_price_from_everything_to_level_0():
     assert (prices[0], prices[-1]) == (math.inf, -math.inf)
 
 
+def test_the_price_of_a_split_does_not_depend_on_the_other_images_of_the_batch():
+    gains = gains_of(6)
+    steep = Gains(error=gains.error, saved=tuple(torch.cat([s[:1], 1e4 * s[1:]]) for s in gains.saved))
+    alone = SplitOrder(gains.unbind()[0], codebook_sizes=SIZES, ratios=(2, 2))
+    together = SplitOrder(steep, codebook_sizes=SIZES, ratios=(2, 2))
+    assert torch.equal(together.prices[0], alone.prices[0])
+
+
 def test_gains_of_other_tokens_are_refused():
     with pytest.raises(TokenError, match=r"expected gains of grids \[\(2, 1, 2\), \(2, 2, 4\)\], got \[\(1, 1, 2\)"):
         split_order(full(), gains_of(0, batch=1))

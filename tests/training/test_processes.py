@@ -27,8 +27,7 @@ train(tok, photos, out=out, config=TrainConfig(**settings))
 save_file(tok.own_tensors(), Path(out) / f"rank{os.environ['RANK']}.safetensors")
 """
 SETTINGS = {"codebooks": "continue", "codebook_steps": 6, "decoder_steps": 6, "crop_px": 32, "level_dropout": 0.5}
-# Every process draws what it thins for the images of its own passes: without, a step is the same however it is split.
-SETTINGS |= {"thinning": 0.0, "log_every": 3, "save_every": 4, "warmup_steps": 2, "fit_images": 16}
+SETTINGS |= {"log_every": 3, "save_every": 4, "warmup_steps": 2, "fit_images": 16}
 
 
 @pytest.fixture(scope="module")

@@ -7,15 +7,30 @@ from pyramid_tokenizer.training.stages import DecoderStage
 from pyramid_tokenizer.training.thinning import draw_masks
 
 
-def test_masks_of_a_step_keep_other_shares_of_each_image(toy_tokenizer, smooth):
+def test_masks_are_trees_whose_share_is_drawn_for_a_step(toy_tokenizer, smooth):
     images = smooth(6)
     ids = toy_tokenizer.encode(images).ids
-    draws = [draw_masks(toy_tokenizer.quantizer, ids, images) for _ in range(8)]
+    draws = [draw_masks(toy_tokenizer.quantizer, ids, images) for _ in range(30)]
     for masks in draws:
         kept = [torch.where(mask, own, -1) for own, mask in zip(ids[1:], masks[1:], strict=True)]
         toy_tokenizer.tokens([ids[0], *kept], image_size=(64, 64))  # checks that it is a tree
     shares = torch.stack([torch.cat([mask.flatten(1) for mask in masks[1:]], 1).float().mean(1) for masks in draws])
     assert shares.min() < 0.2 and shares.max() > 0.8 and len(shares.unique()) > 10
+    assert bool((shares == shares[:, :1]).all())
+
+
+def test_masks_do_not_depend_on_how_a_batch_is_split(toy_tokenizer, smooth):
+    images = smooth(6)
+    ids = toy_tokenizer.encode(images).ids
+    for seed in range(6):
+        torch.manual_seed(seed)
+        together = draw_masks(toy_tokenizer.quantizer, ids, images)
+        parts = []
+        for half in (slice(3), slice(3, 6)):
+            torch.manual_seed(seed)
+            parts.append(draw_masks(toy_tokenizer.quantizer, [level[half] for level in ids], images[half]))
+        for whole, *split in zip(together[1:], *(part[1:] for part in parts), strict=True):
+            assert torch.equal(whole, torch.cat(split))
 
 
 @pytest.mark.parametrize(
