@@ -47,8 +47,8 @@ def interleave(vocabulary: Vocabulary, tokens: TokenPyramid) -> list[Tensor]:
         >>> tokens = TokenPyramid(ids=ids, codebook_sizes=(4, 8), image_size=(15, 32), fingerprint="0" * 64)
         >>> (sequence,) = interleave(vocabulary, tokens)
         >>> [vocabulary.describe(i) for i in sequence[3:10].tolist()]
-        ['<pyramid:level:1>', '<pyramid:0:3>', '<pyramid:1:0>', '<pyramid:1:5>',
-         '<pyramid:1:7>', '<pyramid:1:4>', '<pyramid:0:1>']
+        ['<|img level 1|>', '<|img l0 0003|>', '<|img l1 0000|>', '<|img l1 0005|>',
+         '<|img l1 0007|>', '<|img l1 0004|>', '<|img l0 0001|>']
         >>> deinterleave(vocabulary, sequence) == tokens
         True
     """

@@ -14,6 +14,7 @@ from pyramid_tokenizer.tokens.checks import check_origin
 from pyramid_tokenizer.tokens.geometry import grids_of
 from pyramid_tokenizer.tokens.pyramid import TokenPyramid, trusted_pyramid
 from pyramid_tokenizer.tokens.sequence_reader import find_images, read_batch
+from pyramid_tokenizer.tokens.sequence_state import SequenceState
 from pyramid_tokenizer.tokens.sequence_writer import write_full, write_sparse
 from pyramid_tokenizer.tokens.sequences import Integers, as_rows
 from pyramid_tokenizer.tokens.wrapping import check_pyramid
@@ -55,15 +56,15 @@ class Vocabulary:
         >>> sequence.tolist()
         [[0, 8, 7, 4, 26, 24, 2, 5, 27, 32, 29, 29, 34, 31, 31, 28, 1]]
         >>> [vocabulary.describe(i) for i in sequence[0, :7].tolist()]
-        ['<pyramid:begin>', '<pyramid:crop:1>', '<pyramid:crop:0>', '<pyramid:level:0>', '<pyramid:0:3>',
-         '<pyramid:0:1>', '<pyramid:row>']
+        ['<|img begin|>', '<|img crop 1|>', '<|img crop 0|>', '<|img level 0|>', '<|img l0 0003|>',
+         '<|img l0 0001|>', '<|img row|>']
         >>> vocabulary.unflatten(sequence) == tokens
         True
         >>> ids[1][:, :, :2] = -1  # the left cell is not split
         >>> sparse = TokenPyramid(ids=ids, codebook_sizes=(4, 8), image_size=(15, 32), fingerprint="0" * 64)
         >>> [vocabulary.describe(i) for i in vocabulary.flatten(sparse)[0, 7:].tolist()]
-        ['<pyramid:sparse:1>', '<pyramid:none>', '<pyramid:1:2>', '<pyramid:1:2>', '<pyramid:1:4>', '<pyramid:1:1>',
-         '<pyramid:end>']
+        ['<|img sparse 1|>', '<|img none|>', '<|img l1 0002|>', '<|img l1 0002|>', '<|img l1 0004|>', '<|img l1 0001|>',
+         '<|img end|>']
     """
 
     codebook_sizes: tuple[int, ...]
@@ -139,7 +140,7 @@ class Vocabulary:
         return tuple(first + sum(self.codebook_sizes[:level]) for level in range(len(self.strides)))
 
     def describe(self, token: int) -> str:
-        """The name of one integer, e.g. "<pyramid:0:17>" for id 17 of level 0.
+        """The name of one integer, e.g. "<|img l0 0017|>" for id 17 of level 0.
 
         Args:
             token: In [0, size).
@@ -153,21 +154,21 @@ class Vocabulary:
                 f"expected an integer in [0, {self.size}), got {token}: use the vocabulary that made it"
             )
         if token < 4:
-            return ("<pyramid:begin>", "<pyramid:end>", "<pyramid:row>", "<pyramid:none>")[token]
+            return ("<|img begin|>", "<|img end|>", "<|img row|>", "<|img none|>")[token]
         levels = len(self.strides)
         if token < 4 + levels:
-            return f"<pyramid:level:{token - 4}>"
+            return f"<|img level {token - 4}|>"
         if token < self.crop_offset:
-            return f"<pyramid:sparse:{token - 3 - levels}>"
+            return f"<|img sparse {token - 3 - levels}|>"
         if token < self.level_offsets[0]:
-            return f"<pyramid:crop:{token - self.crop_offset}>"
+            return f"<|img crop {token - self.crop_offset}|>"
         level = max(i for i, offset in enumerate(self.level_offsets) if offset <= token)
-        return f"<pyramid:{level}:{token - self.level_offsets[level]}>"
+        return f"<|img l{level} {token - self.level_offsets[level]:04d}|>"
 
     def token_names(self) -> list[str]:
         """Unique names of all `size` integers in order, to be added to a language model's tokenizer."""
         special = [self.describe(i) for i in range(self.level_offsets[0])]
-        return special + [f"<pyramid:{level}:{i}>" for level, k in enumerate(self.codebook_sizes) for i in range(k)]
+        return special + [f"<|img l{level} {i:04d}|>" for level, k in enumerate(self.codebook_sizes) for i in range(k)]
 
     def sequence_length(self, image_size: tuple[int, int], levels: int | None = None) -> int:
         """N, the length of the sequence of an image of (H, W) pixels whose levels are full; with sparse levels it is no longer.
@@ -185,15 +186,7 @@ class Vocabulary:
             (1359, 77)
         """
         levels = len(self.strides) if levels is None else levels
-        if not isinstance(image_size, (tuple, list)) or len(image_size) != 2:
-            got = type(image_size).__name__
-            raise TokenError(f"expected image_size as (height, width), got {got}: give both in pixels, e.g. (256, 256)")
-        check_whole(None, error=TokenError, height=image_size[0], width=image_size[1], levels=levels)
-        if min(image_size) < 1 or not 1 <= levels <= len(self.strides):
-            got = f"{image_size} and {levels} levels"
-            raise TokenError(
-                f"expected a size (height, width) in pixels and 1 to {len(self.strides)} levels, got {got}: correct it"
-            )
+        self.check_size(image_size, levels)
         grids = grids_of(image_size, self.strides[:levels])
         markers = 4 + levels + grids[0][0]  # begin, two crops and end, the levels' and the rows'
         return markers + sum(h * w for h, w in grids)
@@ -256,6 +249,47 @@ class Vocabulary:
             precision=None,  # a sequence does not tell, and a language model has none
         )
 
+    def allowed_next(
+        self,
+        prefix: Integers,
+        *,
+        image_size: tuple[int, int] | None = None,
+        levels: int | None = None,
+        sparse: bool = True,
+    ) -> Tensor:
+        """The integers that may come next, so that a language model writes nothing but images.
+
+        Each call reads the whole prefix; `SequenceState` keeps its place from one integer to the next.
+
+        Args:
+            prefix: (N,), the integers so far, a tensor, an array or a list; it may be empty.
+            image_size: (H, W) in pixels that the image is to have. None: any.
+            levels: How many levels it is to have, 1 to L. None: any number.
+            sparse: Whether its levels may be sparse.
+
+        Returns:
+            (n,) int64 in ascending order, on the CPU; n is at least 1. Behind the end of an image only the mark of the end
+                is allowed, as padding.
+
+        Raises:
+            TokenSequenceError: The prefix breaks the grammar, or is of several sequences; the message tells the position.
+            TokenError: A size or `levels` outside its range.
+
+        Example:
+            >>> vocabulary = Vocabulary(codebook_sizes=(4, 8), strides=(16, 8), fingerprint="0" * 64)
+            >>> ids = vocabulary.allowed_next([0, 7, 7, 4, 26])  # the first id of the first row
+            >>> [vocabulary.describe(i) for i in ids.tolist()]
+            ['<|img row|>', '<|img l0 0000|>', '<|img l0 0001|>', '<|img l0 0002|>', '<|img l0 0003|>']
+            >>> vocabulary.allowed_next([0, 7, 7, 4, 26], image_size=(16, 16)).tolist()  # the row has one cell
+            [2]
+        """
+        rows, lengths = as_rows(prefix)
+        if len(rows) != 1:
+            raise TokenSequenceError(f"expected one prefix (N,), got {len(rows)} of them: ask for each one alone")
+        state = SequenceState(self, image_size=image_size, levels=levels, sparse=sparse)
+        state.extend(rows[0, : lengths[0]].tolist())
+        return state.allowed()
+
     def find(self, sequence: Integers, *, offset: int = 0) -> list[tuple[int, int]]:
         """Where the images are in a sequence that also has other integers, such as the ids of a text.
 
@@ -290,6 +324,26 @@ class Vocabulary:
                 f"expected one sequence (N,), got {len(rows)} of them: find the images of each one alone"
             )
         return find_images(self, rows[0, : lengths[0]].cpu().numpy() - offset)
+
+    def check_size(self, image_size: tuple[int, int], levels: int) -> None:
+        """Refuses an image size (H, W) or a number of levels that no sequence has.
+
+        Args:
+            image_size: In pixels, before padding.
+            levels: How many levels are kept, 1 to L.
+
+        Raises:
+            TokenError: A size or `levels` outside its range.
+        """
+        if not isinstance(image_size, (tuple, list)) or len(image_size) != 2:
+            got = type(image_size).__name__
+            raise TokenError(f"expected image_size as (height, width), got {got}: give both in pixels, e.g. (256, 256)")
+        check_whole(None, error=TokenError, height=image_size[0], width=image_size[1], levels=levels)
+        if min(image_size) < 1 or not 1 <= levels <= len(self.strides):
+            got = f"{image_size} and {levels} levels"
+            raise TokenError(
+                f"expected a size (height, width) in pixels and 1 to {len(self.strides)} levels, got {got}: correct it"
+            )
 
     def _check_tokens(self, tokens: TokenPyramid) -> None:
         check_pyramid(tokens)

@@ -28,22 +28,22 @@ def slow_flatten(vocabulary: Vocabulary, tokens: TokenPyramid) -> list[str]:
     """The grammar in words, for one image."""
     (h, w), stride = tokens.grids[0], vocabulary.strides[0]
     crops = h * stride - tokens.image_size[0], w * stride - tokens.image_size[1]
-    words = ["<pyramid:begin>", *(f"<pyramid:crop:{c}>" for c in crops), "<pyramid:level:0>"]
+    words = ["<|img begin|>", *(f"<|img crop {c}|>" for c in crops), "<|img level 0|>"]
     for row in tokens.ids[0][0].tolist():
-        words += [*(f"<pyramid:0:{i}>" for i in row), "<pyramid:row>"]
+        words += [*(f"<|img l0 {i:04d}|>" for i in row), "<|img row|>"]
     for level in range(1, len(tokens)):
         coarse, fine = tokens.ids[level - 1][0].tolist(), tokens.ids[level][0].tolist()
         if min(map(min, fine)) >= 0:
-            words += [f"<pyramid:level:{level}>", *(f"<pyramid:{level}:{i}>" for row in fine for i in row)]
+            words += [f"<|img level {level}|>", *(f"<|img l{level} {i:04d}|>" for row in fine for i in row)]
             continue
-        words.append(f"<pyramid:sparse:{level}>")
+        words.append(f"<|img sparse {level}|>")
         ratio = len(fine) // len(coarse)
         for y, x in np.ndindex(len(coarse), len(coarse[0])):
             children = [fine[y * ratio + j][x * ratio + i] for j in range(ratio) for i in range(ratio)]
             if coarse[y][x] >= 0:
-                spelled = [f"<pyramid:{level}:{i}>" for i in children]
-                words += spelled if children[0] >= 0 else ["<pyramid:none>"]
-    return [*words, "<pyramid:end>"]
+                spelled = [f"<|img l{level} {i:04d}|>" for i in children]
+                words += spelled if children[0] >= 0 else ["<|img none|>"]
+    return [*words, "<|img end|>"]
 
 
 @st.composite
@@ -67,7 +67,7 @@ def test_every_prefix_survives_the_sequence_and_is_spelled_as_the_grammar_says(c
         for row, single in zip(sequence.tolist(), tokens[:n].unbind(), strict=True):
             spelled = slow_flatten(vocabulary, single)
             rows.append(row[: len(spelled)])
-            assert [names[i] for i in row] == spelled + ["<pyramid:end>"] * (sequence.shape[1] - len(spelled))
+            assert [names[i] for i in row] == spelled + ["<|img end|>"] * (sequence.shape[1] - len(spelled))
             assert vocabulary.unflatten(row) == single
             assert vocabulary.flatten(single)[0].tolist() == rows[-1]
             assert vocabulary.find(row) == [(0, len(spelled))]
@@ -87,8 +87,8 @@ def test_the_integers_of_a_sparse_image_are_these():
     ]
     assert DEEP.flatten(tokens).tolist() == [VALID]
     assert [DEEP.describe(i) for i in (3, 4, 6, 7, 8, 9)] == [
-        *("<pyramid:none>", "<pyramid:level:0>", "<pyramid:level:2>"),
-        *("<pyramid:sparse:1>", "<pyramid:sparse:2>", "<pyramid:crop:0>"),
+        *("<|img none|>", "<|img level 0|>", "<|img level 2|>"),
+        *("<|img sparse 1|>", "<|img sparse 2|>", "<|img crop 0|>"),
     ]
     root = DEEP.unflatten([*HEAD, 7, 3, 3, 8, 1])
     assert (len(root), root.num_tokens) == (3, 2)
@@ -128,7 +128,7 @@ def replaced(position: int, *tokens: int, count: int = 1) -> list[int]:
     return [*VALID[:position], *tokens, *VALID[position + count :]]
 
 
-IDS_1, IDS_2 = "one of <pyramid:1:0> to <pyramid:1:7>", "one of <pyramid:2:0> to <pyramid:2:7>"
+IDS_1, IDS_2 = "one of <|img l1 0000|> to <|img l1 0007|>", "one of <|img l2 0000|> to <|img l2 0007|>"
 
 
 @pytest.mark.parametrize(
@@ -137,28 +137,28 @@ IDS_1, IDS_2 = "one of <pyramid:1:0> to <pyramid:1:7>", "one of <pyramid:2:0> to
         (
             replaced(SPARSE_1, 8),
             7,
-            "<pyramid:end> or <pyramid:level:1> or <pyramid:sparse:1> or",
-            "8 <pyramid:sparse:2>",
+            "<|img end|> or <|img level 1|> or <|img sparse 1|> or",
+            "8 <|img sparse 2|>",
         ),
-        (VALID[:8], 8, f"<pyramid:none> or {IDS_1}", "the end of the sequence"),
-        (replaced(8, 2), 8, f"<pyramid:none> or {IDS_1}", "2 <pyramid:row>"),
-        (replaced(8, 16), 8, f"<pyramid:none> or {IDS_1}", "16 <pyramid:0:3>"),
-        (replaced(9, 8, count=4), 9, f"<pyramid:none> or {IDS_1}", "8 <pyramid:sparse:2>"),
-        (replaced(10, 3), 10, IDS_1, "3 <pyramid:none>"),
-        (replaced(12, 8, count=2), 12, IDS_1, "8 <pyramid:sparse:2>"),
-        (replaced(12, 25), 12, IDS_1, "25 <pyramid:2:0>"),
+        (VALID[:8], 8, f"<|img none|> or {IDS_1}", "the end of the sequence"),
+        (replaced(8, 2), 8, f"<|img none|> or {IDS_1}", "2 <|img row|>"),
+        (replaced(8, 16), 8, f"<|img none|> or {IDS_1}", "16 <|img l0 0003|>"),
+        (replaced(9, 8, count=4), 9, f"<|img none|> or {IDS_1}", "8 <|img sparse 2|>"),
+        (replaced(10, 3), 10, IDS_1, "3 <|img none|>"),
+        (replaced(12, 8, count=2), 12, IDS_1, "8 <|img sparse 2|>"),
+        (replaced(12, 25), 12, IDS_1, "25 <|img l2 0000|>"),
         (VALID[:11], 11, IDS_1, "the end of the sequence"),
-        (replaced(SPARSE_2, 3, 8), 13, "<pyramid:end> or <pyramid:sparse:2>", "3 <pyramid:none>"),
-        (replaced(SPARSE_2, 17, 8), 13, "<pyramid:end> or <pyramid:sparse:2>", "17 <pyramid:1:0>"),
-        (replaced(SPARSE_2, 6), 13, "<pyramid:end> or <pyramid:sparse:2>", "6 <pyramid:level:2>"),
-        (VALID[:13], 13, "<pyramid:end> or <pyramid:sparse:2>", "the end of the sequence"),
-        ([*VALID[:15], 25, 26, 27, 3, 3, 1], 18, IDS_2, "3 <pyramid:none>"),
+        (replaced(SPARSE_2, 3, 8), 13, "<|img end|> or <|img sparse 2|>", "3 <|img none|>"),
+        (replaced(SPARSE_2, 17, 8), 13, "<|img end|> or <|img sparse 2|>", "17 <|img l1 0000|>"),
+        (replaced(SPARSE_2, 6), 13, "<|img end|> or <|img sparse 2|>", "6 <|img level 2|>"),
+        (VALID[:13], 13, "<|img end|> or <|img sparse 2|>", "the end of the sequence"),
+        ([*VALID[:15], 25, 26, 27, 3, 3, 1], 18, IDS_2, "3 <|img none|>"),
         (replaced(18, 33), 18, IDS_2, "33 (not in [0, 33))"),
-        (VALID[:-5], len(VALID) - 5, f"<pyramid:none> or {IDS_2}", "the end of the sequence"),
-        (replaced(len(VALID) - 1, 25), len(VALID) - 1, "<pyramid:end>", "25 <pyramid:2:0>"),
-        ([*HEAD, 7, *range(17, 25), 1], 12, "<pyramid:none> once or more in a sparse level", "21 <pyramid:1:4>"),
-        ([*HEAD, 5, *range(17, 25), 8, *[25] * 32, 1], 45, "<pyramid:none> once or more", "25 <pyramid:2:0>"),
-        ([*VALID, 1, 3], len(VALID) + 1, "nothing but padding after the end", "3 <pyramid:none>"),
+        (VALID[:-5], len(VALID) - 5, f"<|img none|> or {IDS_2}", "the end of the sequence"),
+        (replaced(len(VALID) - 1, 25), len(VALID) - 1, "<|img end|>", "25 <|img l2 0000|>"),
+        ([*HEAD, 7, *range(17, 25), 1], 12, "<|img none|> once or more in a sparse level", "21 <|img l1 0004|>"),
+        ([*HEAD, 5, *range(17, 25), 8, *[25] * 32, 1], 45, "<|img none|> once or more", "25 <|img l2 0000|>"),
+        ([*VALID, 1, 3], len(VALID) + 1, "nothing but padding after the end", "3 <|img none|>"),
     ],
 )
 def test_each_breach_of_the_grammar_is_told_with_its_position(sequence, position, expected, got):

@@ -47,13 +47,13 @@ def slow_flatten(vocabulary: Vocabulary, tokens: TokenPyramid, image: int) -> li
     """The grammar in words, one image after the other."""
     (h, w), stride = tokens.grids[0], vocabulary.strides[0]
     crops = h * stride - tokens.image_size[0], w * stride - tokens.image_size[1]
-    words = ["<pyramid:begin>", *(f"<pyramid:crop:{c}>" for c in crops)]
+    words = ["<|img begin|>", *(f"<|img crop {c}|>" for c in crops)]
     for level, ids in enumerate(tokens.ids):
-        words.append(f"<pyramid:level:{level}>")
+        words.append(f"<|img level {level}|>")
         for row in ids[image].tolist():
-            words += [f"<pyramid:{level}:{i}>" for i in row]
-            words += ["<pyramid:row>"] if level == 0 else []
-    return [*words, "<pyramid:end>"]
+            words += [f"<|img l{level} {i:04d}|>" for i in row]
+            words += ["<|img row|>"] if level == 0 else []
+    return [*words, "<|img end|>"]
 
 
 @given(
@@ -109,11 +109,11 @@ def test_the_integers_are_laid_out_as_documented():
     assert SMALL.level_offsets == (11, 15)
     assert SMALL.size == 23
     assert SMALL.token_names() == (
-        ["<pyramid:begin>", "<pyramid:end>", "<pyramid:row>", "<pyramid:none>"]
-        + ["<pyramid:level:0>", "<pyramid:level:1>", "<pyramid:sparse:1>"]
-        + [f"<pyramid:crop:{i}>" for i in range(4)]
-        + [f"<pyramid:0:{i}>" for i in range(4)]
-        + [f"<pyramid:1:{i}>" for i in range(8)]
+        ["<|img begin|>", "<|img end|>", "<|img row|>", "<|img none|>"]
+        + ["<|img level 0|>", "<|img level 1|>", "<|img sparse 1|>"]
+        + [f"<|img crop {i}|>" for i in range(4)]
+        + [f"<|img l0 {i:04d}|>" for i in range(4)]
+        + [f"<|img l1 {i:04d}|>" for i in range(8)]
     )
 
 
@@ -146,52 +146,52 @@ def replaced(position: int, *tokens: int, count: int = 1) -> list[int]:
 @pytest.mark.parametrize(
     ("sequence", "position", "expected", "got"),
     [
-        ([], 0, "<pyramid:begin>", "the end of the sequence"),
-        (replaced(0, 1), 0, "<pyramid:begin>", "1 <pyramid:end>"),
-        (VALID[1:], 0, "<pyramid:begin>", "8 <pyramid:crop:1>"),
-        (replaced(1, 11), 1, "one of <pyramid:crop:0> to <pyramid:crop:3>", "11 <pyramid:0:0>"),
-        (replaced(2, 5), 2, "one of <pyramid:crop:0> to <pyramid:crop:3>", "5 <pyramid:level:1>"),
-        (replaced(2, count=1), 2, "one of <pyramid:crop:0> to <pyramid:crop:3>", "4 <pyramid:level:0>"),
-        (replaced(3, 5), 3, "<pyramid:level:0>", "5 <pyramid:level:1>"),
-        (VALID[:3], 3, "<pyramid:level:0>", "the end of the sequence"),
-        (replaced(4, count=6), 4, "one of <pyramid:0:0> to <pyramid:0:3>", "5 <pyramid:level:1>"),
-        (replaced(4, 2, count=2), 4, "one of <pyramid:0:0> to <pyramid:0:3>", "2 <pyramid:row>"),
-        (replaced(5, 15), 5, "<pyramid:row> or another id of level 0", "15 <pyramid:1:0>"),
-        (VALID[:6], 6, "<pyramid:row> or another id of level 0", "the end of the sequence"),
-        (replaced(8, count=1), 8, "one of <pyramid:0:0> to <pyramid:0:3>", "2 <pyramid:row>"),
-        (replaced(8, 13, 13), 9, "<pyramid:row>", "13 <pyramid:0:2>"),
-        (replaced(9, count=1), 9, "<pyramid:row>", "5 <pyramid:level:1>"),
+        ([], 0, "<|img begin|>", "the end of the sequence"),
+        (replaced(0, 1), 0, "<|img begin|>", "1 <|img end|>"),
+        (VALID[1:], 0, "<|img begin|>", "8 <|img crop 1|>"),
+        (replaced(1, 11), 1, "one of <|img crop 0|> to <|img crop 3|>", "11 <|img l0 0000|>"),
+        (replaced(2, 5), 2, "one of <|img crop 0|> to <|img crop 3|>", "5 <|img level 1|>"),
+        (replaced(2, count=1), 2, "one of <|img crop 0|> to <|img crop 3|>", "4 <|img level 0|>"),
+        (replaced(3, 5), 3, "<|img level 0|>", "5 <|img level 1|>"),
+        (VALID[:3], 3, "<|img level 0|>", "the end of the sequence"),
+        (replaced(4, count=6), 4, "one of <|img l0 0000|> to <|img l0 0003|>", "5 <|img level 1|>"),
+        (replaced(4, 2, count=2), 4, "one of <|img l0 0000|> to <|img l0 0003|>", "2 <|img row|>"),
+        (replaced(5, 15), 5, "<|img row|> or another id of level 0", "15 <|img l1 0000|>"),
+        (VALID[:6], 6, "<|img row|> or another id of level 0", "the end of the sequence"),
+        (replaced(8, count=1), 8, "one of <|img l0 0000|> to <|img l0 0003|>", "2 <|img row|>"),
+        (replaced(8, 13, 13), 9, "<|img row|>", "13 <|img l0 0002|>"),
+        (replaced(9, count=1), 9, "<|img row|>", "5 <|img level 1|>"),
         (
             replaced(10, 4),
             10,
-            "<pyramid:end> or <pyramid:level:1> or <pyramid:sparse:1> or another row",
-            "4 <pyramid:level:0>",
+            "<|img end|> or <|img level 1|> or <|img sparse 1|> or another row",
+            "4 <|img level 0|>",
         ),
         (
             replaced(10, count=1),
             10,
-            "<pyramid:end> or <pyramid:level:1> or <pyramid:sparse:1> or another row",
-            "15 <pyramid:1:0>",
+            "<|img end|> or <|img level 1|> or <|img sparse 1|> or another row",
+            "15 <|img l1 0000|>",
         ),
         (
             VALID[:10],
             10,
-            "<pyramid:end> or <pyramid:level:1> or <pyramid:sparse:1> or another row",
+            "<|img end|> or <|img level 1|> or <|img sparse 1|> or another row",
             "the end of the sequence",
         ),
-        (replaced(11, 14), 11, "one of <pyramid:1:0> to <pyramid:1:7>", "14 <pyramid:0:3>"),
-        (replaced(15, 2), 15, "one of <pyramid:1:0> to <pyramid:1:7>", "2 <pyramid:row>"),
-        (replaced(26, 23), 26, "one of <pyramid:1:0> to <pyramid:1:7>", "23 (not in [0, 23))"),
-        (replaced(26, -1), 26, "one of <pyramid:1:0> to <pyramid:1:7>", "-1 (not in [0, 23))"),
-        (replaced(26, count=1), 26, "one of <pyramid:1:0> to <pyramid:1:7>", "1 <pyramid:end>"),
-        (replaced(27, 15, 1), 27, "<pyramid:end>", "15 <pyramid:1:0>"),
-        (replaced(27, 5), 27, "<pyramid:end>", "5 <pyramid:level:1>"),
-        (VALID[:-1], 27, "<pyramid:end>", "the end of the sequence"),
-        ([*VALID, *VALID], 28, "nothing but padding after the end", "0 <pyramid:begin>"),
-        ([*VALID[:10], 1, 5], 11, "nothing but padding after the end", "5 <pyramid:level:1>"),
-        ([*VALID, 15, 15], 28, "nothing but padding after the end", "15 <pyramid:1:0>"),
+        (replaced(11, 14), 11, "one of <|img l1 0000|> to <|img l1 0007|>", "14 <|img l0 0003|>"),
+        (replaced(15, 2), 15, "one of <|img l1 0000|> to <|img l1 0007|>", "2 <|img row|>"),
+        (replaced(26, 23), 26, "one of <|img l1 0000|> to <|img l1 0007|>", "23 (not in [0, 23))"),
+        (replaced(26, -1), 26, "one of <|img l1 0000|> to <|img l1 0007|>", "-1 (not in [0, 23))"),
+        (replaced(26, count=1), 26, "one of <|img l1 0000|> to <|img l1 0007|>", "1 <|img end|>"),
+        (replaced(27, 15, 1), 27, "<|img end|>", "15 <|img l1 0000|>"),
+        (replaced(27, 5), 27, "<|img end|>", "5 <|img level 1|>"),
+        (VALID[:-1], 27, "<|img end|>", "the end of the sequence"),
+        ([*VALID, *VALID], 28, "nothing but padding after the end", "0 <|img begin|>"),
+        ([*VALID[:10], 1, 5], 11, "nothing but padding after the end", "5 <|img level 1|>"),
+        ([*VALID, 15, 15], 28, "nothing but padding after the end", "15 <|img l1 0000|>"),
         ([*VALID, -100, 50], 29, "nothing but padding after the end", "50 (not in [0, 23))"),
-        ([*VALID, 1, 1, 0], 30, "nothing but padding after the end", "0 <pyramid:begin>"),
+        ([*VALID, 1, 1, 0], 30, "nothing but padding after the end", "0 <|img begin|>"),
     ],
 )
 def test_each_breach_of_the_grammar_is_told_with_its_position(sequence, position, expected, got):
@@ -203,11 +203,11 @@ def test_each_breach_of_the_grammar_is_told_with_its_position(sequence, position
 @pytest.mark.parametrize(
     ("second", "position", "expected", "got"),
     [
-        (replaced(1, 7), 1, "<pyramid:crop:1>", "7 <pyramid:crop:0>"),  # another height
-        (replaced(2, 8), 2, "<pyramid:crop:0>", "8 <pyramid:crop:1>"),
-        (replaced(6, 11), 6, "<pyramid:row>", "11 <pyramid:0:0>"),
-        (replaced(14, 11), 14, "one of <pyramid:1:0> to <pyramid:1:7>", "11 <pyramid:0:0>"),
-        (replaced(27, 2), 27, "<pyramid:end>", "2 <pyramid:row>"),
+        (replaced(1, 7), 1, "<|img crop 1|>", "7 <|img crop 0|>"),  # another height
+        (replaced(2, 8), 2, "<|img crop 0|>", "8 <|img crop 1|>"),
+        (replaced(6, 11), 6, "<|img row|>", "11 <|img l0 0000|>"),
+        (replaced(14, 11), 14, "one of <|img l1 0000|> to <|img l1 0007|>", "11 <|img l0 0000|>"),
+        (replaced(27, 2), 27, "<|img end|>", "2 <|img row|>"),
     ],
 )
 def test_a_batch_must_decode_to_one_size(second, position, expected, got):
@@ -271,7 +271,7 @@ def test_padding_after_the_end_is_passed_over(padding):
 
 def test_what_a_batch_has_after_the_end_is_told_with_its_row():
     rows = [[*VALID, 50, 50], [*VALID, 50, 11]]
-    with pytest.raises(TokenSequenceError, match=r"at position 29 of sequence 1, got 11 <pyramid:0:0>"):
+    with pytest.raises(TokenSequenceError, match=r"at position 29 of sequence 1, got 11 <\|img l0 0000\|>"):
         SMALL.unflatten(rows)
     with pytest.raises(TokenSequenceError, match=r"at least 28 integers in every sequence.*got 27 in sequence 1"):
         SMALL.unflatten([VALID, VALID[:-1]])
