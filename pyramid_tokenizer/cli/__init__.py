@@ -13,6 +13,7 @@
     pyramid-tokenizer evaluate segmentation --data VOC2012 --protocol voc-20
     pyramid-tokenizer tokenize --images photos --out tokens --columns caption
     pyramid-tokenizer search tokens "a red flower" --sheet found.png
+    pyramid-tokenizer inspect photo.jpg         token maps, prefixes, and what single tokens add
 
 Exit codes: 0 success; 1 an error, written as one line to stderr; 2 a wrong option; 130 interrupted. No large library is
 imported before a command runs, so that `--help` answers at once.
@@ -32,6 +33,7 @@ from pyramid_tokenizer.cli import (
     evaluate,
     finetune,
     info,
+    inspection,
     reconstruct,
     search,
     segment,
@@ -60,6 +62,7 @@ for _command in (
     finetune.finetune,
     tokenize.tokenize,
     search.search,
+    inspection.inspect,
     demo.demo,
 ):
     app.command()(_command)

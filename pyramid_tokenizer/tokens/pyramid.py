@@ -19,7 +19,7 @@ from pyramid_tokenizer.checks.devices import check_device
 from pyramid_tokenizer.errors import TokenError, TokenFileError
 from pyramid_tokenizer.files import refuse_lfs_bytes
 from pyramid_tokenizer.tokens import format as token_format
-from pyramid_tokenizer.tokens import summary
+from pyramid_tokenizer.tokens import notebook, summary
 from pyramid_tokenizer.tokens.checks import check_joinable, check_origin, checked_ids, prefix_length, whole_numbers
 from pyramid_tokenizer.tokens.geometry import check_grids
 from pyramid_tokenizer.tokens.splits import Presence, check_tree
@@ -170,6 +170,9 @@ fingerprint 00000000, precision None)
 
     def __repr__(self) -> str:
         return summary.describe_pyramid(self)
+
+    def _repr_html_(self) -> str:
+        return notebook.to_html(self)
 
     def __reduce__(self) -> tuple[Any, ...]:
         """For pickling and copying: every level's own numbers, not those of the batch that it was taken from."""

@@ -9,11 +9,12 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from pyramid_tokenizer.errors import ImageValueError, TokenError
+from pyramid_tokenizer.errors import ImageValueError
 from pyramid_tokenizer.images.pixels import to_pil
 from pyramid_tokenizer.images.read import ImageLike, read_image
 from pyramid_tokenizer.tokens.pyramid import TokenPyramid
 from pyramid_tokenizer.visualize.legend import add_legend
+from pyramid_tokenizer.visualize.maps import check_strides
 
 COARSEST, FINEST = "blue", "yellow"
 """What the first and the last of `depth_colours` are called."""
@@ -82,12 +83,7 @@ def _depth_and_borders(tokens: TokenPyramid, strides: Sequence[int]) -> tuple[ND
     """(H, W) the finest level that has a token at each pixel, and whether the pixel is at the upper or left border of a cell."""
     height, width = tokens.image_size
     used = tuple(strides[: len(tokens)])
-    covered = [(h * stride >= height, w * stride >= width) for (h, w), stride in zip(tokens.grids, used, strict=False)]
-    if tokens.batch_size != 1 or len(used) != len(tokens) or not np.all(covered):
-        raise TokenError(
-            f"expected the tokens of one image and the strides of its levels, got {tokens} and {tuple(strides)}: take one of "
-            "tokens.unbind() and tok.quantizer.strides"
-        )
+    check_strides(tokens, strides)
     depth = np.zeros((height, width), np.int64)
     for ids, stride in zip(tokens.numpy()[1:], used[1:], strict=True):
         # nothing is present below an absent cell: each level present adds one
