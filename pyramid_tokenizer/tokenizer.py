@@ -23,7 +23,8 @@ from pyramid_tokenizer.quantizer.fit.batches import feature_samples, image_batch
 from pyramid_tokenizer.quantizer.fit.levels import LevelReport, fit_quantizer
 from pyramid_tokenizer.quantizer.fit.progress import Progress
 from pyramid_tokenizer.quantizer.pyramid import WEIGHTS_ADVICE, PyramidQuantizer
-from pyramid_tokenizer.text import Classification, Templates, TextEncoder
+from pyramid_tokenizer.text import Classification, LanguageModelTokenizer, Templates, TextEncoder, to_language_model
+from pyramid_tokenizer.text.language_models import Layout
 from pyramid_tokenizer.tokens import TokenHealth, TokenPyramid, Vocabulary, measure_health
 from pyramid_tokenizer.tokens.geometry import cut_to_grids
 from pyramid_tokenizer.tokens.splits import Presence
@@ -66,6 +67,15 @@ class PyramidTokenizer(Encoder):
         """Flattens token pyramids to one integer sequence and back."""
         sizes, strides = self.quantizer.codebook_sizes, self.quantizer.strides
         return Vocabulary(codebook_sizes=sizes, strides=strides, fingerprint=self.fingerprint)
+
+    def to_language_model(self, tokenizer: Any, *, layout: Layout = "pyramid") -> LanguageModelTokenizer:
+        """A language model's tokenizer of texts, extended by the tokens of images.
+
+        Args:
+            tokenizer: A `tokenizers.Tokenizer` or a fast tokenizer of transformers; it is copied.
+            layout: How an image is written, "pyramid" or "emu3"; `text.language_models.to_language_model` says more.
+        """
+        return to_language_model(tokenizer, self.vocabulary, layout=layout)
 
     @torch.no_grad()
     def decode(self, tokens: TokenPyramid) -> Tensor:

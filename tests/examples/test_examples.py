@@ -127,3 +127,13 @@ def test_stored_tokens_come_in_batches(run, photos, tmp_path, tiny) -> None:
 def test_without_a_folder_the_photos_of_scikit_image_are_taken(run) -> None:
     pytest.importorskip("skimage")
     assert "cat" in run("04_segment_folder.py", "--size", 64)
+
+
+def test_images_stand_among_the_texts_of_a_language_model(run, photos, tmp_path, tiny) -> None:
+    shown = run("09_tokens_in_a_language_model.py", "--images", photos, "--size", 64).splitlines()
+    length = tiny.vocabulary.sequence_length((64, 64), levels=tiny.quantizer.base_levels)
+    assert f"resize_token_embeddings({257 + tiny.vocabulary.size})" in shown[0]
+    assert shown[1] == f"captioning: input_ids (4, {length + 1}), of which 4 are learned"  # names of one letter
+    assert shown[2] == f"generation: input_ids (4, {length + 1}), of which {4 * length} are learned"
+    with Image.open(tmp_path / "made.png") as made:
+        assert made.size == (64, 64)
