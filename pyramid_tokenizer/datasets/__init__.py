@@ -3,6 +3,8 @@
 source ──images──▶ images, read ahead ──shards──▶ Parquet bytes ──state──▶ data/train-00000-of-00003.parquet
          keys, columns                  engines: who does it               manifest.json, errors.jsonl
 
+one image ──transform──▶ tokens, inside a dataset of one's own
+
 Parquet ──arrow_copy──▶ mapped file ──reader──▶ rows ──sampler──▶ the rows of a rank
                                                      ──search──▶ rows that suit words or an image
                                                      ──sequences──▶ integers for a language model ──megatron──▶ .bin, .idx
@@ -16,6 +18,7 @@ from pyramid_tokenizer.datasets.rows import Rows, TokenBatch, TokenRow
 from pyramid_tokenizer.datasets.sampler import RowSampler
 from pyramid_tokenizer.datasets.search import Match
 from pyramid_tokenizer.datasets.sequences import PackedSequence, TokenSequences
+from pyramid_tokenizer.datasets.transform import ToTokens
 from pyramid_tokenizer.datasets.writer import TokenizeReport, tokenize
 
 __all__ = [
@@ -24,6 +27,7 @@ __all__ = [
     "PackedSequence",
     "RowSampler",
     "Rows",
+    "ToTokens",
     "TokenBatch",
     "TokenDataset",
     "TokenRow",
