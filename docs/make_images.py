@@ -3,20 +3,29 @@
     pyramid-tokenizer demo --out out
     python docs/make_images.py out
 
-It writes docs/demo.jpg (the sheet of reconstructions), docs/words.jpg (the three overlays side by side) and docs/tokens.jpg
-(where the tokens of five photos are, at one quality).
+It writes docs/demo.jpg (the sheet of reconstructions), docs/words.jpg (the three overlays side by side), docs/tokens.jpg
+(where the tokens of five photos are, at one quality), and of one photo docs/token-maps.jpg and docs/contributions.jpg.
 """
 
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from PIL import Image
 
-from pyramid_tokenizer import PyramidTokenizer
+from pyramid_tokenizer import PyramidTokenizer, TokenPyramid
 from pyramid_tokenizer.images import to_batch, to_pil
-from pyramid_tokenizer.visualize import contact_sheet, overlay_tokens
+from pyramid_tokenizer.visualize import (
+    NearestWords,
+    contact_sheet,
+    contribution,
+    contribution_sheet,
+    map_sheet,
+    overlay_tokens,
+)
+from pyramid_tokenizer.visualize.contributions import cells_at
 
 GAP_PX = 10
 DOCS = Path(__file__).resolve().parent
@@ -38,7 +47,31 @@ def main(out: Path) -> None:
         row.paste(one, (left, 0))
         left += one.width + GAP_PX
     row.save(DOCS / "words.jpg", quality=88)
-    tokens_sheet(PyramidTokenizer.from_pretrained("tiny")).save(DOCS / "tokens.jpg", quality=88)
+    tok = PyramidTokenizer.from_pretrained("tiny")
+    tokens_sheet(tok).save(DOCS / "tokens.jpg", quality=88)
+    inspection_sheets(tok)
+
+
+def inspection_sheets(tok: PyramidTokenizer) -> None:
+    """The token maps of the cat, and what the tokens at its eye add, as `inspect --at 155,95` draws them."""
+    from skimage import data
+
+    photo = to_batch(data.chelsea(), size=SIDE_PX)
+    tokens, strides = tok.encode(photo), tok.quantizer.strides
+    maps = map_sheet(tokens, to_pil(photo)[0], strides=strides)
+    maps.resize((maps.width * 5 // 8, maps.height * 5 // 8), Image.Resampling.LANCZOS).save(
+        DOCS / "token-maps.jpg", quality=85
+    )
+    words = NearestWords.of_common_words(tok)
+    chosen = [contribution(tok, tokens, *cell) for cell in enumerate_cells(tokens, strides)]
+    captions = [f"id {one.id}\n{words.caption(one.level, one.id)}" for one in chosen]
+    contribution_sheet(chosen, strides, captions).save(DOCS / "contributions.jpg", quality=85)
+
+
+def enumerate_cells(tokens: TokenPyramid, strides: Sequence[int]) -> Iterator[tuple[int, int, int]]:
+    """Level, row and column of each token at a pixel of the cat's eye."""
+    for level, cell in enumerate(cells_at(tokens, 155, 95, strides=strides)):
+        yield level, *cell
 
 
 def tokens_sheet(tok: PyramidTokenizer) -> Image.Image:

@@ -13,6 +13,7 @@
     pyramid-tokenizer evaluate segmentation --data VOC2012 --protocol voc-20
     pyramid-tokenizer tokenize --images photos --out tokens --columns caption
     pyramid-tokenizer search tokens "a red flower" --sheet found.png
+    pyramid-tokenizer atlas tiny --images photos --out atlas
     pyramid-tokenizer inspect photo.jpg         token maps, prefixes, and what single tokens add
 
 Exit codes: 0 success; 1 an error, written as one line to stderr; 2 a wrong option; 130 interrupted. No large library is
@@ -26,6 +27,7 @@ from typing import Annotated
 import typer
 
 from pyramid_tokenizer.cli import (
+    atlas,
     classify,
     decode,
     demo,
@@ -63,6 +65,7 @@ for _command in (
     tokenize.tokenize,
     search.search,
     inspection.inspect,
+    atlas.atlas,
     demo.demo,
 ):
     app.command()(_command)

@@ -1,6 +1,7 @@
 """Draws sheets, masks over photos, and tokens: their maps, their places, what they add, and the codebooks they point into."""
 
 from pyramid_tokenizer.tokens.palette import class_colour, code_colours
+from pyramid_tokenizer.visualize.atlas_page import write_atlas
 from pyramid_tokenizer.visualize.cells import overlay_tokens
 from pyramid_tokenizer.visualize.contributions import Contribution, contribution, contribution_sheet
 from pyramid_tokenizer.visualize.maps import map_sheet, token_maps
@@ -23,4 +24,5 @@ __all__ = [
     "overlay_tokens",
     "prefix_strip",
     "token_maps",
+    "write_atlas",
 ]
