@@ -11,7 +11,7 @@ import typer
 from pyramid_tokenizer.cli.existing import tokens_are_done
 from pyramid_tokenizer.cli.files import TOKEN_SUFFIX, Source, find_images, plan_outputs
 from pyramid_tokenizer.cli.group import printable
-from pyramid_tokenizer.cli.limits import Limits
+from pyramid_tokenizer.cli.limits import Limits, limits_of
 from pyramid_tokenizer.cli.options import (
     Device,
     EncodedLevels,
@@ -83,7 +83,7 @@ def encode(
     listed at the end, and the exit code is then 1. With a limit such as --quality each image gets the tokens that are worth
     their bits, and its finer levels may be sparse.
     """
-    limits = Limits(levels=levels, max_tokens=max_tokens, target_psnr=target_psnr, quality=quality)
+    limits = limits_of(levels, max_tokens=max_tokens, target_psnr=target_psnr, quality=quality)
     sources = find_images(images)
     outputs = plan_outputs(sources, out=out, suffix=TOKEN_SUFFIX, force=force or skip_existing)
     tok = load_tokenizer(model, device)

@@ -56,10 +56,10 @@ def _misfit(
     if tokens.batch_size != 1 or sorted(tokens.image_size) != sorted(image_size):
         got = f"{tokens.batch_size} of {describe_size(tokens.image_size)} px"
         return f"tokens of one image of {describe_size(image_size)} px", got
-    if limits.is_open and tokens.is_sparse:
+    if limits.budget.is_open and tokens.is_sparse:
         return "all tokens of every level", f"{count_tokens(tokens)} tokens"
-    if limits.max_tokens is not None and tokens.num_tokens > limits.max_tokens:
-        return f"at most {limits.max_tokens} tokens", f"{tokens.num_tokens}"
+    if limits.budget.max_tokens is not None and tokens.num_tokens > limits.budget.max_tokens:
+        return f"at most {limits.budget.max_tokens} tokens", f"{tokens.num_tokens}"
     return None
 
 

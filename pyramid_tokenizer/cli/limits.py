@@ -6,13 +6,14 @@ import re
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import typer
 
 from pyramid_tokenizer.cli.group import printable
 from pyramid_tokenizer.cli.terminal import check_levels
+from pyramid_tokenizer.config import Budget
 from pyramid_tokenizer.errors import ConfigError, TokenRangeError
 
 if TYPE_CHECKING:
@@ -24,43 +25,19 @@ if TYPE_CHECKING:
 _ARGUMENTS = re.compile(r"\b(max_tokens|target_psnr|quality|size(?==))\b=?")
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@dataclass(frozen=True, slots=True)
 class Limits:
-    """What was typed; None for what was not.
+    """What was typed. `limits_of` makes it."""
 
-    Raises:
-        ConfigError: Several limits at once, or one that none can mean; it names the options.
-    """
-
-    levels: int | None = None
-    """How many levels, coarse to fine."""
-    max_tokens: int | None = None
-    """Most tokens of an image."""
-    target_psnr: float | None = None
-    """PSNR in dB that each decoded image should have."""
-    quality: float | None = None
-    """From 0, level 0 alone, to 1, everything."""
-
-    def __post_init__(self) -> None:
-        if self.levels is not None and self.levels < 1:
-            raise ConfigError(f"expected --levels of at least 1, got {self.levels}: give a larger number")
-        if not self.is_open:
-            self._check_budget()
-
-    def _check_budget(self) -> None:
-        from pyramid_tokenizer.encoding import Budget
-
-        with _named_as_options():
-            Budget(**self._budget)
+    levels: int | None
+    """How many levels, coarse to fine; None where it was not typed."""
+    budget: Budget
+    """How many tokens an image gets."""
 
     @property
-    def _budget(self) -> dict[str, Any]:
-        return {name: value for name, value in asdict(self).items() if name != "levels"}
-
-    @property
-    def is_open(self) -> bool:
-        """Whether every image gets all tokens of its levels."""
-        return not any(value is not None for value in self._budget.values())
+    def options(self) -> dict[str, Any]:
+        """The arguments of `tok.encode`."""
+        return {"levels": self.levels, **self.budget.limit}
 
     def check_model(self, tok: PyramidTokenizer) -> None:
         """Raises TokenRangeError if the model has fewer levels than `--levels`."""
@@ -70,7 +47,7 @@ class Limits:
         """How many levels the tokens of a model have."""
         if self.levels is not None:
             return self.levels
-        return tok.quantizer.base_levels if self.is_open else len(tok.quantizer.strides)
+        return tok.quantizer.base_levels if self.budget.is_open else len(tok.quantizer.strides)
 
     def encode(self, tok: PyramidTokenizer, pixels: Tensor, *, name: object) -> TokenPyramid:
         """The tokens of one image (3, H, W); a warning about it is a line on stderr with its name.
@@ -81,7 +58,7 @@ class Limits:
         with warnings.catch_warnings(record=True) as told:
             warnings.simplefilter("always", UserWarning)
             with _named_as_options():
-                tokens = tok.encode(pixels, **asdict(self))
+                tokens = tok.encode(pixels, **self.options)
         for warning in told:
             message = str(warning.message).removeprefix("image 0 of the batch ")
             typer.echo(f"warning: {printable(name)}: {message}", err=True)
@@ -93,10 +70,26 @@ class Limits:
         Raises:
             PyramidTokenizerError: Errors of `tok.encode_many`, with the names of the options.
         """
-        if self.target_psnr is not None:  # a miss is told with the name of the image
+        if self.budget.target_psnr is not None:  # a miss is told with the name of the image
             return [self.encode(tok, pixels, name=name) for pixels, name in zip(images, names, strict=True)]
         with _named_as_options():
-            return tok.encode_many(images, batch_size=max(1, len(images)), **asdict(self))
+            return tok.encode_many(images, batch_size=max(1, len(images)), **self.options)
+
+
+def limits_of(levels: int | None, **budget: Any) -> Limits:
+    """What was typed, checked.
+
+    Args:
+        levels: How many levels; None for what was not typed.
+        budget: The limits of `config.Budget`; None likewise.
+
+    Raises:
+        ConfigError: Several limits at once, or one that none can mean; it names the options.
+    """
+    if levels is not None and levels < 1:
+        raise ConfigError(f"expected --levels of at least 1, got {levels}: give a larger number")
+    with _named_as_options():
+        return Limits(levels, Budget(**budget))
 
 
 @contextmanager

@@ -10,7 +10,7 @@ import typer
 from pyramid_tokenizer.cli.existing import images_are_done
 from pyramid_tokenizer.cli.files import find_images, plan_outputs
 from pyramid_tokenizer.cli.group import printable
-from pyramid_tokenizer.cli.limits import Limits
+from pyramid_tokenizer.cli.limits import limits_of
 from pyramid_tokenizer.cli.options import (
     Device,
     EncodedLevels,
@@ -71,7 +71,7 @@ def reconstruct(
     from pyramid_tokenizer.images.read import read_image
     from pyramid_tokenizer.visualize import overlay_tokens
 
-    limits = Limits(levels=levels, max_tokens=max_tokens, target_psnr=target_psnr, quality=quality)
+    limits = limits_of(levels, max_tokens=max_tokens, target_psnr=target_psnr, quality=quality)
     sources = find_images(images)
     outputs = plan_outputs(sources, out=out, suffix=".png", force=force or skip_existing)
     tok = load_tokenizer(model, device)

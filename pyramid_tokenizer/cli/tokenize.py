@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from pyramid_tokenizer.cli.group import printable, tell_error
-from pyramid_tokenizer.cli.options import Model, Size
+from pyramid_tokenizer.cli.limits import limits_of
+from pyramid_tokenizer.cli.options import EncodedLevels, MaxTokens, Model, Quality, Size, TargetPsnr
 from pyramid_tokenizer.cli.terminal import make_console
 from pyramid_tokenizer.cli.training_options import Column, Source
 
@@ -92,6 +93,10 @@ def tokenize(
     columns: Columns = "",
     column: Column = None,
     size: Size = None,
+    levels: EncodedLevels = None,
+    max_tokens: MaxTokens = None,
+    target_psnr: TargetPsnr = None,
+    quality: Quality = None,
     workers: Workers = None,
     device: Devices = "cpu",
     batch_size: BatchSize = None,
@@ -103,7 +108,8 @@ def tokenize(
     """Encode a whole source of images into a dataset of tokens.
 
     The dataset is a folder of Parquet files with a manifest. A run may end at any time, in any way: the same command goes on from
-    the files that are whole. Images that cannot be read are listed in errors.jsonl, and the exit code is then 1.
+    the files that are whole. Images that cannot be read are listed in errors.jsonl, and the exit code is then 1. With a limit
+    such as --quality each image gets the tokens that are worth their bits, and its finer levels may be sparse.
     """
     from pyramid_tokenizer import datasets
 
@@ -113,6 +119,7 @@ def tokenize(
         "columns": tuple(name.strip() for name in columns.split(",") if name.strip()),
         "column": column,
         "size": size,
+        **limits_of(levels, max_tokens=max_tokens, target_psnr=target_psnr, quality=quality).options,
         "workers": workers,
         "device": device,
         "batch_size": batch_size,
@@ -126,9 +133,15 @@ def tokenize(
     with _show_images(console) as progress:
         report = datasets.tokenize(images, out, progress=progress, **options)
     _tell_report(console, report)
+    if report.missed:
+        typer.echo(
+            f"warning: {report.missed:,} of {report.rows:,} images have less than {target_psnr:g} dB with all their tokens, "
+            "which they keep",
+            err=True,
+        )
     if report.errors:
         tell_error(
-            f"{report.errors:,} of {report.images:,} images could not be read; errors.jsonl in {report.out} says which and why"
+            f"{report.errors:,} of {report.images:,} images could not be encoded; errors.jsonl in {report.out} says which and why"
         )
         raise typer.Exit(1)
 
@@ -151,7 +164,7 @@ def _tell_estimate(console: Console, found: Estimate) -> None:
     console.print(
         f"{found.images:,} images, {found.unreadable} of a sample of {found.sampled} cannot be read\n"
         f"an image: {1e3 * found.reading_seconds:.1f} ms to read, {1e3 * found.encoding_seconds:.1f} ms to encode, "
-        f"{found.bytes_per_image:,.0f} bytes\n"
+        f"{found.tokens_per_image:,.0f} tokens, {found.bytes_per_image:,.0f} bytes\n"
         f"all of them, if nothing else runs: {in_time(found.seconds)} at {found.images_per_second:,.1f} images/s, "
         f"{found.bytes / 1e6:,.1f} MB in {found.shards:,} files"
     )

@@ -7,8 +7,9 @@ follows from the manifest, which holds the checksum of every shard: another data
 from __future__ import annotations
 
 import io
+import itertools
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,13 +18,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pyramid_tokenizer.datasets.manifest import Plan, ShardRecord, checksum
-from pyramid_tokenizer.datasets.schema import TOKEN_PREFIX, id_types, import_pyarrow
+from pyramid_tokenizer.datasets.schema import SPLIT_PREFIX, TOKEN_PREFIX, id_types, import_pyarrow, level_columns
 from pyramid_tokenizer.datasets.storage import Storage
 from pyramid_tokenizer.errors import DatasetError
 from pyramid_tokenizer.files import replacing
 from pyramid_tokenizer.tokens.geometry import grids_of
 
-FORMAT = 1
+FORMAT = 2
 """Counts changes of the copy; part of its name."""
 COPY_NAME = "rows.arrow"
 GROUP_ROWS = 16_384
@@ -42,6 +43,10 @@ class Group:
     """(rows + 1,) per level: the ids of row i are values[starts[i] : starts[i + 1]]."""
     values: tuple[NDArray[np.unsignedinteger[Any]], ...]
     """The ids of all rows per level."""
+    split_starts: tuple[NDArray[np.int32], ...]
+    """As `starts`, of the splits of each level but the finest; none in a full dataset."""
+    splits: tuple[NDArray[np.uint8], ...]
+    """The splits of all rows per level, 0 or 1 for each present cell."""
     batch: Any
     """The `pyarrow.RecordBatch`."""
 
@@ -61,7 +66,7 @@ def group_shards(plan: Plan, records: Mapping[int, ShardRecord]) -> list[list[in
         plan: The dataset's plan.
         records: Of all shards, by number.
     """
-    widths = [kind.itemsize for kind in id_types(plan.codebook_sizes)]
+    widths = [kind.itemsize + plan.is_sparse for kind in id_types(plan.codebook_sizes)]  # a split takes a byte
     groups: list[list[int]] = []
     rows = size = 0
     for shard in range(plan.num_shards):
@@ -182,7 +187,7 @@ def read_groups(storage: Storage, plan: Plan, records: Mapping[int, ShardRecord]
 
 
 def read_shard(storage: Storage, plan: Plan, record: ShardRecord) -> Any:
-    """The `pyarrow.Table` of a shard, after every check; columns in dictionary encoding are decoded.
+    """The `pyarrow.Table` of a shard, after every check; columns in dictionary encoding are decoded, and splits are uint8.
 
     Args:
         storage: Where the dataset lies.
@@ -198,12 +203,18 @@ def read_shard(storage: Storage, plan: Plan, record: ShardRecord) -> Any:
     data = storage.read(name)
     check_bytes(data, record, name, storage.address)
     table = pq.read_table(io.BytesIO(data), use_threads=False)
+    splits, bytes_of_bits = level_columns(plan)[1], pa.list_(pa.field("element", pa.uint8(), nullable=False))
     for index, field in enumerate(table.schema):
-        if pa.types.is_dictionary(
-            field.type
-        ):  # the file format has one dictionary per column, and shards have their own
-            plain = table.column(index).cast(field.type.value_type)
-            table = table.set_column(index, field.with_type(field.type.value_type), plain)
+        kind = field.type
+        if field.name in splits and pa.types.is_list(kind) and pa.types.is_boolean(kind.value_type):
+            kind = bytes_of_bits  # Arrow's booleans are bits, which would have to be shifted at every reading
+        elif pa.types.is_dictionary(kind):  # the file format has one dictionary per column, and shards have their own
+            kind = kind.value_type
+        if kind != field.type:
+            table = table.set_column(index, field.with_type(kind), table.column(index).cast(kind))
+    missing = [column for column in itertools.chain(*level_columns(plan)) if column not in table.schema.names]
+    if missing:
+        raise _foreign(name, f"a column {missing[0]}", "none")
     _check_rows(plan, record, _view(table.combine_chunks().to_batches()[0]) if len(table) else None, name)
     return table
 
@@ -226,21 +237,22 @@ def check_bytes(data: bytes, record: ShardRecord, name: str, where: str) -> None
 
 
 def _view(batch: Any) -> Group:
-    lists = [batch.column(f"{TOKEN_PREFIX}{level}") for level in range(_num_levels(batch.schema.names))]
+    lists, splits = (_numbered(batch, prefix) for prefix in (TOKEN_PREFIX, SPLIT_PREFIX))
     return Group(
         heights=batch.column("height").to_numpy(),
         widths=batch.column("width").to_numpy(),
         starts=tuple(column.offsets.to_numpy() for column in lists),
         values=tuple(column.values.to_numpy() for column in lists),
+        split_starts=tuple(column.offsets.to_numpy() for column in splits),
+        splits=tuple(column.values.to_numpy() for column in splits),
         batch=batch,
     )
 
 
-def _num_levels(names: Sequence[str]) -> int:
-    level = 0
-    while f"{TOKEN_PREFIX}{level}" in names:
-        level += 1
-    return level
+def _numbered(batch: Any, prefix: str) -> list[Any]:
+    """The columns of the prefix and 0, 1, 2, ..."""
+    names = itertools.takewhile(set(batch.schema.names).__contains__, (f"{prefix}{n}" for n in itertools.count()))
+    return [batch.column(name) for name in names]
 
 
 def _check_rows(plan: Plan, record: ShardRecord, group: Group | None, name: str) -> None:
@@ -252,15 +264,32 @@ def _check_rows(plan: Plan, record: ShardRecord, group: Group | None, name: str)
         return
     if len(group.values) != len(plan.strides):
         raise _foreign(name, f"{len(plan.strides)} levels", len(group.values))
-    sizes, kinds = np.unique(np.stack([group.heights, group.widths]), axis=1, return_inverse=True)
-    grids = [grids_of((int(height), int(width)), plan.strides) for height, width in sizes.T]
     for level, (starts, ids) in enumerate(zip(group.starts, group.values, strict=True)):
-        cells = np.array([grid[level][0] * grid[level][1] for grid in grids])[kinds.reshape(-1)]
-        if (np.diff(starts) != cells).any():
-            row = int(np.flatnonzero(np.diff(starts) != cells)[0])
-            raise _foreign(name, f"{cells[row]} ids of level {level} in row {row}", int(np.diff(starts)[row]))
+        _check_counts(name, f"ids of level {level}", starts, _expected_ids(plan, group, level))
         if len(ids) and int(ids.max()) >= plan.codebook_sizes[level]:
             raise _foreign(name, f"ids of level {level} below {plan.codebook_sizes[level]}", int(ids.max()))
+        if level < len(group.splits):
+            _check_counts(name, f"splits of level {level}", group.split_starts[level], np.diff(starts))
+
+
+def _expected_ids(plan: Plan, group: Group, level: int) -> NDArray[np.int64]:
+    """(rows,) how many ids of a level each row must have."""
+    if level and plan.is_sparse:
+        ratio, before = (
+            plan.strides[level - 1] // plan.strides[level],
+            np.cumsum(group.splits[level - 1], dtype=np.int64),
+        )
+        return ratio**2 * np.diff(np.concatenate([[0], before])[group.split_starts[level - 1]])
+    sizes, kinds = np.unique(np.stack([group.heights, group.widths]), axis=1, return_inverse=True)
+    grids = [grids_of((int(height), int(width)), plan.strides)[level] for height, width in sizes.T]
+    return np.array([h * w for h, w in grids], dtype=np.int64)[kinds.reshape(-1)]
+
+
+def _check_counts(name: str, what: str, starts: NDArray[np.int32], expected: NDArray[np.int64]) -> None:
+    wrong = np.flatnonzero(np.diff(starts) != expected)
+    if len(wrong):
+        row = int(wrong[0])
+        raise _foreign(name, f"{expected[row]} {what} in row {row}", int(np.diff(starts)[row]))
 
 
 def _foreign(name: str, expected: str, got: object) -> DatasetError:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import copy
+import itertools
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from math import log2
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +16,12 @@ import torch
 from pyramid_tokenizer.checks.arguments import check_kinds, check_whole
 from pyramid_tokenizer.datasets.engines.inline import fixed_threads
 from pyramid_tokenizer.datasets.keys import Keys
-from pyramid_tokenizer.datasets.manifest import Plan, check_plan
+from pyramid_tokenizer.datasets.manifest import Plan, check_plan, fixed_bits
 from pyramid_tokenizer.datasets.options import TokenizeOptions, cores
 from pyramid_tokenizer.datasets.plan import load_fitted, open_source, plan_dataset
-from pyramid_tokenizer.datasets.schema import TOKEN_PREFIX, Row, build_table, id_types, import_pyarrow, to_parquet
-from pyramid_tokenizer.errors import DataError, ImageError
+from pyramid_tokenizer.datasets.schema import Row, build_table, import_pyarrow, level_columns, rows_of, to_parquet
+from pyramid_tokenizer.datasets.shards import check_size
+from pyramid_tokenizer.errors import DataError, ImageError, TokenRangeError
 from pyramid_tokenizer.images.columns import SourceColumns, open_columns
 from pyramid_tokenizer.images.sources import ImageSource, Source, read_resized
 from pyramid_tokenizer.tokenizer import PyramidTokenizer
@@ -49,6 +50,8 @@ class Estimate:
     """For encoding one image, by one process."""
     images_per_second: float
     """Of all processes together."""
+    tokens_per_image: float
+    """The mean of the sample."""
     bytes_per_image: float
     """What a row takes on the disk."""
 
@@ -78,7 +81,7 @@ def estimate(
         model: As `tokenize` takes it.
         columns: As `tokenize` takes them.
         sample: Images to read and encode.
-        options: The fields of `TokenizeOptions`.
+        options: As `tokenize` takes them.
 
     Raises:
         DataError: The source is empty, names an image twice, has no such column, or no image of the sample can be read.
@@ -92,7 +95,7 @@ def estimate(
     import_pyarrow()
     check_kinds(columns, str, name="columns", fix='write ["caption"]')
     check_whole(sample=sample)
-    settings = TokenizeOptions(**options)
+    settings = TokenizeOptions.of(**options)
     devices = settings.devices()
     tok, images = load_fitted(model), open_source(source, settings.column)
     keys, own = Keys(images, source), open_columns(images, columns)
@@ -115,6 +118,7 @@ def estimate(
         reading_seconds=reading,
         encoding_seconds=encoding,
         images_per_second=at_once / per_image,
+        tokens_per_image=sum(len(ids) for row in rows for ids in row.ids) / len(rows),
         bytes_per_image=_bytes_per_row(plan, rows, own),
     )
 
@@ -123,32 +127,34 @@ def _try(
     tok: PyramidTokenizer, images: ImageSource, keys: Keys, plan: Plan, numbers: Sequence[int]
 ) -> tuple[list[Row], float, float]:
     """The rows of the images that can be read, and the mean seconds of reading and of encoding one."""
-    recipe, kinds = plan.image_recipe, id_types(plan.codebook_sizes)
+    recipe = plan.image_recipe
     rows: list[Row] = []
     reading = encoding = 0.0
     for number in numbers:
         begun = time.perf_counter()
         try:
             pixels = read_resized(images, number, size=recipe["size"], jpeg_draft=recipe["jpeg_draft"])
-        except ImageError:
+            check_size(plan, pixels)
+        except (ImageError, TokenRangeError):
             continue
         reading += time.perf_counter() - begun
         batch = torch.stack([pixels] * plan.batch_size)
         if not rows:
-            tok.encode(batch)  # the first pass of a process takes longer than the others
+            tok.encode_within(
+                batch, plan.budget, levels=len(plan.strides)
+            )  # the first pass of a process takes longer than the others
         begun = time.perf_counter()
-        tokens = tok.encode(batch)
-        ids = tuple(
-            level[0].flatten().cpu().numpy().astype(kind) for level, kind in zip(tokens.ids, kinds, strict=True)
-        )
+        tokens = tok.encode_within(batch, plan.budget, levels=len(plan.strides)).tokens
+        (ids, splits), *_ = rows_of(tokens, plan)
         encoding += (time.perf_counter() - begun) / plan.batch_size
-        rows.append(Row(keys[number], number, tokens.image_size, ids))
+        rows.append(Row(keys[number], number, tokens.image_size, ids, splits))
     return rows, reading / max(1, len(rows)), encoding / max(1, len(rows))
 
 
 def _bytes_per_row(plan: Plan, rows: list[Row], own: SourceColumns | None) -> float:
     """Token columns at their fixed rate, and the rest as it is stored; a sample is too small for a shard's dictionaries."""
     table = build_table(plan, rows, None if own is None else own.read([row.source_row for row in rows]))
-    rest, _ = to_parquet(table.drop_columns([name for name in table.schema.names if name.startswith(TOKEN_PREFIX)]))
-    bits = sum(len(ids) * log2(size) for row in rows for ids, size in zip(row.ids, plan.codebook_sizes, strict=True))
+    names = [*itertools.chain(*level_columns(plan))]
+    rest, _ = to_parquet(table.drop_columns([name for name in table.schema.names if name in names]))
+    bits = fixed_bits(plan, [sum(map(len, ids)) for ids in zip(*(row.ids for row in rows), strict=True)])
     return (_PARQUET * bits / 8 + len(rest)) / len(rows)

@@ -19,13 +19,15 @@ import dataclasses
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from math import log2
 from typing import Any
 
+from pyramid_tokenizer.config import Budget
 from pyramid_tokenizer.errors import ConfigError, DatasetError
 
 FORMAT = "pyramid-tokenizer token dataset"
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 """Counts changes of the columns and of the manifest that a reader of older versions cannot read."""
 MANIFEST_NAME, ERRORS_NAME = "manifest.json", "errors.jsonl"
 PROGRESS, PLAN_NAME, KEYS_NAME = "progress/", "progress/plan.json", "progress/keys.gz"
@@ -42,7 +44,7 @@ class Plan:
     precision: str
     """In which its backbone computes."""
     codebook_sizes: tuple[int, ...]
-    """K_l per level, coarse to fine; of all levels but the detail levels."""
+    """K_l per level, coarse to fine; of the levels that are stored."""
     strides: tuple[int, ...]
     """Pixels per cell of each level: level l of an image of H x W px has a grid as `tokens.geometry.grids_of` gives it."""
     image_recipe: Mapping[str, Any]
@@ -57,6 +59,18 @@ class Plan:
     """SHA-256 of all keys in order, each followed by a NUL."""
     columns: Mapping[str, str]
     """The dataset's columns that come from the source -> their names there."""
+    limit: Mapping[str, float] = field(default_factory=dict)
+    """How many tokens an image got, as `config.Budget` names it, such as {"quality": 0.5}; empty where all levels are full."""
+
+    @property
+    def budget(self) -> Budget:
+        """The limit as the tokenizer takes it."""
+        return Budget(**self.limit)  # type: ignore[arg-type]
+
+    @property
+    def is_sparse(self) -> bool:
+        """Whether levels may be sparse; then each level but the finest has a column of splits."""
+        return bool(self.limit)
 
     @property
     def num_shards(self) -> int:
@@ -102,6 +116,19 @@ class ShardRecord:
     """Of which the token columns."""
     sha256: str
     """Of the file."""
+    missed: int = 0
+    """Images that do not reach the `target_psnr` of the plan with all their tokens."""
+
+
+def fixed_bits(plan: Plan, tokens: Sequence[int]) -> float:
+    """What so many tokens of each level take at their fixed rate, in bits: log2(K_l) each, and their splits.
+
+    Args:
+        plan: Of the dataset.
+        tokens: Number of tokens per level.
+    """
+    ids = sum(count * log2(size) for count, size in zip(tokens, plan.codebook_sizes, strict=True))
+    return ids + (sum(tokens[:-1]) if plan.is_sparse else 0)
 
 
 def dump_plan(plan: Plan) -> bytes:
@@ -129,11 +156,16 @@ def dump_manifest(plan: Plan, records: Sequence[ShardRecord]) -> bytes:
             "tokens": record.tokens,
             "bytes": record.bytes,
             "token_bytes": record.token_bytes,
+            "missed": record.missed,
             "sha256": record.sha256,
         }
         for record in records
     ]
-    counts = {"rows": sum(record.rows for record in records), "errors": sum(len(record.errors) for record in records)}
+    counts = {
+        "rows": sum(record.rows for record in records),
+        "errors": sum(len(record.errors) for record in records),
+        "missed": sum(record.missed for record in records),
+    }
     head = {"format": FORMAT, "schema_version": SCHEMA_VERSION, **dataclasses.asdict(plan), **counts}
     lines = ",\n".join("  " + json.dumps(shard) for shard in shards)  # a line per shard
     return (_dump(head).decode()[:-3] + ',\n "shards": [\n' + lines + "\n ]\n}\n").encode()
@@ -153,21 +185,24 @@ def parse_plan(data: bytes, where: str) -> Plan:
         where: What errors call it.
 
     Raises:
-        DatasetError: It is damaged, of another format, or of a newer version.
+        DatasetError: It is damaged, of another format, or of another version.
     """
     found = _parse(data, where)
     if found.get("format") != FORMAT:
         raise DatasetError(f"expected a {FORMAT} in {where}, got format {found.get('format')!r}: name another folder")
     version = found.get("schema_version")
-    if not isinstance(version, int) or version > SCHEMA_VERSION:
+    if version != SCHEMA_VERSION:
+        older = isinstance(version, int) and version < SCHEMA_VERSION
+        kind, fix = ("an older", "tokenize the images anew") if older else ("a newer", "update this one")
         raise DatasetError(
-            f"expected schema version {SCHEMA_VERSION} in {where}, got {version} of a newer pyramid-tokenizer: update this one"
+            f"expected schema version {SCHEMA_VERSION} in {where}, got {version} of {kind} pyramid-tokenizer: {fix}"
         )
     try:
         plan = Plan(**{field.name: found[field.name] for field in dataclasses.fields(Plan)})
+        plan.budget  # noqa: B018 - refuses a limit that is none
         tuples = {"codebook_sizes": tuple(plan.codebook_sizes), "strides": tuple(plan.strides)}
         return dataclasses.replace(plan, **tuples)
-    except (KeyError, TypeError) as error:
+    except (KeyError, TypeError, ConfigError) as error:
         raise _damaged(where, error) from error
 
 
@@ -207,6 +242,7 @@ def parse_manifest(manifest: bytes, errors: bytes, where: str) -> dict[int, Shar
                 tokens=tuple(shard["tokens"]),
                 bytes=shard["bytes"],
                 token_bytes=shard["token_bytes"],
+                missed=shard["missed"],
                 sha256=shard["sha256"],
             )
             for number, shard in enumerate(shards)

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import numbers
 import os
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, field
+from typing import Any, Literal
 
 from pyramid_tokenizer.checks.arguments import check_kind, check_whole, shown
 from pyramid_tokenizer.checks.devices import check_device
+from pyramid_tokenizer.config import BUDGET_LIMITS, Budget
 from pyramid_tokenizer.errors import ConfigError
 
 OnChange = Literal["refuse", "go_on"]
@@ -25,6 +26,11 @@ class TokenizeOptions:
         ConfigError: A value is out of its range.
     """
 
+    budget: Budget = field(default_factory=Budget)
+    """How many tokens an image gets: by one of the limits of `config.Budget`, which `tokenize` takes by their own names
+    (max_tokens=400), or as many as its levels have cells."""
+    levels: int | None = None
+    """How many levels, coarse to fine. None: all but the detail levels, and with a limit all of them."""
     size: int | None = None
     """Resize short sides to this many pixels; None keeps the native size."""
     jpeg_draft: bool = False
@@ -53,7 +59,7 @@ class TokenizeOptions:
 
     def __post_init__(self) -> None:
         check_whole(shard_images=self.shard_images)
-        for name in ("size", "batch_size", "readers"):
+        for name in ("levels", "size", "batch_size", "readers"):
             if getattr(self, name) is not None:
                 check_whole(**{name: getattr(self, name)})
         if self.workers is not None:
@@ -68,6 +74,25 @@ class TokenizeOptions:
             )
         if not isinstance(self.patience_seconds, numbers.Real) or not self.patience_seconds > 0:
             raise ConfigError(f"expected patience_seconds above 0, got {shown(self.patience_seconds)}: correct it")
+
+    @classmethod
+    def of(cls, **options: Any) -> TokenizeOptions:
+        """Options by the names that `tokenize` takes: a limit stands beside the others.
+
+        Args:
+            options: Fields of this class and of `config.Budget`.
+
+        Raises:
+            ConfigError: A value is out of its range, or there are several limits.
+
+        Example:
+            >>> TokenizeOptions.of(size=256, quality=0.5).budget.quality
+            0.5
+        """
+        limits = {name: options.pop(name) for name in BUDGET_LIMITS if name in options}
+        if limits:
+            options["budget"] = Budget(**limits)
+        return cls(**options)
 
     def devices(self) -> tuple[str, ...]:
         """The device of each process; of the calling one where there are none."""

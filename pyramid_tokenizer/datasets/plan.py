@@ -9,7 +9,7 @@ from pyramid_tokenizer.datasets.keys import Keys, digest_of
 from pyramid_tokenizer.datasets.manifest import Plan
 from pyramid_tokenizer.datasets.options import TokenizeOptions
 from pyramid_tokenizer.datasets.schema import name_columns
-from pyramid_tokenizer.errors import DataError, NotFittedError
+from pyramid_tokenizer.errors import ConfigError, DataError, NotFittedError
 from pyramid_tokenizer.images.read import IMAGE_RECIPE_VERSION
 from pyramid_tokenizer.images.sources import ImageSource, Source, open_images
 from pyramid_tokenizer.tokenizer import PyramidTokenizer
@@ -29,8 +29,11 @@ def plan_dataset(
         options: Of the call.
         stored: The plan of the dataset that the call goes on with, which decides the batch size where the call leaves it
             open.
+
+    Raises:
+        ConfigError: There are not that many levels.
     """
-    levels = tok.quantizer.base_levels  # what `encode` gives
+    levels = count_levels(tok, options)
     batch_size = options.batch_size or (stored.batch_size if stored is not None else None)
     recipe = {"version": IMAGE_RECIPE_VERSION, "size": options.size, "jpeg_draft": options.jpeg_draft}
     return Plan(
@@ -44,7 +47,26 @@ def plan_dataset(
         images=len(keys),
         keys_sha256=digest_of(keys),
         columns=name_columns(columns, levels),
+        limit={name: int(n) if name == "max_tokens" else float(n) for name, n in options.budget.limit.items()},
     )
+
+
+def count_levels(tok: PyramidTokenizer, options: TokenizeOptions) -> int:
+    """How many levels a dataset has.
+
+    Raises:
+        ConfigError: The model has no such number of levels, or a limit finds nothing to leave out.
+    """
+    most = len(tok.quantizer.strides)
+    usual = tok.quantizer.base_levels if options.budget.is_open else most  # what `encode` gives
+    levels = usual if options.levels is None else options.levels
+    if not 1 <= levels <= most:
+        raise ConfigError(f"expected levels from 1 to {most}, got {levels}: the model has no more")
+    if levels == 1 and not options.budget.is_open:
+        raise ConfigError(
+            f"expected 2 levels or more with a limit, got 1 level and {options.budget.limit}: level 0 is never thinned"
+        )
+    return levels
 
 
 def load_fitted(model: str | Path | PyramidTokenizer) -> PyramidTokenizer:

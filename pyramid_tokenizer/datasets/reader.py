@@ -26,10 +26,11 @@ from pyramid_tokenizer.datasets.arrow_copy import (
     read_groups,
     user_folder,
 )
+from pyramid_tokenizer.datasets.gathering import Stretch, gather_full, gather_sparse
 from pyramid_tokenizer.datasets.manifest import ERRORS_NAME, MANIFEST_NAME, checksum, parse_manifest, parse_plan
 from pyramid_tokenizer.datasets.rows import Rows, TokenBatch, TokenRow
 from pyramid_tokenizer.datasets.sampler import RowSampler
-from pyramid_tokenizer.datasets.schema import OWN_COLUMNS, TOKEN_PREFIX
+from pyramid_tokenizer.datasets.schema import OWN_COLUMNS, level_columns
 from pyramid_tokenizer.datasets.search import Match, search
 from pyramid_tokenizer.datasets.sequences import SequenceOrder, TokenSequences, checked_levels
 from pyramid_tokenizer.datasets.storage import open_storage
@@ -102,7 +103,7 @@ class TokenDataset(Dataset[TokenRow]):
         )
         self._copy = ArrowCopy(self.cache_folder / COPY_NAME)
         make_copy(self._storage, self.plan, self._records, self._copy.path)
-        known = {*OWN_COLUMNS, *(f"{TOKEN_PREFIX}{level}" for level in range(len(self.plan.strides)))}
+        known = {*OWN_COLUMNS, *itertools.chain(*level_columns(self.plan))}
         self.columns = tuple(name for name in self._copy.group(0).batch.schema.names if name not in known)
         """Names of the dataset's own columns."""
 
@@ -149,14 +150,21 @@ class TokenDataset(Dataset[TokenRow]):
         """
         return int(self._ends[number - 1]) if number else 0, int(self._ends[number])
 
-    def group_sizes(self, number: int) -> NDArray[np.int32]:
-        """(2, rows) int32: heights and widths of a group's images, in pixels.
+    def group_counts(self, number: int) -> NDArray[np.int64]:
+        """(levels, rows) int64: how many ids of each level that is read the images of a group have.
 
         Args:
             number: The group's number in [0, num_groups).
         """
-        group = self._copy.group(number)
-        return np.stack([group.heights, group.widths])
+        return np.stack([np.diff(starts).astype(np.int64) for starts in self._copy.group(number).starts[: self.levels]])
+
+    def group_heights(self, number: int) -> NDArray[np.int32]:
+        """(rows,) int32: the heights of a group's images, in pixels.
+
+        Args:
+            number: The group's number in [0, num_groups).
+        """
+        return self._copy.group(number).heights
 
     def sampler(
         self, rank: int = 0, world: int = 1, *, seed: int = 0, shuffle: bool = True, drop_tail: bool = False
@@ -233,18 +241,22 @@ class TokenDataset(Dataset[TokenRow]):
         local: NDArray[np.int64],
     ) -> TokenBatch:
         """Rows of images of one size."""
-        grids = grids_of(image_size, self.plan.strides[: self.levels])
-        ids = [np.empty((len(numbers), h * w), dtype=np.int64) for h, w in grids]
         keys: list[str] = []
         columns: dict[str, list[Any]] = {name: [] for name in self.columns}
+        stretches = []
         for begin, end in _runs(numbers, groups):
             group, first = self._copy.group(int(groups[begin])), int(local[begin])
-            _copy_ids(group, first, [level[begin:end] for level in ids])
+            stretches.append(Stretch(group, first, end - begin))
             keys += _values(group, "key", first, end - begin)
             for name in columns:
                 columns[name] += _values(group, name, first, end - begin)
+        grids = grids_of(image_size, self.plan.strides[: self.levels])
+        gather = gather_sparse if self.plan.is_sparse else gather_full
+        ids = [torch.from_numpy(level) for level in gather(stretches, grids)]
+        masks = [bool(level.min() < 0) if self.plan.is_sparse else False for level in ids]
         tokens = trusted_pyramid(  # `arrow_copy` has checked every id
-            ids=[torch.from_numpy(level).unflatten(1, grid) for level, grid in zip(ids, grids, strict=True)],
+            ids=ids,
+            present=tuple(level >= 0 if mask else None for level, mask in zip(ids, masks, strict=True)),
             codebook_sizes=self.plan.codebook_sizes[: self.levels],
             image_size=image_size,
             fingerprint=self.plan.fingerprint,
@@ -268,13 +280,6 @@ def _runs(numbers: NDArray[np.int64], groups: NDArray[np.int64]) -> list[tuple[i
     breaks = np.flatnonzero((np.diff(numbers) != 1) | (np.diff(groups) != 0)) + 1
     bounds = [0, *breaks.tolist(), len(numbers)]
     return list(itertools.pairwise(bounds))
-
-
-def _copy_ids(group: Group, first: int, levels: Sequence[NDArray[np.int64]]) -> None:
-    """Fills (n, cells) per level by the ids of n rows of a group that follow each other, all of one size."""
-    for starts, values, out in zip(group.starts, group.values, levels, strict=False):
-        start = int(starts[first])
-        out.reshape(-1)[:] = values[start : start + out.size]
 
 
 def _values(group: Group, name: str, first: int, count: int) -> list[Any]:

@@ -6,20 +6,22 @@
     width       int32
     tokens_0    list<uintN>      ids of level 0, the coarsest, row by row from the top left
     tokens_1    list<uintN>      ... one column per level, in the smallest type that holds its ids
+    splits_0    list<bool>       only in a sparse dataset, for each level but the finest: which of its cells are split
     ...         any              the source's own columns
 
-A list has h_l * w_l ids, where the grid (h_l, w_l) follows from height, width and the strides in the manifest
-(`tokens.geometry.grids_of`). A later version may hold sparse levels, whose lists have the ids of the present cells alone, and
-a column that tells which cells are split. Such a dataset has a higher schema version, so that a reader that does not know it
-refuses it.
+In a full dataset a list has h_l * w_l ids, where the grid (h_l, w_l) follows from height, width and the strides in the
+manifest (`tokens.geometry.grids_of`). In a sparse one, whose manifest names a `limit`, it has the ids of the present cells
+alone. `splits_l` has one boolean for each present cell of level l, row by row: true where all cells of level l + 1 below it
+are present, false where none of them is, nor anything below these (`tokens.splits`).
 
 Token columns are dictionary-encoded, which Parquet stores as bit-packed indices of ceil(log2 K) bits: within a few per cent
-of what ids take at a fixed rate, in an encoding that every reader of Parquet knows.
+of what ids take at a fixed rate, in an encoding that every reader of Parquet knows. A boolean takes one bit.
 """
 
 from __future__ import annotations
 
 import io
+import itertools
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -30,10 +32,12 @@ from numpy.typing import NDArray
 
 from pyramid_tokenizer.datasets.manifest import SCHEMA_VERSION, Plan
 from pyramid_tokenizer.errors import MissingExtraError
+from pyramid_tokenizer.tokens.pyramid import TokenPyramid
+from pyramid_tokenizer.tokens.splits import split_bits
 
 OWN_COLUMNS = ("key", "source_row", "height", "width")
 """Columns that every token dataset has beside those of its levels."""
-TOKEN_PREFIX = "tokens_"
+TOKEN_PREFIX, SPLIT_PREFIX = "tokens_", "splits_"
 RENAMED_PREFIX = "source_"
 """Put before a column of the source whose name a token dataset uses itself."""
 METADATA_KEY = "pyramid_tokenizer"
@@ -50,7 +54,9 @@ class Row:
     source_row: int
     image_size: tuple[int, int]
     ids: tuple[NDArray[np.unsignedinteger[Any]], ...]
-    """(h_l * w_l,) per level, of the types of `id_types`."""
+    """The ids of the present cells per level, of the types of `id_types`."""
+    splits: tuple[NDArray[np.bool_], ...] = ()
+    """Of a sparse dataset, for each level but the finest: one boolean for each of its present cells."""
 
 
 def id_types(codebook_sizes: Sequence[int]) -> list[np.dtype[Any]]:
@@ -63,6 +69,38 @@ def id_types(codebook_sizes: Sequence[int]) -> list[np.dtype[Any]]:
     return [np.min_scalar_type(size - 1) for size in codebook_sizes]
 
 
+def rows_of(tokens: TokenPyramid, plan: Plan) -> list[tuple[tuple[Any, ...], tuple[Any, ...]]]:
+    """The ids and the splits of each image, as `Row` has them.
+
+    Args:
+        tokens: Of B images.
+        plan: Of the dataset.
+    """
+    levels, kinds = [ids.cpu().numpy() for ids in tokens.ids], id_types(plan.codebook_sizes)
+    if not plan.is_sparse:
+        flat = [ids.reshape(len(ids), -1).astype(kind) for ids, kind in zip(levels, kinds, strict=True)]
+        return [(tuple(ids), ()) for ids in zip(*flat, strict=True)]
+    images = zip(*levels, strict=True)  # (h_l, w_l) per level
+    return [
+        (
+            tuple(ids[ids >= 0].astype(kind) for ids, kind in zip(image, kinds, strict=True)),
+            tuple(split_bits(coarse[None], fine[None]) for coarse, fine in itertools.pairwise(image)),
+        )
+        for image in images
+    ]
+
+
+def level_columns(plan: Plan) -> tuple[list[str], list[str]]:
+    """Names of the columns of ids, and of those of splits.
+
+    Args:
+        plan: Of the dataset.
+    """
+    levels = range(len(plan.strides))
+    splits = levels[:-1] if plan.is_sparse else ()
+    return [f"{TOKEN_PREFIX}{level}" for level in levels], [f"{SPLIT_PREFIX}{level}" for level in splits]
+
+
 def name_columns(names: Sequence[str], num_levels: int) -> dict[str, str]:
     """The dataset's name of each column that comes from the source -> its name there.
 
@@ -72,7 +110,7 @@ def name_columns(names: Sequence[str], num_levels: int) -> dict[str, str]:
         >>> name_columns(["caption", "key"], 3)
         {'caption': 'caption', 'source_key': 'key'}
     """
-    taken = {*OWN_COLUMNS, *(f"{TOKEN_PREFIX}{level}" for level in range(num_levels))}
+    taken = {*OWN_COLUMNS, *(f"{prefix}{n}" for prefix in (TOKEN_PREFIX, SPLIT_PREFIX) for n in range(num_levels))}
     renamed = {name: RENAMED_PREFIX + name if name in taken else name for name in names}
     for name in names:  # "source_key" beside "key"
         while list(renamed.values()).count(renamed[name]) > 1:
@@ -94,9 +132,10 @@ def build_schema(plan: Plan, own: Any | None) -> Any:
         pa.field("height", pa.int32(), nullable=False),
         pa.field("width", pa.int32(), nullable=False),
     ]
-    for level, kind in enumerate(id_types(plan.codebook_sizes)):
-        ids = pa.list_(pa.field("element", pa.from_numpy_dtype(kind), nullable=False))
-        fields.append(pa.field(f"{TOKEN_PREFIX}{level}", ids, nullable=False))
+    tokens, splits = level_columns(plan)
+    kinds = [pa.from_numpy_dtype(kind) for kind in id_types(plan.codebook_sizes)] + [pa.bool_()] * len(splits)
+    for name, kind in zip((*tokens, *splits), kinds, strict=True):
+        fields.append(pa.field(name, pa.list_(pa.field("element", kind, nullable=False)), nullable=False))
     fields += [own.field(name).with_name(new) for new, name in plan.columns.items()] if own is not None else []
     facts = {
         "schema_version": SCHEMA_VERSION,
@@ -105,6 +144,7 @@ def build_schema(plan: Plan, own: Any | None) -> Any:
         "codebook_sizes": plan.codebook_sizes,
         "strides": plan.strides,
         "image_recipe": plan.image_recipe,
+        "limit": plan.limit,
     }
     return pa.schema(fields, metadata={METADATA_KEY: json.dumps(facts)})
 
@@ -125,19 +165,25 @@ def build_table(plan: Plan, rows: Sequence[Row], own: Any | None) -> Any:
         pa.array([row.image_size[0] for row in rows], pa.int32()),
         pa.array([row.image_size[1] for row in rows], pa.int32()),
     ]
-    for level, kind in enumerate(id_types(plan.codebook_sizes)):
-        ends = np.cumsum([0, *(len(row.ids[level]) for row in rows)], dtype=np.int32)
-        ids = np.concatenate([np.empty(0, kind), *(row.ids[level] for row in rows)])
-        columns.append(pa.ListArray.from_arrays(pa.array(ends), pa.array(ids), type=schema.field(4 + level).type))
+    kinds, (_, splits) = id_types(plan.codebook_sizes), level_columns(plan)
+    levels = [(kind, [row.ids[level] for row in rows]) for level, kind in enumerate(kinds)]
+    levels += [(np.dtype(bool), [row.splits[level] for row in rows]) for level in range(len(splits))]
+    for kind, lists in levels:
+        ends = pa.array(np.cumsum([0, *map(len, lists)], dtype=np.int32))
+        values = pa.array(np.concatenate([np.empty(0, kind), *lists]))
+        columns.append(pa.ListArray.from_arrays(ends, values, type=schema.field(len(columns)).type))
     columns += [own.column(name) for name in plan.columns.values()] if own is not None else []
     return pa.Table.from_arrays(columns, schema=schema)
 
 
 def to_parquet(table: Any) -> tuple[bytes, int]:
-    """A shard's bytes, and how many of them the token columns take. They depend on the table and on pyarrow's version alone."""
+    """A shard's bytes, and how many of them the columns of ids and splits take.
+
+    They depend on the table and on pyarrow's version alone.
+    """
     import pyarrow.parquet as pq
 
-    tokens = [name for name in table.schema.names if name.startswith(TOKEN_PREFIX)]
+    tokens = [name for name in table.schema.names if name.startswith((TOKEN_PREFIX, SPLIT_PREFIX))]
     sink = io.BytesIO()
     pq.write_table(
         table,

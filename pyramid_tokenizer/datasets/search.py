@@ -18,9 +18,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pyramid_tokenizer.checks.arguments import check_whole
+from pyramid_tokenizer.datasets.manifest import Plan
 from pyramid_tokenizer.errors import ConfigError, DatasetError
 from pyramid_tokenizer.files import replacing
-from pyramid_tokenizer.images.read import ImageLike
+from pyramid_tokenizer.images.read import ImageLike, to_batch
 from pyramid_tokenizer.tokenizer import PyramidTokenizer
 from pyramid_tokenizer.tokens.pyramid import TokenPyramid
 from pyramid_tokenizer.tokens.wrapping import check_own
@@ -68,41 +69,45 @@ def search(
         TokenMismatchError: Another tokenizer made the dataset.
         ConfigError: `top` is below 1, or the words are empty, or there are several example images.
         DatasetError: The embeddings cannot be written.
-        ImageError: The example is no image.
+        ImageError, TokenRangeError: The example is no image, or too large for the limit of the dataset.
     """
     check_whole(top=top)
     tok = model if isinstance(model, PyramidTokenizer) else PyramidTokenizer.from_pretrained(model)
     check_own(ds.plan.fingerprint, tok.fingerprint)
-    wanted = embed_query(tok, query, size=ds.plan.image_recipe["size"])
+    wanted = embed_query(tok, query, plan=ds.plan)
     embeddings = open_embeddings(ds, tok, progress=progress)
     rows, scores = best_rows(embeddings, wanted, top=top)
     found = ds.__getitems__(rows.tolist())
     return [Match(row.row, row.key, float(score)) for row, score in zip(found, scores, strict=True)]
 
 
-def embed_query(
-    tok: PyramidTokenizer, query: str | TokenPyramid | ImageLike, *, size: int | None
-) -> NDArray[np.float32]:
+def embed_query(tok: PyramidTokenizer, query: str | TokenPyramid | ImageLike, *, plan: Plan) -> NDArray[np.float32]:
     """(D,) float32 of unit norm: the embedding of words, or of the tokens of an example image.
 
     Args:
         tok: The tokenizer.
         query: As for `search`.
-        size: Short side in pixels to which an image is resized first, as those of the dataset were; None keeps its size.
+        plan: Of the dataset; an image is resized and encoded as those of the dataset were.
 
     Raises:
         ConfigError: The words are empty, or there are several images.
         ImageError: The example is no image.
+        TokenRangeError: It has more cells on level 0 than images of the dataset may have tokens.
     """
     if isinstance(query, str):
         if not query.strip():
             raise ConfigError('expected words to search for, got none: write what an image shows, e.g. "a red flower"')
         found = tok.text.encode([query], templates="plain")
     else:
-        found = tok.embedding(query if isinstance(query, TokenPyramid) else tok.encode(query, size=size))
+        found = tok.embedding(query if isinstance(query, TokenPyramid) else _encode_as(tok, query, plan))
     if len(found) != 1:
         raise ConfigError(f"expected one example image, got {len(found)}: search for each of them alone")
     return found[0].float().cpu().numpy()
+
+
+def _encode_as(tok: PyramidTokenizer, image: ImageLike, plan: Plan) -> TokenPyramid:
+    batch = to_batch(image, size=plan.image_recipe["size"])
+    return tok.encode_within(batch, plan.budget, levels=len(plan.strides)).tokens
 
 
 def open_embeddings(

@@ -14,6 +14,7 @@ from pyramid_tokenizer.checks.arguments import check_whole, shown
 from pyramid_tokenizer.datasets.sampler import RowSampler
 from pyramid_tokenizer.errors import ConfigError
 from pyramid_tokenizer.tokens.interleaving import interleave
+from pyramid_tokenizer.tokens.sequence_writer import flatten_each, lengths_of
 
 if TYPE_CHECKING:
     from pyramid_tokenizer.datasets.reader import TokenDataset
@@ -124,10 +125,11 @@ class TokenSequences(Dataset[PackedSequence]):
 
     def _lengths(self, number: int) -> NDArray[np.int64]:
         """The lengths of the sequences of a group's rows."""
-        sizes, kinds = np.unique(self.dataset.group_sizes(number), axis=1, return_inverse=True)
-        vocabulary, saved = self.dataset.vocabulary, self.levels - 1 if self.order == "interleaved" else 0
-        lengths = [vocabulary.sequence_length((int(h), int(w)), levels=self.levels) - saved for h, w in sizes.T]
-        return np.array(lengths, dtype=np.int64)[kinds.reshape(-1)]
+        ds = self.dataset
+        heights = -(-ds.group_heights(number).astype(np.int64) // ds.plan.strides[0])
+        counts = torch.from_numpy(ds.group_counts(number)[: self.levels])
+        lengths = lengths_of(ds.vocabulary, counts, torch.from_numpy(heights))
+        return lengths.numpy() - (self.levels - 1 if self.order == "interleaved" else 0)
 
 
 def flatten_rows(ds: TokenDataset, first: int, stop: int, *, levels: int, order: SequenceOrder) -> list[Tensor]:
@@ -143,7 +145,7 @@ def flatten_rows(ds: TokenDataset, first: int, stop: int, *, levels: int, order:
     vocabulary, found = ds.vocabulary, {}
     for part in ds.__getitems__(range(first, stop)).by_size():
         tokens = part.tokens[:levels]
-        rows = vocabulary.flatten(tokens) if order == "levels" else interleave(vocabulary, tokens)
+        rows = flatten_each(vocabulary, tokens) if order == "levels" else interleave(vocabulary, tokens)
         found |= dict(zip(part.rows.tolist(), rows, strict=True))
     return [found[row] for row in range(first, stop)]
 

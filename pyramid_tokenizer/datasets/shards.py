@@ -22,12 +22,14 @@ from torch import Tensor
 
 from pyramid_tokenizer.datasets.keys import GONE, Keys
 from pyramid_tokenizer.datasets.manifest import ImageFailure, Plan, ShardRecord, checksum
-from pyramid_tokenizer.datasets.schema import Row, build_table, id_types, to_parquet
-from pyramid_tokenizer.errors import ImageError, ImageFileError, PyramidTokenizerError
+from pyramid_tokenizer.datasets.schema import Row, build_table, rows_of, to_parquet
+from pyramid_tokenizer.encoding import check_smallest
+from pyramid_tokenizer.errors import ImageError, ImageFileError, PyramidTokenizerError, TokenRangeError
 from pyramid_tokenizer.images.columns import SourceColumns
 from pyramid_tokenizer.images.packed import PackedStrings
 from pyramid_tokenizer.images.sources import ImageSource, read_resized
 from pyramid_tokenizer.tokenizer import PyramidTokenizer
+from pyramid_tokenizer.tokens.geometry import grids_of
 
 if TYPE_CHECKING:
     import numpy as np
@@ -35,6 +37,9 @@ if TYPE_CHECKING:
 Stage: TypeAlias = Literal["reading", "read", "encoding", "encoded"]
 Tell: TypeAlias = Callable[[Stage, Sequence[int]], None]
 """Called with what happens to which images, by their numbers in the source; from several threads at once."""
+
+_Unfit: TypeAlias = ImageError | TokenRangeError
+"""What is wrong with an image that gets no row."""
 
 WAITING_BATCHES = 8
 """At most this many batches' worth of images wait in memory for others of their size."""
@@ -91,9 +96,10 @@ def encode_shard(tok: PyramidTokenizer, work: Work, shard: int, *, readers: int,
         DataError: A column of the source cannot be read.
         OSError: The machine cannot read: an error of a disk or network and not of an image.
     """
-    kinds = id_types(work.plan.codebook_sizes)
+    plan = work.plan
     rows: dict[int, Row] = {}
     failures: list[ImageFailure] = []
+    missed: set[int] = set()
     waiting: dict[torch.Size, list[tuple[int, Tensor]]] = defaultdict(list)
 
     def flush(size: torch.Size) -> None:
@@ -101,32 +107,32 @@ def encode_shard(tok: PyramidTokenizer, work: Work, shard: int, *, readers: int,
         numbers = [number for number, _ in group]
         tell("encoding", numbers)
         pixels = [image for _, image in group]
+        batch = torch.stack(pixels + pixels[-1:] * (plan.batch_size - len(pixels)))
         try:
-            tokens = tok.encode(torch.stack(pixels + pixels[-1:] * (work.plan.batch_size - len(pixels))))
+            kept = tok.encode_within(batch, plan.budget, levels=len(plan.strides))
         except PyramidTokenizerError as error:
             names = ", ".join(repr(work.keys[number]) for number in numbers)
             raise type(error)(f"{error} (while {names} was encoded)") from error
-        levels = [ids.flatten(1).cpu().numpy().astype(kind) for ids, kind in zip(tokens.ids, kinds, strict=True)]
-        for place, number in enumerate(numbers):
-            ids = tuple(level[place] for level in levels)
-            rows[number] = Row(work.keys[number], number, tokens.image_size, ids)
+        for number, (ids, splits) in zip(numbers, rows_of(kept.tokens, plan), strict=False):
+            rows[number] = Row(work.keys[number], number, kept.tokens.image_size, ids, splits)
+        missed.update(number for place, number in enumerate(numbers) if place in kept.missed)
         tell("encoded", numbers)
 
-    for number, image in _read_ahead(work, work.plan.rows_of(shard), readers, tell):
-        if isinstance(image, ImageError):
+    for number, image in _read_ahead(work, plan.rows_of(shard), readers, tell):
+        if isinstance(image, PyramidTokenizerError):
             failures.append(ImageFailure(work.keys[number], number, str(image)))
             continue
         waiting[image.shape].append((number, image))
-        if len(waiting[image.shape]) == work.plan.batch_size:
+        if len(waiting[image.shape]) == plan.batch_size:
             flush(image.shape)
-        elif sum(map(len, waiting.values())) >= WAITING_BATCHES * work.plan.batch_size:
+        elif sum(map(len, waiting.values())) >= WAITING_BATCHES * plan.batch_size:
             flush(max(waiting, key=lambda size: len(waiting[size])))
     for size in list(waiting):
         flush(size)
-    return _pack(work, shard, [rows[number] for number in sorted(rows)], failures)
+    return _pack(work, shard, [rows[number] for number in sorted(rows)], failures, missed=len(missed))
 
 
-def _pack(work: Work, shard: int, rows: list[Row], failures: list[ImageFailure]) -> Shard:
+def _pack(work: Work, shard: int, rows: list[Row], failures: list[ImageFailure], *, missed: int) -> Shard:
     own = work.columns.read([work.place(row.source_row) for row in rows]) if work.columns is not None else None
     data, token_bytes = to_parquet(build_table(work.plan, rows, own))
     record = ShardRecord(
@@ -136,25 +142,26 @@ def _pack(work: Work, shard: int, rows: list[Row], failures: list[ImageFailure])
         tokens=tuple(sum(len(row.ids[level]) for row in rows) for level in range(len(work.plan.strides))),
         bytes=len(data),
         token_bytes=token_bytes,
+        missed=missed,
         sha256=checksum(data),
     )
     return Shard(record, data)
 
 
-def _read_ahead(work: Work, numbers: range, readers: int, tell: Tell) -> Iterator[tuple[int, Tensor | ImageError]]:
+def _read_ahead(work: Work, numbers: range, readers: int, tell: Tell) -> Iterator[tuple[int, Tensor | _Unfit]]:
     """Number and pixels of each image, or what is wrong with it, in order; a few are read while others are encoded."""
 
-    def read(number: int) -> Tensor | ImageError:
+    def read(number: int) -> Tensor | _Unfit:
         tell("reading", [number])
         try:
             image = read_planned(work, number)
-        except ImageError as error:
+        except (ImageError, TokenRangeError) as error:
             _raise_of_the_machine(error)
             image = error
         tell("read", [number])  # not after any other error, so that this image is named as the one that was being read
         return image
 
-    pending: deque[tuple[int, Future[Tensor | ImageError]]] = deque()
+    pending: deque[tuple[int, Future[Tensor | _Unfit]]] = deque()
     with ThreadPoolExecutor(readers) as pool:
         try:
             for number in numbers:
@@ -175,11 +182,20 @@ def read_planned(work: Work, number: int) -> Tensor:
 
     Raises:
         ImageError: It cannot be read.
+        TokenRangeError: It has more cells on level 0 than the plan allows tokens.
     """
     place, recipe = work.place(number), work.plan.image_recipe
     if place == GONE:
         raise ImageFileError("expected the image that the source had when the run began, got none: it is gone")
-    return read_resized(work.source, place, size=recipe["size"], jpeg_draft=recipe["jpeg_draft"])
+    pixels = read_resized(work.source, place, size=recipe["size"], jpeg_draft=recipe["jpeg_draft"])
+    check_size(work.plan, pixels)
+    return pixels
+
+
+def check_size(plan: Plan, pixels: Tensor) -> None:
+    """Raises TokenRangeError for an image (3, H, W) with more cells on level 0 than the plan allows tokens."""
+    size = int(pixels.shape[1]), int(pixels.shape[2])
+    check_smallest(plan.budget, grids_of(size, plan.strides[:1])[0], size)
 
 
 def _raise_of_the_machine(error: BaseException | None) -> None:

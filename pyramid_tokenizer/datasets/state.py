@@ -170,6 +170,10 @@ def check_same(stored: Plan, wanted: Plan, where: str) -> None:
     fields = [field.name for field in dataclasses.fields(Plan) if field.name not in free]
     changed = {name: (getattr(stored, name), getattr(wanted, name)) for name in fields}
     changed = {name: pair for name, pair in changed.items() if pair[0] != pair[1]}
+    if len(stored.strides) != len(wanted.strides):  # of one tokenizer: the sizes and strides say no more
+        changed = {"levels": (len(stored.strides), len(wanted.strides))} | {
+            name: pair for name, pair in changed.items() if name not in ("codebook_sizes", "strides")
+        }
     if changed:
         got = ", ".join(f"{name} {now} in place of {was}" for name, (was, now) in changed.items())
         raise DatasetError(

@@ -7,7 +7,6 @@ import os
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
-from math import log2
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,7 @@ from pyramid_tokenizer.datasets.engines.inline import encode_here
 from pyramid_tokenizer.datasets.engines.local import encode_in_processes
 from pyramid_tokenizer.datasets.keys import Keys, describe_change, places_of
 from pyramid_tokenizer.datasets.locks import only_writer
-from pyramid_tokenizer.datasets.manifest import Plan, ShardRecord, check_plan
+from pyramid_tokenizer.datasets.manifest import Plan, ShardRecord, check_plan, fixed_bits
 from pyramid_tokenizer.datasets.options import OnChange, TokenizeOptions
 from pyramid_tokenizer.datasets.plan import load_fitted, open_source, plan_dataset
 from pyramid_tokenizer.datasets.schema import import_pyarrow
@@ -41,7 +40,9 @@ class TokenizeReport:
     rows: int
     """Images that have tokens."""
     errors: int
-    """Images that could not be read; errors.jsonl in `out` says which and why."""
+    """Images that have none, because they could not be read or have too many cells; errors.jsonl in `out` says which and why."""
+    missed: int
+    """Images that do not reach a `target_psnr` with all their tokens, which they keep."""
     shards: int
     """Shards of the dataset."""
     new_shards: int
@@ -49,7 +50,7 @@ class TokenizeReport:
     bytes: int
     """Size of all shards."""
     fixed_rate: float
-    """What the token columns take, as a multiple of the sum over all tokens of log2(K) / 8 bytes."""
+    """What the columns of ids and splits take, as a multiple of log2(K) / 8 bytes per token and of 1/8 per split."""
 
 
 def tokenize(
@@ -75,7 +76,8 @@ def tokenize(
         columns: Columns of the source that come along, such as "caption" (`images.columns.open_columns`).
         resume: Whether to go on where a dataset was begun in `out`; False makes that an error.
         progress: Called as progress(3000, 10000): images that are done, and all. A shard that is begun again is taken back.
-        options: The fields of `TokenizeOptions`, such as size=256 or workers=2.
+        options: The fields of `TokenizeOptions`, such as size=256 or workers=2, and one of the limits that `encode` takes:
+            max_tokens=400, target_psnr=26 or quality=0.5. Then levels may be sparse.
 
     Raises:
         DatasetError: `out` holds other files or the dataset of another model, of other options or of images that are not the
@@ -93,7 +95,7 @@ def tokenize(
     """
     import_pyarrow()
     check_kinds(columns, str, name="columns", fix='write ["caption"]')
-    settings = TokenizeOptions(**options)
+    settings = TokenizeOptions.of(**options)
     settings.devices()  # before anything is loaded
     storage = open_storage(out)
     _refuse_inside(source, storage)
@@ -202,7 +204,8 @@ def _refuse_nothing(plan: Plan, records: Mapping[int, ShardRecord]) -> None:
     if not any(record.rows for record in records.values()):
         first = records[0].errors[0]
         raise DatasetError(
-            f"expected images that can be read, got {plan.images:,} of which none can; the first, {first.key!r}: {first.reason}"
+            f"expected images that can be encoded, got {plan.images:,} of which none can be; of the first, {first.key!r}: "
+            f"{first.reason}"
         )
 
 
@@ -210,12 +213,13 @@ def _report(
     storage: LocalStorage | RemoteStorage, plan: Plan, records: Mapping[int, ShardRecord], new: int
 ) -> TokenizeReport:
     tokens = [sum(record.tokens[level] for record in records.values()) for level in range(len(plan.strides))]
-    least = sum(count * log2(size) / 8 for count, size in zip(tokens, plan.codebook_sizes, strict=True))
+    least = fixed_bits(plan, tokens) / 8
     return TokenizeReport(
         out=storage.address,
         images=plan.images,
         rows=sum(record.rows for record in records.values()),
         errors=sum(len(record.errors) for record in records.values()),
+        missed=sum(record.missed for record in records.values()),
         shards=plan.num_shards,
         new_shards=new,
         bytes=sum(record.bytes for record in records.values()),

@@ -15,7 +15,8 @@ from torch import Tensor
 
 from pyramid_tokenizer.backbones.features import FeaturePyramid
 from pyramid_tokenizer.checks.arguments import check_kind
-from pyramid_tokenizer.encoding.by_content import Budget, keep_to_budget
+from pyramid_tokenizer.config.budget import Budget
+from pyramid_tokenizer.encoding.by_content import Kept, keep_to_budget, warn_of_misses
 from pyramid_tokenizer.encoding.by_size import OnError, encode_by_size
 from pyramid_tokenizer.errors import ConfigError, ImageValueError, TokenError
 from pyramid_tokenizer.hub.pretrained import PretrainedModel
@@ -77,9 +78,23 @@ class Encoder(PretrainedModel):
             True
         """
         budget = Budget(**limits)
-        batch = to_batch(images, size=size)
+        kept = self.encode_within(to_batch(images, size=size), budget, levels=levels)
+        warn_of_misses(kept, budget, stacklevel=2)
+        return kept.tokens
+
+    def encode_within(self, batch: Tensor, budget: Budget, *, levels: int | None = None) -> Kept:
+        """What `encode` gives, and the PSNR of the images that cannot reach a target, without a warning.
+
+        Args:
+            batch: (B, 3, H, W) float in [0, 1].
+            budget: How many tokens an image gets.
+            levels: As for `encode`.
+
+        Raises:
+            ConfigError, TokenRangeError: As for `encode`.
+        """
         if budget.is_open:
-            return self._encode(batch, levels)
+            return Kept(self._encode(batch, levels))
         tokens = self._encode(batch, len(self.quantizer.levels) if levels is None else levels)
         originals = batch.to(self.device)
 
@@ -200,7 +215,9 @@ class Encoder(PretrainedModel):
         if budget.is_open or (budget.target_psnr is not None and gains is None):
             expected = "one of max_tokens and quality" + ("" if gains is None else ", or target_psnr")
             raise ConfigError(f"expected {expected}, got {budget}: give one, with gains for target_psnr")
-        return keep_to_budget(tokens, self.gains(tokens) if gains is None else gains, budget)
+        kept = keep_to_budget(tokens, self.gains(tokens) if gains is None else gains, budget)
+        warn_of_misses(kept, budget, stacklevel=2)
+        return kept.tokens
 
     def tokens_of(self, source: TokenPyramid | Images, *, size: int | None = None, stacklevel: int = 3) -> TokenPyramid:
         """Tokens as they are; images encoded, at `size`. A `size` for tokens is ignored with a warning."""

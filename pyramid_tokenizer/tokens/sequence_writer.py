@@ -61,6 +61,38 @@ def write_sparse(vocabulary: Vocabulary, tokens: TokenPyramid, crop: tuple[int, 
     return _closed_up(torch.cat([*parts, _special(root, v.end)], dim=1), v.end)
 
 
+def flatten_each(vocabulary: Vocabulary, tokens: TokenPyramid) -> list[Tensor]:
+    """The sequence of each image, (N,) int64, without the padding that `Vocabulary.flatten` puts behind shorter ones.
+
+    Args:
+        vocabulary: Of the tokenizer that made the tokens.
+        tokens: Of B images.
+    """
+    rows = vocabulary.flatten(tokens)
+    if not tokens.is_sparse:
+        return list(rows)
+    lengths = lengths_of(vocabulary, level_counts(tokens), tokens.grids[0][0])
+    return [row[:length] for row, length in zip(rows, lengths.tolist(), strict=True)]
+
+
+def lengths_of(vocabulary: Vocabulary, counts: Tensor, heights: Tensor | int) -> Tensor:
+    """(n,) int64: the lengths of the sequences of images.
+
+    A cell that is not split has one mark in place of the ids below it, so a full level has as many marks as a sparse one
+    whose cells are all split: none.
+
+    Args:
+        vocabulary: Of the images.
+        counts: (L, n) int64, the tokens of each level and image.
+        heights: (n,) int64, or one for all: h_0, rows of level 0.
+    """
+    strides = vocabulary.strides
+    lengths = counts.sum(0) + heights + (4 + len(counts))  # begin, two crops, end, the levels' markers, the rows'
+    for level in range(1, len(counts)):
+        lengths += counts[level - 1] - counts[level] // (strides[level - 1] // strides[level]) ** 2
+    return lengths
+
+
 def _special(root: Tensor, *tokens: int) -> Tensor:
     return torch.tensor(tokens, device=root.device).expand(len(root), -1)  # (B, len(tokens))
 

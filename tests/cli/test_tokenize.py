@@ -50,6 +50,18 @@ def test_a_dry_run_tells_what_all_would_take_and_writes_nothing(tokenize, here):
     assert not (here / "set").exists()
 
 
+def test_a_limit_makes_a_sparse_dataset_and_misses_are_told(tokenize, here):
+    done = tokenize("--out", "set", "--target-psnr", 60)
+    assert done.exit_code == 0
+    assert done.stderr.startswith("warning: 3 of 3 images have less than 60 dB")
+    assert json.loads((here / "set" / "manifest.json").read_text())["limit"] == {"target_psnr": 60.0}
+    for options, name in ((("--quality", 2), "--quality"), (("--quality", 0.5, "--max-tokens", 9), "--max-tokens")):
+        refused = tokenize("--out", "other", *options)
+        assert (refused.exit_code, refused.stderr.count("\n")) == (1, 1)
+        assert name.strip("-").replace("-", "_") in refused.stderr.replace("-", "_")
+    assert not (here / "other").exists()
+
+
 def test_a_wrong_column_is_an_error_of_one_line(tokenize, here):
     done = tokenize("--columns", "caption, label")
     assert done.exit_code == 1
@@ -74,4 +86,4 @@ def test_a_changed_source_is_an_error_or_followed_on_demand(tokenize, photos, mo
     assert "'b.png'" in refused.stderr
     done = tokenize("--shard-images", 1, "--go-on-if-changed")
     assert done.stdout.startswith("2 of 3 images in 3 files, 1 of which were there already")
-    assert done.stderr.startswith("error: 1 of 3 images could not be read")
+    assert done.stderr.startswith("error: 1 of 3 images could not be encoded")

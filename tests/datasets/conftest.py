@@ -44,6 +44,28 @@ def ds(written) -> TokenDataset:
     return TokenDataset(written, cache_dir=written.parent / "cache")
 
 
+QUALITY = 0.3
+"""Leaves some images of the shared photos half of their tokens, and none all of them."""
+
+
+@pytest.fixture(scope="session")
+def written_sparse(tmp_path_factory, toy_tokenizer, shared_photos) -> Path:
+    """As `written`, with as many tokens as an image needs. Never change it."""
+    out = tmp_path_factory.mktemp("sparse") / "tokens"
+    tokenize(shared_photos, out, model=toy_tokenizer, workers=0, shard_images=4, quality=QUALITY)
+    return out
+
+
+@pytest.fixture(scope="session")
+def sparse_ds(written_sparse) -> TokenDataset:
+    return TokenDataset(written_sparse, cache_dir=written_sparse.parent / "cache")
+
+
+@pytest.fixture(scope="session", params=["full", "sparse"])
+def any_ds(request, ds, sparse_ds) -> TokenDataset:
+    return ds if request.param == "full" else sparse_ds
+
+
 @pytest.fixture
 def write(toy_tokenizer, shared_photos, monkeypatch) -> Callable[..., TokenizeReport]:
     """write(out, source=..., **options): `tokenize` in this process, four images to a shard."""

@@ -108,7 +108,8 @@ def test_a_foreign_file_among_the_shards_of_a_dataset_is_refused_and_a_card_besi
 @pytest.mark.parametrize(
     ("change", "expected"),
     [
-        ({"schema_version": 2}, "version 1.*got 2"),
+        ({"schema_version": 3}, "version 2.*got 3 of a newer"),
+        ({"schema_version": 1}, "version 2.*got 1 of an older"),
         ({"format": "photos"}, "photos"),
         ({"strides": None}, "damaged"),
     ],

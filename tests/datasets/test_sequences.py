@@ -20,18 +20,18 @@ def read_back(vocabulary, order, sequence):
 
 @pytest.mark.parametrize("order", ["levels", "interleaved"])
 @pytest.mark.parametrize(("length", "levels"), [(13, 1), (50, None), (1000, 2)])
-def test_pieces_hold_every_image_once_with_its_boundaries(ds, order, length, levels):
-    packed = ds.sequences(length, levels=levels, order=order)
+def test_pieces_hold_every_image_once_with_its_boundaries(any_ds, order, length, levels):
+    packed = any_ds.sequences(length, levels=levels, order=order)
     pieces = [packed[number] for number in range(len(packed))]
     assert all(part.shape == (length,) for piece in pieces for part in piece)
     ids, documents, positions = (torch.cat([piece[part] for piece in pieces]) for part in range(3))
-    for row in ds:
+    for row in any_ds:
         own = ids[documents == row.row]
-        assert read_back(ds.vocabulary, order, own) == row.tokens[: levels or 3]
+        assert read_back(any_ds.vocabulary, order, own) == row.tokens[: levels or 3]
         assert positions[documents == row.row].tolist() == list(range(len(own)))
     padding = documents == -1
     assert int(padding.sum()) == len(packed) * length - packed.num_integers < length
-    assert set(ids[padding].tolist()) <= {ds.vocabulary.end}
+    assert set(ids[padding].tolist()) <= {any_ds.vocabulary.end}
     assert documents[~padding].equal(documents[~padding].sort().values)
 
 
@@ -74,14 +74,14 @@ def read_megatron(prefix):
 
 
 @pytest.mark.parametrize(("order", "levels"), [("levels", None), ("interleaved", 2)])
-def test_megatron_files_hold_every_image(ds, tmp_path, order, levels):
-    files = to_megatron(ds, tmp_path / "images", order=order, levels=levels)
+def test_megatron_files_hold_every_image(any_ds, tmp_path, order, levels):
+    files = to_megatron(any_ds, tmp_path / "images", order=order, levels=levels)
     assert [file.name for file in files] == ["images.bin", "images.idx"]
     read = read_megatron(tmp_path / "images")
-    assert len(read) == len(ds)
-    for own, row in zip(read, ds, strict=True):
+    assert len(read) == len(any_ds)
+    for own, row in zip(read, any_ds, strict=True):
         assert own.dtype == np.uint16
-        assert read_back(ds.vocabulary, order, torch.from_numpy(own.astype(np.int64))) == row.tokens[: levels or 3]
+        assert read_back(any_ds.vocabulary, order, torch.from_numpy(own.astype(np.int64))) == row.tokens[: levels or 3]
 
 
 def test_megatron_files_that_cannot_be_written_are_an_error(ds, tmp_path):

@@ -48,7 +48,7 @@ def test_columns_are_of_the_smallest_types_and_each_file_tells_its_tokenizer(who
 
 def test_the_manifest_counts_and_signs_every_file_and_damaged_images_are_listed(whole, toy_tokenizer):
     manifest = json.loads((whole / "manifest.json").read_text())
-    assert (manifest["schema_version"], manifest["images"], manifest["rows"], manifest["errors"]) == (1, 12, 11, 1)
+    assert (manifest["schema_version"], manifest["images"], manifest["rows"], manifest["errors"]) == (2, 12, 11, 1)
     assert [shard["rows"] for shard in manifest["shards"]] == [4, 4, 3]
     for shard in manifest["shards"]:
         data = (whole / shard["file"]).read_bytes()
@@ -233,10 +233,10 @@ def test_an_error_of_the_machine_is_not_taken_for_a_damaged_image(write, tmp_pat
 
 
 def test_an_error_while_images_are_encoded_names_them(write, tmp_path, toy_tokenizer, monkeypatch):
-    def fail(self, batch):
+    def fail(self, batch, budget, *, levels):
         raise BackboneError("expected finite features, got NaN: use float32")
 
-    monkeypatch.setattr(type(toy_tokenizer), "encode", fail)
+    monkeypatch.setattr(type(toy_tokenizer), "encode_within", fail)
     with pytest.raises(BackboneError, match=r"got NaN.*'a/00\.png'"):
         write(tmp_path / "tokens")
 

@@ -46,6 +46,16 @@ def test_a_reader_of_pyarrow_alone_gets_the_grids_that_decode(blocks, toy_tokeni
     assert names["like_it"][0].row == 0
 
 
+def test_the_same_reader_gets_the_present_cells_of_sparse_pyramids(blocks, toy_tokenizer):
+    write = blocks[0].replace("size=256", "size=32, quality=0.5")
+    names: dict = {}
+    for block in (write, blocks[1], blocks[2]):
+        exec(compile(block, "docs/datasets.md", "exec"), names)
+    expected = toy_tokenizer.encode("photos/2.png", size=32, quality=0.5)
+    assert expected.is_sparse
+    assert names["tokens"] == expected
+
+
 @pytest.mark.slow
 def test_hugging_face_streams_the_folder(blocks):
     pytest.importorskip("datasets")
