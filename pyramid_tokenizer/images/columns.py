@@ -5,6 +5,7 @@ They come as pyarrow tables, so that values keep their types on the way into oth
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -43,7 +44,8 @@ def open_columns(source: object, names: Sequence[str]) -> SourceColumns | None:
 
     Args:
         source: What `open_images` returned.
-        names: Columns of a table or a data set, or the endings of a tar shard's members, such as "txt" or "json".
+        names: Columns of a table or a data set; the endings of a tar shard's members, such as "txt" or "json"; or "label" for
+            image files, the name of the folder that holds each.
 
     Raises:
         DataError: The source has no columns, or none of that name; the message lists those it has.
@@ -51,18 +53,15 @@ def open_columns(source: object, names: Sequence[str]) -> SourceColumns | None:
 
     Example:
         >>> from pyramid_tokenizer.images import open_images
-        >>> try:
-        ...     open_columns(open_images(["a.jpg"]), ["caption"])
-        ... except DataError as error:
-        ...     print(error)
-        expected no columns for FileImages, got caption: only tables, data sets and tar shards have columns
+        >>> open_columns(open_images(["photos/cat/a.jpg", "photos/dog/a.jpg"]), ["label"]).read([1, 0])["label"].to_pylist()
+        ['dog', 'cat']
     """
     if not names:
         return None
     if not isinstance(source, SourceWithColumns):
         raise DataError(
-            f"expected no columns for {type(source).__name__}, got {', '.join(names)}: only tables, data sets and tar shards "
-            "have columns"
+            f"expected no columns for {type(source).__name__}, got {', '.join(names)}: only image files, tables, data sets and tar "
+            "shards have columns"
         )
     try:
         import pyarrow  # noqa: F401
@@ -165,6 +164,46 @@ class DatasetColumns:
     def read(self, indices: Sequence[int]) -> Any:
         """A `pyarrow.Table` with one row for each number."""
         return self._dataset[list(indices)].select(self.schema.names).cast(self.schema)
+
+
+LABEL = "label"
+
+
+class FolderColumns:
+    """The label of image files that lie in a folder for each class; a `SourceColumns`.
+
+    The label is the name of the folder that holds the file, as in `datasets`' imagefolder.
+
+    Args:
+        paths: Paths of all files.
+        names: The columns that are asked for, which is `LABEL` alone.
+        folder: The folder of all classes, in which no image may lie itself; None where it is not known.
+
+    Raises:
+        DataError: Another column is asked for, or an image lies in no folder of a class.
+    """
+
+    def __init__(self, paths: Sequence[str], names: Sequence[str], folder: Path | None):
+        import pyarrow as pa
+
+        check_names(names, (LABEL,), "image files")
+        without_label = ("", os.fspath(folder or ""))
+        for path in paths:
+            if os.path.dirname(path) in without_label:
+                raise DataError(
+                    f"expected every image in a folder that is named as its class, got {path!r} in none: move it, or leave out "
+                    f"the column {LABEL}"
+                )
+        self._paths = paths
+        self.schema = pa.schema([pa.field(LABEL, pa.string())])
+
+    def read(self, indices: Sequence[int]) -> Any:
+        """A `pyarrow.Table` with one row for each number."""
+        import pyarrow as pa
+
+        labels = [os.path.basename(os.path.dirname(self._paths[index])) for index in indices]
+        readable = [label.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace") for label in labels]
+        return pa.table({LABEL: readable}, schema=self.schema)
 
 
 class TextColumns:

@@ -17,6 +17,7 @@ from torch import Tensor
 from pyramid_tokenizer.checks.arguments import check_kind, check_path
 from pyramid_tokenizer.errors import DataError, ImageFileError, ImageValueError
 from pyramid_tokenizer.files import replacing
+from pyramid_tokenizer.images.columns import FolderColumns
 from pyramid_tokenizer.images.draft import read_jpeg_draft
 from pyramid_tokenizer.images.folders import is_file_or_broken_link, list_folder, log_listing
 from pyramid_tokenizer.images.packed import PackedStrings
@@ -143,10 +144,11 @@ class FileImages:
 
     Args:
         files: Their paths. A file that is missing or no image is an error only when it is read.
+        folder: The folder that was asked for, below which they lie; None where they were named one by one or by a pattern.
     """
 
-    def __init__(self, files: Iterable[str | os.PathLike[str]]):
-        self._paths = PackedStrings(os.fspath(file) for file in files)
+    def __init__(self, files: Iterable[str | os.PathLike[str]], *, folder: Path | None = None):
+        self._paths, self._folder = PackedStrings(os.fspath(file) for file in files), folder
 
     def __len__(self) -> int:
         return len(self._paths)
@@ -168,6 +170,10 @@ class FileImages:
         if jpeg_draft and size is not None:
             return read_jpeg_draft(self._paths[index], size=size)
         return read_image(self._paths[index], size=size)
+
+    def own_columns(self, names: Sequence[str]) -> FolderColumns:
+        """The column "label": the name of the folder that holds each file."""
+        return FolderColumns(self._paths, names, self._folder)
 
 
 class ListedImages:

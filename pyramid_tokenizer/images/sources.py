@@ -154,7 +154,7 @@ def _open_path(source: str, column: str | None) -> ImageSource:
         suffixes = image_suffixes()
         listing = list_folder(path, lambda name: _kind(name, suffixes) is not None)
         log_listing(path, listing)
-        return _open_files(_by_kind(listing.files), repr(source), column)
+        return _open_files(_by_kind(listing.files), repr(source), column, folder=path)
     if not os.path.isfile(path):  # first, for a real name may hold [ or {
         if not re.search(r"[*?\[{]", source):
             raise DataError(f"expected {_ACCEPTED}, got {source!r}: nothing of that name exists")
@@ -185,7 +185,9 @@ def _kind(name: str, suffixes: Container[str]) -> str | None:
     return {".tar": "tar", ".parquet": "parquet"}.get(suffix) or ("image" if suffix in suffixes else None)
 
 
-def _open_files(found: dict[str, list[Path]], where: str, column: str | None) -> ImageSource:
+def _open_files(
+    found: dict[str, list[Path]], where: str, column: str | None, *, folder: Path | None = None
+) -> ImageSource:
     kinds = [kind for kind in ("image", "tar", "parquet") if found[kind]]
     if found["compressed"] and kinds != ["image"]:
         raise DataError(
@@ -207,7 +209,7 @@ def _open_files(found: dict[str, list[Path]], where: str, column: str | None) ->
     if kinds == ["parquet"]:
         return ParquetImages(found["parquet"], column=column)
     _refuse_column(column, where)
-    return FileImages(found["image"])
+    return FileImages(found["image"], folder=folder)
 
 
 def _refuse_column(column: str | None, where: str) -> None:

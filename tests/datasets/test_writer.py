@@ -198,6 +198,12 @@ def test_columns_of_the_source_come_along_and_names_of_ours_are_set_apart(
     }
 
 
+def test_folders_of_classes_give_labels(write, tmp_path, shared_photos):
+    write(tmp_path / "tokens", columns=("label",))
+    rows = pq.read_table(tmp_path / "tokens" / "data").to_pylist()
+    assert [row["label"] for row in rows] == [row["key"][0] for row in rows]
+
+
 def test_images_are_resized_and_the_recipe_is_recorded(write, tmp_path, shared_photos, toy_tokenizer):
     write(tmp_path / "tokens", size=64, jpeg_draft=True)
     row = pq.read_table(tmp_path / "tokens" / "data").to_pylist()[0]

@@ -3,6 +3,7 @@
 import pickle
 
 import pytest
+import torch
 
 from pyramid_tokenizer.errors import DataError
 from pyramid_tokenizer.images import open_images
@@ -61,5 +62,19 @@ def test_unknown_and_repeated_names_are_refused_with_those_that_there_are(tmp_pa
     with pytest.raises(DataError, match="caption"):
         open_columns(images, ["caption", "caption"])
     assert open_columns(images, []) is None
-    with pytest.raises(DataError, match="FileImages"):
-        open_columns(open_images(["a.png"]), ["caption"])
+    with pytest.raises(DataError, match="ListedImages"):
+        open_columns(open_images(torch.rand(1, 3, 8, 8)), ["caption"])
+
+
+def test_the_label_of_an_image_file_is_the_name_of_its_folder(tmp_path):
+    for name in ("cat/b.png", "dog/indoor/c.png", "cat/a.png"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    columns = pickle.loads(pickle.dumps(open_columns(open_images(tmp_path), ["label"])))
+    assert columns.read([2, 0, 1]).to_pydict() == {"label": ["indoor", "cat", "cat"]}
+    with pytest.raises(DataError, match=r"image files \(label\).*'caption'"):
+        open_columns(open_images(tmp_path), ["caption"])
+    (tmp_path / "stray.png").touch()
+    with pytest.raises(DataError, match=r"stray\.png"):
+        open_columns(open_images(tmp_path), ["label"])
+    assert open_columns(open_images(str(tmp_path / "cat" / "*.png")), ["label"]) is not None
