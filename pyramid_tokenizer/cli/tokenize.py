@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -20,6 +21,15 @@ if TYPE_CHECKING:
     from pyramid_tokenizer.datasets import Estimate, TokenizeReport
 
 SHARD_IMAGES = 1024
+
+
+class Engine(StrEnum):
+    """Choices of --engine."""
+
+    local = "local"
+    ray = "ray"
+
+
 Out = Annotated[
     str,
     typer.Option(
@@ -35,13 +45,23 @@ Columns = Annotated[
     typer.Option(
         metavar="NAMES",
         help="Columns of the source that come along, separated by commas, for example caption,label. In tar shards: the endings "
-        "of text members, for example txt,json.",
+        "of text members, for example txt,json. Of image files: label, the name of the folder that holds each.",
     ),
 ]
 Devices = Annotated[
     str,
     typer.Option(
-        "--device", metavar="DEVICE", help='Where the model runs: "cpu", "cuda", or several GPUs as "cuda:0,1".'
+        "--device",
+        metavar="DEVICE",
+        help='Where the model runs: "cpu", "cuda", or several GPUs as "cuda:0,1"; with Ray "cuda" gives each actor a GPU.',
+    ),
+]
+EngineChoice = Annotated[
+    Engine,
+    typer.Option(
+        metavar="local|ray",
+        help="Who encodes: processes of this machine, or actors on the machines of a Ray cluster, which RAY_ADDRESS names "
+        "or which runs here.",
     ),
 ]
 Workers = Annotated[
@@ -49,7 +69,7 @@ Workers = Annotated[
     typer.Option(
         metavar="N",
         min=0,
-        help="Processes that encode; 0 encodes in this one. Without it: one per core, or one per GPU.",
+        help="Processes that encode; 0 encodes in this one. Without it: one per core, or one per GPU; with Ray, of the cluster.",
     ),
 ]
 BatchSize = Annotated[
@@ -99,6 +119,7 @@ def tokenize(
     quality: Quality = None,
     workers: Workers = None,
     device: Devices = "cpu",
+    engine: EngineChoice = Engine.local,
     batch_size: BatchSize = None,
     shard_images: ShardImages = SHARD_IMAGES,
     jpeg_draft: JpegDraft = False,
@@ -122,6 +143,7 @@ def tokenize(
         **limits_of(levels, max_tokens=max_tokens, target_psnr=target_psnr, quality=quality).options,
         "workers": workers,
         "device": device,
+        "engine": engine.value,
         "batch_size": batch_size,
         "shard_images": shard_images,
         "jpeg_draft": jpeg_draft,

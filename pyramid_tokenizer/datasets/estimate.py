@@ -21,7 +21,7 @@ from pyramid_tokenizer.datasets.options import TokenizeOptions, cores
 from pyramid_tokenizer.datasets.plan import load_fitted, open_source, plan_dataset
 from pyramid_tokenizer.datasets.schema import Row, build_table, import_pyarrow, level_columns, rows_of, to_parquet
 from pyramid_tokenizer.datasets.shards import check_size
-from pyramid_tokenizer.errors import DataError, ImageError, TokenRangeError
+from pyramid_tokenizer.errors import ConfigError, DataError, ImageError, TokenRangeError
 from pyramid_tokenizer.images.columns import SourceColumns, open_columns
 from pyramid_tokenizer.images.sources import ImageSource, Source, read_resized
 from pyramid_tokenizer.tokenizer import PyramidTokenizer
@@ -34,7 +34,7 @@ _PARQUET = 1.05
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
-    """What a call of `tokenize` is expected to take on this machine, when nothing else runs on it."""
+    """What a call of `tokenize` is expected to take on this machine, or on several like it, when nothing else runs there."""
 
     images: int
     """Images in the source."""
@@ -85,7 +85,7 @@ def estimate(
 
     Raises:
         DataError: The source is empty, names an image twice, has no such column, or no image of the sample can be read.
-        ConfigError, NotFittedError, MissingExtraError: As for `tokenize`.
+        ConfigError, NotFittedError, MissingExtraError: As for `tokenize`; ConfigError also for Ray without a number of workers.
 
     Example:
         >>> expected = estimate(torch.rand(4, 3, 32, 32), sample=2, workers=1)
@@ -96,6 +96,10 @@ def estimate(
     check_kinds(columns, str, name="columns", fix='write ["caption"]')
     check_whole(sample=sample)
     settings = TokenizeOptions.of(**options)
+    if settings.engine == "ray" and settings.workers is None:
+        raise ConfigError(
+            'expected workers with engine="ray" in an estimate, got none: say how many actors there will be'
+        )
     devices = settings.devices()
     tok, images = load_fitted(model), open_source(source, settings.column)
     keys, own = Keys(images, source), open_columns(images, columns)
@@ -107,9 +111,9 @@ def estimate(
         rows, reading, encoding = _try(tok, images, keys, plan, numbers)
     if not rows:
         raise DataError(f"expected an image that can be read, got none in a sample of {len(numbers)}: check the source")
-    on_cpu = devices[0] == "cpu"
-    at_once = min(len(devices), cores()) if on_cpu else len(devices)
-    per_image = reading + encoding if on_cpu else max(reading / settings.threads(), encoding)
+    here_on_cpu = settings.engine == "local" and not settings.on_gpu
+    at_once = min(len(devices), cores()) if here_on_cpu else len(devices)
+    per_image = max(reading / settings.threads(), encoding) if settings.on_gpu else reading + encoding
     return Estimate(
         images=len(images),
         shards=plan.num_shards,

@@ -13,14 +13,15 @@ from pyramid_tokenizer.config import BUDGET_LIMITS, Budget
 from pyramid_tokenizer.errors import ConfigError
 
 OnChange = Literal["refuse", "go_on"]
+EngineName = Literal["local", "ray"]
 SHARD_IMAGES = 1024
 """Images per shard: what a kill can lose, and large enough that the 16 kB of a dictionary of 4,096 ids do not count."""
-_MOST_READERS = 8
+_MOST_READERS, _RAY_READERS = 8, 4
 
 
 @dataclass(frozen=True, slots=True)
 class TokenizeOptions:
-    """How a dataset is made, beside its source, model and columns. All but the last five decide the bytes of shards.
+    """How a dataset is made, beside its source, model and columns. All but the last six decide the bytes of shards.
 
     Raises:
         ConfigError: A value is out of its range.
@@ -45,9 +46,12 @@ class TokenizeOptions:
     """The column that holds the images, where the source has several."""
     workers: int | None = None
     """Processes that encode, each with one thread for products: 0 encodes in the calling process. None: one per core, or per
-    GPU."""
+    GPU; with Ray, of the whole cluster."""
     device: str = "cpu"
-    """"cpu", or GPUs: "cuda", "cuda:0,1". Processes take them in turn."""
+    """"cpu", or GPUs: "cuda", "cuda:0,1". Processes take them in turn. With Ray "cpu" or "cuda": each actor then has a GPU, and
+    Ray decides which."""
+    engine: EngineName = "local"
+    """Who encodes: "local", processes of this machine; "ray", actors on the machines of a Ray cluster (docs/clusters.md)."""
     on_change: OnChange = "refuse"
     """What happens if the source has lost or gained images since the dataset was begun: "refuse" raises DatasetError and says
     which; "go_on" keeps to the images of the plan: new ones are left out, and those that are gone are listed in
@@ -55,7 +59,7 @@ class TokenizeOptions:
     patience_seconds: float = 600.0
     """A process that neither reads nor encodes an image for this long is ended, and its shard begun again."""
     readers: int | None = None
-    """Threads of each process that read images ahead. None: 1, or with GPUs as many as there are cores for."""
+    """Threads of each process that read images ahead. None: 1, or with GPUs as many as there are cores for; with Ray 4 each."""
 
     def __post_init__(self) -> None:
         check_whole(shard_images=self.shard_images)
@@ -68,6 +72,11 @@ class TokenizeOptions:
             raise ConfigError(
                 f'expected on_change "refuse" or "go_on", got {shown(self.on_change)}: name one of the two'
             )
+        if self.engine not in ("local", "ray"):
+            raise ConfigError(f'expected engine "local" or "ray", got {shown(self.engine)}: name one of the two')
+        check_kind(self.device, str, name="device", fix='write e.g. "cpu" or "cuda:0,1"')
+        if self.engine == "ray":
+            self._check_ray()
         if self.jpeg_draft and self.size is None:
             raise ConfigError(
                 "expected a size with jpeg_draft, got none: only images that are resized are decoded in part"
@@ -94,14 +103,29 @@ class TokenizeOptions:
             options["budget"] = Budget(**limits)
         return cls(**options)
 
+    def _check_ray(self) -> None:
+        if self.workers == 0:
+            raise ConfigError(
+                'expected workers of 1 or more with engine="ray", got 0, which encodes in the calling process: use engine="local"'
+            )
+        if self.device not in ("cpu", "cuda"):
+            raise ConfigError(
+                f'expected device "cpu" or "cuda" with engine="ray", got {shown(self.device)}: Ray gives each actor a GPU of its '
+                "own; leave out the numbers"
+            )
+
+    @property
+    def on_gpu(self) -> bool:
+        """Whether `device` names GPUs."""
+        return self.device.partition(":")[0] != "cpu"
+
     def devices(self) -> tuple[str, ...]:
-        """The device of each process; of the calling one where there are none."""
-        check_kind(self.device, str, name="device", fix='write e.g. "cpu" or "cuda:0,1"')
+        """The device of each process of this machine; of the calling one where there are none."""
         kind, _, numbers = self.device.partition(":")
         named = [f"{kind}:{number.strip()}" for number in numbers.split(",")] if numbers else [kind]
         for device in named:
             check_device(device)
-        usual = len(named) if kind != "cpu" else cores()
+        usual = len(named) if self.on_gpu else cores()
         workers = usual if self.workers is None else self.workers
         return tuple(named[number % len(named)] for number in range(max(1, workers)))
 
@@ -109,8 +133,10 @@ class TokenizeOptions:
         """`readers`, or how many there are by default."""
         if self.readers is not None:
             return self.readers
-        devices = self.devices()
-        return 1 if devices[0] == "cpu" else max(1, min(_MOST_READERS, cores() // len(devices)))
+        if not self.on_gpu:
+            return 1
+        # nothing is known here of the cluster's machines
+        return _RAY_READERS if self.engine == "ray" else max(1, min(_MOST_READERS, cores() // len(self.devices())))
 
 
 def cores() -> int:

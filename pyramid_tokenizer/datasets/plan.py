@@ -42,7 +42,7 @@ def plan_dataset(
         codebook_sizes=tuple(tok.quantizer.codebook_sizes[:levels]),
         strides=tuple(tok.quantizer.strides[:levels]),
         image_recipe=recipe,
-        batch_size=batch_size or (_CPU_BATCH if options.devices()[0] == "cpu" else _GPU_BATCH),
+        batch_size=batch_size or (_GPU_BATCH if options.on_gpu else _CPU_BATCH),
         shard_images=options.shard_images,
         images=len(keys),
         keys_sha256=digest_of(keys),

@@ -12,8 +12,8 @@ from typing import Any
 
 from pyramid_tokenizer.checks.arguments import check_kinds
 from pyramid_tokenizer.datasets import state
-from pyramid_tokenizer.datasets.engines.inline import encode_here
-from pyramid_tokenizer.datasets.engines.local import encode_in_processes
+from pyramid_tokenizer.datasets.engines.choice import check_engine, choose_engine
+from pyramid_tokenizer.datasets.engines.contract import Engine
 from pyramid_tokenizer.datasets.keys import Keys, describe_change, places_of
 from pyramid_tokenizer.datasets.locks import only_writer
 from pyramid_tokenizer.datasets.manifest import Plan, ShardRecord, check_plan, fixed_bits
@@ -84,8 +84,8 @@ def tokenize(
             source's; it cannot be written; or a shard cannot be encoded. Also where no image at all could be read.
         DatasetInUseError: Another process writes in `out`.
         DataError: The source is empty, names an image twice, or has no such column.
-        ConfigError, NotFittedError, MissingExtraError: An option is out of its range, the model is not fitted, pyarrow is
-            missing.
+        ConfigError, NotFittedError, MissingExtraError: An option is out of its range, the model is not fitted, pyarrow or Ray
+            is missing.
 
     Example:
         >>> import tempfile, torch
@@ -96,7 +96,7 @@ def tokenize(
     import_pyarrow()
     check_kinds(columns, str, name="columns", fix='write ["caption"]')
     settings = TokenizeOptions.of(**options)
-    settings.devices()  # before anything is loaded
+    check_engine(settings)  # before anything is loaded
     storage = open_storage(out)
     _refuse_inside(source, storage)
     tok = load_fitted(model)
@@ -125,7 +125,7 @@ def tokenize(
         records = dict(found.records)
         if not found.complete:
             # closed at once, whatever ends the loop: workers must not outlive it
-            with closing(_encode(work, records, tok if settings.workers == 0 else None, settings, progress)) as shards:
+            with closing(_encode(work, records, choose_engine(settings, tok), progress)) as shards:
                 for shard in shards:
                     state.keep(storage, work.plan, shard)
                     records[shard.record.shard] = shard.record
@@ -166,13 +166,9 @@ def _follow(work: Work, wanted: Plan, keys: Keys, storage: LocalStorage | Remote
 
 
 def _encode(
-    work: Work,
-    records: Mapping[int, ShardRecord],
-    tok: PyramidTokenizer | None,
-    options: TokenizeOptions,
-    progress: Callable[[int, int], None] | None,
+    work: Work, records: Mapping[int, ShardRecord], engine: Engine, progress: Callable[[int, int], None] | None
 ) -> Generator[Shard]:
-    """The shards that have no record, by the engine that the options ask for."""
+    """The shards that have no record."""
     missing = [shard for shard in range(work.plan.num_shards) if shard not in records]
     done = sum(len(work.plan.rows_of(shard)) for shard in records)
 
@@ -183,21 +179,8 @@ def _encode(
             progress(done, work.plan.images)
 
     advance(0)
-    if not missing:
-        return
-    devices = options.devices()
-    if tok is not None:
-        here = tok if str(tok.device) == devices[0] else work.load_tokenizer(devices[0])
-        yield from encode_here(work, missing, tok=here, readers=options.threads(), advance=advance)
-        return
-    yield from encode_in_processes(
-        work,
-        missing,
-        devices=devices,
-        readers=options.threads(),
-        advance=advance,
-        patience_seconds=options.patience_seconds,
-    )
+    if missing:
+        yield from engine.encode(work, missing, advance=advance)
 
 
 def _refuse_nothing(plan: Plan, records: Mapping[int, ShardRecord]) -> None:

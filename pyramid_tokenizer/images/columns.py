@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pyramid_tokenizer.errors import DataError, MissingExtraError, did_you_mean
-from pyramid_tokenizer.images.packed import one_line, read_span
+from pyramid_tokenizer.images.packed import PackedStrings, one_line, read_span
 
 
 class SourceColumns(Protocol):
@@ -60,8 +60,8 @@ def open_columns(source: object, names: Sequence[str]) -> SourceColumns | None:
         return None
     if not isinstance(source, SourceWithColumns):
         raise DataError(
-            f"expected no columns for {type(source).__name__}, got {', '.join(names)}: only image files, tables, data sets and tar "
-            "shards have columns"
+            f"expected no columns for {type(source).__name__}, got {', '.join(names)}: only image files, tables, data sets and "
+            "tar shards have columns"
         )
     try:
         import pyarrow  # noqa: F401
@@ -183,7 +183,7 @@ class FolderColumns:
         DataError: Another column is asked for, or an image lies in no folder of a class.
     """
 
-    def __init__(self, paths: Sequence[str], names: Sequence[str], folder: Path | None):
+    def __init__(self, paths: PackedStrings, names: Sequence[str], folder: Path | None):
         import pyarrow as pa
 
         check_names(names, (LABEL,), "image files")

@@ -87,3 +87,11 @@ def test_a_changed_source_is_an_error_or_followed_on_demand(tokenize, photos, mo
     done = tokenize("--shard-images", 1, "--go-on-if-changed")
     assert done.stdout.startswith("2 of 3 images in 3 files, 1 of which were there already")
     assert done.stderr.startswith("error: 1 of 3 images could not be encoded")
+
+
+def test_ray_is_chosen_by_name_and_told_what_does_not_suit_it(tokenize, here):
+    done = tokenize("--engine", "ray")  # and no workers
+    assert done.exit_code == 1
+    assert "workers" in done.stderr
+    assert tokenize("--engine", "dask").exit_code == 2
+    assert not (here / "tokens").exists()

@@ -1,5 +1,5 @@
-"""Who encodes the shards of a dataset: this process, or processes of this machine.
+"""Who encodes the shards of a dataset: this process, processes of this machine, or actors of Ray on many machines.
 
-An engine takes a `datasets.shards.Work` and numbers of shards, and hands over each finished shard, in any order. It never
-writes: the one process that holds the dataset's lock does, so that no process that outlives its run can disturb the next one.
+`contract.py` has what an engine is; `choice.py` makes the one that options ask for; `inline.py`, `local.py` (with `worker.py`)
+and `ray.py` (with `ray_actor.py` and `probe.py`) are the engines.
 """

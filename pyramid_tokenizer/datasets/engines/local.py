@@ -10,18 +10,17 @@ import multiprocessing
 import pickle
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import suppress
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 
+from pyramid_tokenizer.datasets.engines.contract import ATTEMPTS, Advance, failed_shards
 from pyramid_tokenizer.datasets.engines.worker import DONE, FAILED, READY, TOLD, serve
 from pyramid_tokenizer.datasets.shards import Shard, Work
 from pyramid_tokenizer.errors import DatasetError, PyramidTokenizerError
 
-ATTEMPTS = 3
-"""A shard is begun at most this often; then it counts as one that cannot be encoded."""
 PATIENCE_SECONDS = 600.0
 """A process that neither reads nor encodes an image for this long hangs, and is ended."""
 _LOGGER = logging.getLogger(__name__)
@@ -41,59 +40,69 @@ class _Worker:
     heard: float = field(default_factory=time.monotonic)
 
 
-def encode_in_processes(
-    work: Work,
-    shards: Iterable[int],
-    *,
-    devices: Sequence[str],
-    readers: int,
-    advance: Callable[[int], None],
-    patience_seconds: float = PATIENCE_SECONDS,
-) -> Iterator[Shard]:
-    """Encodes shards in as many processes as there are devices.
+class LocalEngine:
+    """Encodes in as many processes as there are devices; an `engines.contract.Engine`.
 
-    A shard whose process dies, hangs or fails for a reason of the machine is begun again, up to `ATTEMPTS` times. All other
-    shards are then finished before the error is raised, so that as much as possible is there when the call is repeated.
+    Args:
+        devices: The device of each process, e.g. ("cpu", "cpu").
+        readers: Threads of each process that read images ahead.
+        patience_seconds: A process that neither reads nor encodes an image for this long is ended.
+    """
+
+    def __init__(self, *, devices: Sequence[str], readers: int, patience_seconds: float = PATIENCE_SECONDS):
+        self._devices, self._readers, self._patience = devices, readers, patience_seconds
+
+    def encode(self, work: Work, shards: Sequence[int], *, advance: Advance) -> Iterator[Shard]:
+        """Each of these shards, in the order in which they are finished."""
+        pool = ProcessPool(
+            work, self._devices[: len(shards)], readers=self._readers, patience_seconds=self._patience, advance=advance
+        )
+        with closing(pool):
+            yield from pool.encode(shards)
+            if pool.failed:
+                raise failed_shards(work.plan, pool.failed)
+
+
+class ProcessPool:
+    """Processes that encode shards.
+
+    A shard whose process dies, hangs or fails for a reason of the machine is begun again, up to `ATTEMPTS` times.
 
     Args:
         work: Source and plan.
-        shards: Numbers of the shards.
-        devices: The device of each process, e.g. ("cpu", "cpu").
+        devices: The device of each process.
         readers: Threads of each process that read images ahead.
-        advance: Called with the number of images that are done since the last call; negative where a shard is begun again.
         patience_seconds: A process that neither reads nor encodes an image for this long is ended.
-
-    Raises:
-        DatasetError: A shard cannot be encoded; the message names its images that were in work.
-        PyramidTokenizerError: A worker's own, such as DataError for a column that cannot be read.
+        advance: Told how many images are done.
     """
-    pool = _Pool(work, shards, devices, readers, advance, patience_seconds)
-    try:
-        yield from pool.run()
-    finally:
-        pool.close()
 
-
-class _Pool:
-    def __init__(
-        self,
-        work: Work,
-        shards: Iterable[int],
-        devices: Sequence[str],
-        readers: int,
-        advance: Callable[[int], None],
-        patience_seconds: float,
-    ):
+    def __init__(self, work: Work, devices: Sequence[str], *, readers: int, patience_seconds: float, advance: Advance):
+        self.failed: dict[int, str] = {}
+        """Shards that cannot be encoded, and what happened at the last attempt."""
         self._work, self._pickled = work, pickle.dumps(work)
-        self._waiting = deque(shards)
+        self._waiting: deque[int] = deque()
         self._readers, self._advance, self._patience = readers, advance, patience_seconds
         self._deaths: Counter[int] = Counter()
-        self._failed: dict[int, str] = {}
         self._done_of: Counter[int] = Counter()  # images of the shards in work
         self._failed_in_a_row = self._early_deaths = 0
-        self._workers = [self._start(device) for device in devices[: max(1, len(self._waiting))]]
+        self._workers = [self._start(device) for device in devices]
+        self._unused: list[str] = []  # devices of processes that ended when no shard was waiting
 
-    def run(self) -> Iterator[Shard]:
+    def encode(self, shards: Iterable[int]) -> Iterator[Shard]:
+        """Each of these shards that can be encoded; `failed` has the others. May be called again for more of them.
+
+        Args:
+            shards: Numbers of the shards.
+
+        Raises:
+            DatasetError: Processes do not start, or one shard after the other fails.
+            PyramidTokenizerError: A worker's own.
+        """
+        self._waiting.extend(shards)
+        self._workers += [self._start(self._unused.pop()) for _ in self._waiting if self._unused]
+        for worker in self._workers:
+            if worker.ready and worker.shard is None:
+                self._give(worker)
         while self._waiting or any(worker.shard is not None for worker in self._workers):
             by_pipe = {worker.connection: worker for worker in self._workers}
             # the pipe of a dead process is readable too, and then tells its end
@@ -104,12 +113,9 @@ class _Pool:
                 if not idle and time.monotonic() - worker.heard > self._patience:
                     worker.process.kill()
                     self._lose(worker, f"did nothing for {self._patience:g} s and was ended")
-        if self._failed:
-            shard, reason = min(self._failed.items())
-            others = f"; {len(self._failed) - 1} other shards failed too" if len(self._failed) > 1 else ""
-            raise DatasetError(self._explain(shard, reason) + others)
 
     def close(self) -> None:
+        """Ends all processes at once."""
         for worker in self._workers:
             worker.connection.close()
             worker.process.kill()
@@ -195,14 +201,16 @@ class _Pool:
             self._deaths[shard] += 1
             _LOGGER.warning("shard %d is begun again: its process %s", shard, how)
             if self._deaths[shard] >= ATTEMPTS:
-                self._failed[shard] = f"its process {how} {self._in_hand(worker)}"
+                self.failed[shard] = f"its process {how} {self._in_hand(worker)}"
                 self._failed_in_a_row += 1
                 if self._failed_in_a_row > max(ATTEMPTS, len(self._workers)):
-                    raise DatasetError(self._explain(shard, self._failed[shard]))  # every shard meets the same
+                    raise failed_shards(self._work.plan, self.failed)  # every shard meets the same
             else:
                 self._waiting.appendleft(shard)
         if self._waiting or shard is None:
             self._workers.append(self._start(worker.device))
+        else:
+            self._unused.append(worker.device)
 
     def _lose_early(self, how: str) -> None:
         self._early_deaths += 1
@@ -221,14 +229,6 @@ class _Pool:
                     f"while it {what} {', '.join(repr(self._work.keys[number]) for number in sorted(numbers))}"
                 )
         return " or ".join(parts) or "between two images"
-
-    def _explain(self, shard: int, reason: str) -> str:
-        rows = self._work.plan.rows_of(shard)
-        return (
-            f"expected shard {shard} (images {rows.start} to {rows.stop - 1} of the source), got {ATTEMPTS} failures, the last: "
-            f"{reason}. All shards that are whole stay. If an image is to blame, take it out of the source and repeat the call "
-            'with on_change="go_on" (--go-on-if-changed); if memory is short, take fewer workers'
-        )
 
 
 def _how_it_ended(exit_code: int | None) -> str:
