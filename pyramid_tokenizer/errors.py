@@ -17,6 +17,7 @@ PyramidTokenizerError
 ├── CheckpointError (RuntimeError)      a missing, extra, misshapen or altered weight
 ├── BackboneError (RuntimeError)        a backbone that cannot be loaded or used, or has no weights
 │   └── CapabilityError                 the backbone has no such output, e.g. no dense text-aligned map
+├── ExportError (RuntimeError)          a model that cannot be exported, or a file of it that gives other ids
 ├── NotFittedError (RuntimeError)       codebooks that were never fitted
 ├── DataError (ValueError)              training data that cannot be used: none, or labels that teach nothing
 │   └── TooFewCellsError                fewer different cells of images than a codebook has entries
@@ -97,6 +98,10 @@ class BackboneError(PyramidTokenizerError, RuntimeError):
 
 class CapabilityError(BackboneError):
     """The backbone has no such output, e.g. no dense text-aligned map."""
+
+
+class ExportError(PyramidTokenizerError, RuntimeError):
+    """A model that cannot be exported, or an exported file that does not give the ids of the model."""
 
 
 class NotFittedError(PyramidTokenizerError, RuntimeError):

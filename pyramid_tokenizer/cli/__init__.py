@@ -15,6 +15,7 @@
     pyramid-tokenizer search tokens "a red flower" --sheet found.png
     pyramid-tokenizer atlas tiny --images photos --out atlas
     pyramid-tokenizer inspect photo.jpg         token maps, prefixes, and what single tokens add
+    pyramid-tokenizer export tiny --to onnx --out exported
 
 Exit codes: 0 success; 1 an error, written as one line to stderr; 2 a wrong option; 130 interrupted. No large library is
 imported before a command runs, so that `--help` answers at once.
@@ -33,6 +34,7 @@ from pyramid_tokenizer.cli import (
     demo,
     encode,
     evaluate,
+    export,
     finetune,
     info,
     inspection,
@@ -66,6 +68,7 @@ for _command in (
     search.search,
     inspection.inspect,
     atlas.atlas,
+    export.export,
     demo.demo,
 ):
     app.command()(_command)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 
 import torch
 import torch.nn.functional as F
@@ -33,6 +35,30 @@ SCORES_PER_BLOCK = (16, 8)
 """Scores of entries are compared in blocks of 16, then the least ones of 8 blocks; entries are padded to whole blocks."""
 
 
+_WHOLE: ContextVar[bool] = ContextVar("one product for all cells", default=False)
+
+
+@contextmanager
+def whole_products() -> Iterator[None]:
+    """One product for all cells in this thread while this is open, instead of many of one fixed shape.
+
+    Graphs for other runtimes are recorded like this: products of a fixed shape are as many as the image has cells, which a graph
+    for all sizes cannot hold, and what they guarantee does not hold beyond torch's own matrix products.
+
+    Example:
+        >>> cells, weight = torch.rand(1, 3, 4, 5), torch.rand(2, 3)
+        >>> with whole_products():
+        ...     found = affine_cells(cells, weight)
+        >>> torch.allclose(found, affine_cells(cells, weight))
+        True
+    """
+    before = _WHOLE.set(True)
+    try:
+        yield
+    finally:
+        _WHOLE.reset(before)
+
+
 def nearest(vectors: Tensor, codebook: Tensor) -> Tensor:
     """Index of the entry with the smallest Euclidean distance; the lowest index wins a tie.
 
@@ -52,6 +78,8 @@ def nearest(vectors: Tensor, codebook: Tensor) -> Tensor:
     """
     codebook = codebook.detach().float()
     # |v - c|^2 / 2 = |v|^2 / 2 - v.c + |c|^2 / 2, and the first term is the same for every entry
+    if _WHOLE.get():
+        return torch.addmm(codebook.square().sum(1) / 2, vectors.detach().float(), -codebook.T).argmin(1)
     weight, bias = _whole_blocks(
         -codebook, codebook.square().sum(1) / 2, math.prod(SCORES_PER_BLOCK), fill=float("inf")
     )
@@ -81,6 +109,9 @@ def affine_cells(cells: Tensor, weight: Tensor, bias: Tensor | None = None) -> T
         >>> affine_cells(torch.tensor([[[[1.0]], [[2.0]]]]), torch.tensor([[1.0, 10.0]]), torch.tensor([0.5])).tolist()
         [[[[21.5]]]]
     """
+    if _WHOLE.get():
+        found = torch.einsum("tc,bchw->bthw", weight, cells)
+        return found if bias is None else found + bias.view(1, -1, 1, 1)
     columns = cells.transpose(0, 1).flatten(1)  # (C, B h w)
     bias = weight.new_zeros(len(weight)) if bias is None else bias
     if torch.is_grad_enabled() and weight.requires_grad:
