@@ -16,6 +16,7 @@
     pyramid-tokenizer atlas tiny --images photos --out atlas
     pyramid-tokenizer inspect photo.jpg         token maps, prefixes, and what single tokens add
     pyramid-tokenizer export tiny --to onnx --out exported
+    pyramid-tokenizer selfcheck tiny --device cuda
 
 Exit codes: 0 success; 1 an error, written as one line to stderr; 2 a wrong option; 130 interrupted. No large library is
 imported before a command runs, so that `--help` answers at once.
@@ -41,6 +42,7 @@ from pyramid_tokenizer.cli import (
     reconstruct,
     search,
     segment,
+    selfcheck,
     tokenize,
     train,
 )
@@ -69,6 +71,7 @@ for _command in (
     inspection.inspect,
     atlas.atlas,
     export.export,
+    selfcheck.selfcheck,
     demo.demo,
 ):
     app.command()(_command)

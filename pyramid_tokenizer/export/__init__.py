@@ -8,7 +8,12 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from pyramid_tokenizer.export.exporter import ExportReport, export_model
+    from pyramid_tokenizer.export.reader import OnnxTokenizer
+    from pyramid_tokenizer.export.words import write_words
 
 __all__ = ["ExportReport", "OnnxTokenizer", "export_model", "write_words"]
 

@@ -113,6 +113,10 @@ WEIGHTS_FILE = "model.safetensors"
 BACKBONE_FOLDER = "backbone"
 
 
+SELFCHECK_FILE = "selfcheck.npz"
+"""What `evaluation.selfcheck` compares a model with; it is made after the model."""
+
+
 def save_model(
     directory: str | Path,
     config: TokenizerConfig,
@@ -161,7 +165,7 @@ def save_model(
             (folder / "evaluation.json").write_text(json.dumps(evaluation, indent=2) + "\n", encoding="utf-8")
         (folder / "README.md").write_text(card, encoding="utf-8")
         hub.write_config(config, folder)
-    for name, absent in (("evaluation.json", evaluation is None), (HEAD_FILE, head is None)):
+    for name, absent in (("evaluation.json", evaluation is None), (HEAD_FILE, head is None), (SELFCHECK_FILE, True)):
         if absent:
             (directory / name).unlink(missing_ok=True)
     return directory

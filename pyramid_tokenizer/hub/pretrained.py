@@ -66,6 +66,8 @@ class PretrainedModel(CheckedDevices):
         self.pixel_decoder = pixel_decoder
         self._fingerprint, self._fitted = "", False  # taken when first asked for, or by loading and fitting
         self.kept_head: KeptHead | None = None
+        self.loaded_from: Path | None = None
+        """The directory of the model's files; None for a tokenizer that was made here."""
         self.eval().requires_grad_(False)
 
     @classmethod
@@ -160,6 +162,7 @@ class PretrainedModel(CheckedDevices):
             )
         head = read_head(found.directory, found.config.segmentation)
         tok.kept_head = keep_head(head, tok.own_tensors())
+        tok.loaded_from = found.directory
         return tok.to(device=device, dtype=dtype)
 
     @property

@@ -11,7 +11,7 @@ from typing import Any, NoReturn
 from pyramid_tokenizer.backbones.fetch import hub_silence
 from pyramid_tokenizer.checks.arguments import check_kind, check_path
 from pyramid_tokenizer.errors import ConfigError, ModelNotFoundError, did_you_mean
-from pyramid_tokenizer.hub.directory import CONFIG_FILE, WEIGHTS_FILE
+from pyramid_tokenizer.hub.directory import CONFIG_FILE, SELFCHECK_FILE, WEIGHTS_FILE
 from pyramid_tokenizer.hub.head import HEAD_FILE
 
 MODEL_FILES = (
@@ -22,6 +22,7 @@ MODEL_FILES = (
     "backbone/*.safetensors",
     "README.md",
     "evaluation.json",
+    SELFCHECK_FILE,
 )
 """The files of a model, and all that is ever fetched from or sent to the Hub. Whole names where they are known, because the
 Hub's * also matches "/" and would fetch the weights of every subfolder."""

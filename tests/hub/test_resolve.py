@@ -119,6 +119,7 @@ def test_a_repository_is_fetched_with_the_callers_options_and_only_files_of_a_mo
         "backbone/*.safetensors",
         "README.md",
         "evaluation.json",
+        "selfcheck.npz",
     ]
     assert download.calls == [("user/repo", given | {"allow_patterns": patterns})]
 
