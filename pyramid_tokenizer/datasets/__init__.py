@@ -10,6 +10,7 @@ Parquet ──arrow_copy──▶ mapped file ──reader──▶ rows ──s
                                                      ──sequences──▶ integers for a language model ──megatron──▶ .bin, .idx
 """
 
+from pyramid_tokenizer.datasets.collate import collate_by_size
 from pyramid_tokenizer.datasets.estimate import Estimate, estimate
 from pyramid_tokenizer.datasets.megatron import to_megatron
 from pyramid_tokenizer.datasets.options import TokenizeOptions
@@ -34,6 +35,7 @@ __all__ = [
     "TokenSequences",
     "TokenizeOptions",
     "TokenizeReport",
+    "collate_by_size",
     "estimate",
     "to_megatron",
     "tokenize",

@@ -47,7 +47,7 @@ class TokenDataset(Dataset[TokenRow]):
 
     Rows come from an uncompressed copy in the Arrow format that is mapped into memory: it is made at the first use, which also
     checks every shard, and found again by the checksum of the manifest. A plain `DataLoader` reads it under each start method
-    of processes; `default_collate` makes a `TokenBatch` of rows of one size, `collate_fn=Rows.by_size` one per size.
+    of processes; `default_collate` makes a `TokenBatch` of rows of one size, `collate_fn=collate_by_size` one per size.
 
     Args:
         path: The dataset's folder, or an address of fsspec such as "s3://bucket/tokens" or "hf://datasets/user/name".

@@ -110,7 +110,7 @@ class Rows(Sequence[TokenRow]):
             sizes = [part.tokens.image_size for part in self._parts]
             raise TokenError(
                 f"expected rows of one image size to join, got {len(sizes)} sizes such as {sizes[:3]}: give the DataLoader "
-                "collate_fn=Rows.by_size for a batch per size, or collate_fn=list for single rows"
+                "collate_fn=collate_by_size for a batch per size, or collate_fn=list for single rows"
             )
         return self._parts[0]
 

@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch.utils.data import DataLoader, default_collate
 
-from pyramid_tokenizer.datasets import Rows, TokenDataset, arrow_copy
+from pyramid_tokenizer.datasets import TokenDataset, arrow_copy, collate_by_size
 from pyramid_tokenizer.errors import ConfigError, DatasetError, TokenError
 from pyramid_tokenizer.images import read_image
 from tests.datasets.conftest import DAMAGED
@@ -63,6 +63,18 @@ def test_rows_of_one_size_become_a_batch_and_other_rows_are_refused(ds):
     assert singles.keys == batch.keys
     with pytest.raises(TokenError, match="3 sizes"):
         default_collate(ds.__getitems__(range(11)))
+
+
+def test_rows_of_several_sizes_become_a_batch_for_each_whoever_gathered_them(ds):
+    several = list(range(11))
+    together, single = collate_by_size(ds.__getitems__(several)), collate_by_size([ds[number] for number in several])
+    assert [batch.tokens.image_size for batch in together] == [(32, 32), (32, 40), (40, 32)]
+    assert [batch.keys for batch in single] == [batch.keys for batch in together]
+    assert all(one.tokens == other.tokens for one, other in zip(single, together, strict=True))
+    samples = [{"tokens": ds[number].tokens, "label": number} for number in several]
+    mixed = collate_by_size(samples)
+    assert [batch["tokens"] for batch in mixed] == [batch.tokens for batch in together]
+    assert [batch["label"].tolist() for batch in mixed] == [batch.rows.tolist() for batch in together]
 
 
 def test_own_columns_come_along(tmp_path, write, write_parquet, encoded):
@@ -169,7 +181,7 @@ def test_a_pickled_dataset_opens_the_copy_again(ds):
 
 def test_a_loader_reads_a_rank_and_the_sampler_goes_on_where_it_was_used(ds):
     sampler = ds.sampler(1, 2, seed=4)
-    loader = DataLoader(ds, batch_size=2, sampler=sampler, collate_fn=Rows.by_size)
+    loader = DataLoader(ds, batch_size=2, sampler=sampler, collate_fn=collate_by_size)
     order = list(ds.sampler(1, 2, seed=4))
     seen = [[row for part in batch for row in part.rows.tolist()] for batch in loader]
     assert [sorted(rows) for rows in seen] == [sorted(order[i : i + 2]) for i in (0, 2, 4)]

@@ -27,7 +27,7 @@ def blocks(tmp_path, monkeypatch, smooth, toy_tokenizer) -> list[str]:
 
 
 def test_a_reader_of_pyarrow_alone_gets_the_grids_that_decode(blocks, toy_tokenizer, capsys):
-    writes, reads, decodes, _, rows, sequences, finds = (block.replace("size=256", "size=32") for block in blocks)
+    writes, reads, _, _, decodes, _, rows, sequences, finds = (block.replace("size=256", "size=32") for block in blocks)
     assert "pyramid_tokenizer" not in reads
     assert len([line for line in reads.splitlines() if line.strip()]) <= 15 + 3  # and its three imports
     names: dict = {}
@@ -49,7 +49,7 @@ def test_a_reader_of_pyarrow_alone_gets_the_grids_that_decode(blocks, toy_tokeni
 def test_the_same_reader_gets_the_present_cells_of_sparse_pyramids(blocks, toy_tokenizer):
     write = blocks[0].replace("size=256", "size=32, quality=0.5")
     names: dict = {}
-    for block in (write, blocks[1], blocks[2]):
+    for block in (write, blocks[1], blocks[4]):
         exec(compile(block, "docs/datasets.md", "exec"), names)
     expected = toy_tokenizer.encode("photos/2.png", size=32, quality=0.5)
     assert expected.is_sparse
@@ -57,9 +57,28 @@ def test_the_same_reader_gets_the_present_cells_of_sparse_pyramids(blocks, toy_t
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(("block", "library"), [(2, "duckdb"), (3, "polars")])
+@pytest.mark.parametrize("limit", ["", ", quality=0.5"])
+def test_duckdb_and_polars_give_the_reader_the_same_rows(blocks, block, library, limit):
+    pytest.importorskip(library)
+    names: dict = {}
+    exec(compile(blocks[0].replace("size=256", f"size=32{limit}"), "docs/datasets.md", "exec"), names)
+    reader = blocks[1] + "    found.append((row['key'], levels))\n"
+    names["found"] = by_pyarrow = []
+    exec(compile(reader, "docs/datasets.md", "exec"), names)
+    names["found"] = by_library = []
+    exec(compile(blocks[block], "docs/datasets.md", "exec"), names)
+    lines = ["for row in rows:" if line.startswith("for row in") else line for line in reader.splitlines()]
+    exec(compile("\n".join(lines), "docs/datasets.md", "exec"), names)
+    assert library in blocks[block]
+    assert [key for key, _ in by_pyarrow] == ["0.png", "1.png", "2.png"]
+    assert by_library == by_pyarrow
+
+
+@pytest.mark.slow
 def test_hugging_face_streams_the_folder(blocks):
     pytest.importorskip("datasets")
     names: dict = {}
     exec(compile(blocks[0], "docs/datasets.md", "exec"), names)
-    exec(compile(blocks[3], "docs/datasets.md", "exec"), names)
+    exec(compile(blocks[5], "docs/datasets.md", "exec"), names)
     assert names["first"]["key"] == "0.png"
