@@ -6,11 +6,13 @@ nothing, never a part of either. Every file that this package writes goes throug
 
 from __future__ import annotations
 
+import json
 import os
 import secrets
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 PART_SUFFIX = ".part"
 """The ending of temporary names. A killed process can leave such a file behind; nothing reads it and it may be deleted."""
@@ -89,6 +91,26 @@ def write_text(path: str | os.PathLike[str], text: str) -> None:
         OSError: The file cannot be written.
     """
     write_bytes(path, [text.encode("utf-8")])
+
+
+def load_json(text: str | bytes) -> Any:
+    """What `json.loads` gives, and no other error than ValueError, whatever the text is.
+
+    Args:
+        text: JSON, or anything else.
+
+    Raises:
+        ValueError: It is not JSON, is not UTF-8, or is nested deeper than Python's parser goes.
+
+    Example:
+        >>> load_json("[" * 100_000)
+        Traceback (most recent call last):
+        ValueError: nested too deeply
+    """
+    try:
+        return json.loads(text)
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
 
 
 def refuse_lfs_pointer(path: str | os.PathLike[str], *, error: type[Exception]) -> None:

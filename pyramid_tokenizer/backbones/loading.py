@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import json
 import os
 import pickle
 from collections.abc import Callable, Mapping, Sequence
@@ -16,6 +15,7 @@ from torch import Tensor
 
 from pyramid_tokenizer.backbones.fetch import HUB_CONFIG, HUB_WEIGHTS, Download
 from pyramid_tokenizer.backbones.open_clip import CONFIG_FILE, WEIGHTS_FILE, OpenClipBackbone
+from pyramid_tokenizer.backbones.trust import check_numbers, refuse_remote_code
 from pyramid_tokenizer.checks.arguments import check_kind, check_path
 from pyramid_tokenizer.config.models import BackboneConfig
 from pyramid_tokenizer.errors import (
@@ -26,7 +26,7 @@ from pyramid_tokenizer.errors import (
     PyramidTokenizerError,
     did_you_mean,
 )
-from pyramid_tokenizer.files import refuse_lfs_pointer
+from pyramid_tokenizer.files import load_json, refuse_lfs_pointer
 
 _LOCAL, _HUB, _TOY = "local-dir:", "hf-hub:", "toy"
 
@@ -62,6 +62,9 @@ def load_open_clip(
     _refuse_lfs_pointers(source)
     try:
         model_config: dict[str, Any] = open_clip.get_model_config(source.name) or {}
+        refuse_remote_code(model_config, config.name)
+        if source.name.startswith(_LOCAL):
+            check_numbers(model_config, Path(source.name.removeprefix(_LOCAL)))
         _check_offline(model_config, config.name, download)
         model = open_clip.create_model(
             source.name, source.pretrained, require_pretrained=True, weights_only=True, **source.options
@@ -246,7 +249,7 @@ def _local_source(directory: Path) -> _Source:
         raise BackboneError(f"expected {layout}, got no folder {str(directory)!r}: correct the path")
     refuse_lfs_pointer(directory / CONFIG_FILE, error=CheckpointError)
     try:
-        content = json.loads((directory / CONFIG_FILE).read_text(encoding="utf-8"))
+        content = load_json((directory / CONFIG_FILE).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise BackboneError(f"expected {layout}, got {error}: restore the file") from error
     if not isinstance(content, dict) or not isinstance(content.get("model_cfg"), dict):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -40,6 +39,7 @@ from pyramid_tokenizer.cli.training_options import (
 )
 from pyramid_tokenizer.config.training import TrainConfig
 from pyramid_tokenizer.errors import ConfigError, TooFewCellsError
+from pyramid_tokenizer.files import load_json
 
 if TYPE_CHECKING:
     from pyramid_tokenizer.config.models import TokenizerConfig
@@ -171,7 +171,7 @@ def _read_config(path: Path) -> TokenizerConfig:
     from pyramid_tokenizer.config.plain import from_dict
 
     try:
-        data = json.loads(path.expanduser().read_text(encoding="utf-8"))
+        data = load_json(path.expanduser().read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         reason = f"{path}: {error}"
         raise ConfigError(

@@ -21,10 +21,12 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from math import log2
-from typing import Any
+from typing import Any, TypeVar
 
 from pyramid_tokenizer.config import Budget
-from pyramid_tokenizer.errors import ConfigError, DatasetError
+from pyramid_tokenizer.errors import ConfigError, DatasetError, TokenError
+from pyramid_tokenizer.files import load_json
+from pyramid_tokenizer.tokens.vocabulary import Vocabulary
 
 FORMAT = "pyramid-tokenizer token dataset"
 SCHEMA_VERSION = 2
@@ -200,9 +202,12 @@ def parse_plan(data: bytes, where: str) -> Plan:
     try:
         plan = Plan(**{field.name: found[field.name] for field in dataclasses.fields(Plan)})
         plan.budget  # noqa: B018 - refuses a limit that is none
-        tuples = {"codebook_sizes": tuple(plan.codebook_sizes), "strides": tuple(plan.strides)}
-        return dataclasses.replace(plan, **tuples)
-    except (KeyError, TypeError, ConfigError) as error:
+        levels = {"codebook_sizes": tuple(plan.codebook_sizes), "strides": tuple(plan.strides)}
+        Vocabulary(**levels, fingerprint=plan.fingerprint)  # refuses what no tokenizer has
+        if min(plan.batch_size, plan.shard_images) < 1:
+            raise ValueError(f"{plan.shard_images} images per shard and batches of {plan.batch_size}")
+        return _of_its_kinds(dataclasses.replace(plan, **levels))
+    except (KeyError, TypeError, ValueError, ConfigError, TokenError) as error:
         raise _damaged(where, error) from error
 
 
@@ -211,7 +216,7 @@ def parse_record(data: bytes, where: str) -> ShardRecord:
     try:
         found = _parse(data, where)
         found["errors"] = tuple(ImageFailure(**failure) for failure in found["errors"])
-        return ShardRecord(**{**found, "tokens": tuple(found["tokens"])})
+        return _of_its_kinds(ShardRecord(**{**found, "tokens": tuple(found["tokens"])}))
     except (KeyError, TypeError) as error:
         raise _damaged(where, error) from error
 
@@ -232,18 +237,20 @@ def parse_manifest(manifest: bytes, errors: bytes, where: str) -> dict[int, Shar
         shards = _parse(manifest, where)["shards"]
         failures: dict[int, list[ImageFailure]] = {}
         for line in errors.decode().splitlines():
-            failure = ImageFailure(**json.loads(line))
+            failure = _of_its_kinds(ImageFailure(**load_json(line)))
             failures.setdefault(failure.source_row // plan.shard_images, []).append(failure)
         records = {
-            number: ShardRecord(
-                shard=number,
-                rows=shard["rows"],
-                errors=tuple(failures.get(number, [])),
-                tokens=tuple(shard["tokens"]),
-                bytes=shard["bytes"],
-                token_bytes=shard["token_bytes"],
-                missed=shard["missed"],
-                sha256=shard["sha256"],
+            number: _of_its_kinds(
+                ShardRecord(
+                    shard=number,
+                    rows=shard["rows"],
+                    errors=tuple(failures.get(number, [])),
+                    tokens=tuple(shard["tokens"]),
+                    bytes=shard["bytes"],
+                    token_bytes=shard["token_bytes"],
+                    missed=shard["missed"],
+                    sha256=shard["sha256"],
+                )
             )
             for number, shard in enumerate(shards)
         }
@@ -274,9 +281,27 @@ def _dump(values: Mapping[str, Any]) -> bytes:
     return (json.dumps(values, indent=1) + "\n").encode()
 
 
+Stored = TypeVar("Stored", Plan, ShardRecord, ImageFailure)
+
+
+def _of_its_kinds(stored: Stored) -> Stored:
+    """The same, unless a field holds something else than it is declared to: that raises TypeError."""
+    for declared in dataclasses.fields(stored):
+        value: Any = getattr(stored, declared.name)
+        kind = str(declared.type)
+        numbers = value if kind == "tuple[int, ...]" else [value] if kind == "int" else []
+        right = all(isinstance(number, int) and not isinstance(number, bool) and number >= 0 for number in numbers)
+        right = right and (kind != "str" or isinstance(value, str))
+        right = right and (not kind.startswith("Mapping") or isinstance(value, Mapping))
+        right = right and (kind != "Mapping[str, str]" or all(isinstance(name, str) for name in value.values()))
+        if not right:
+            raise TypeError(f"{declared.name} that is no {kind}")
+    return stored
+
+
 def _parse(data: bytes, where: str) -> dict[str, Any]:
     try:
-        found = json.loads(data)
+        found = load_json(data)
     except ValueError as error:
         raise _damaged(where, error) from error
     if not isinstance(found, dict):

@@ -31,6 +31,7 @@ from pyramid_tokenizer.hub.head import (
     read_head,
     warn_of_lost_head,
 )
+from pyramid_tokenizer.hub.limits import check_head_size
 from pyramid_tokenizer.hub.resolve import MODEL_FILES, bundled_models, resolve_model
 from pyramid_tokenizer.hub.upload import push, push_saved
 from pyramid_tokenizer.hub.weights import read_weights, write_weights
@@ -44,6 +45,7 @@ __all__ = [
     "StoredHead",
     "backbone_folder",
     "bundled_models",
+    "check_head_size",
     "fitting_head",
     "keep_head",
     "model_card",

@@ -13,6 +13,7 @@ from pyramid_tokenizer.config.models import Composition, LevelConfig, TokenizerC
 from pyramid_tokenizer.decoder.pixels import PixelDecoder
 from pyramid_tokenizer.decoder.trunk import TopDownTrunk
 from pyramid_tokenizer.hub.directory import WEIGHTS_FILE, backbone_folder, read_config
+from pyramid_tokenizer.hub.limits import check_own_files
 from pyramid_tokenizer.hub.resolve import resolve_model
 from pyramid_tokenizer.quantizer.recipe import preset_config
 
@@ -44,6 +45,7 @@ def open_model(
     download: dict[str, Any] = {"token": token, "cache_dir": cache_dir, "local_files_only": local_files_only}
     directory = resolve_model(name, subfolder=subfolder, revision=revision, **download)
     config = read_config(directory)
+    check_own_files(config, directory)
     backbone = load_backbone(config.backbone, directory=backbone_folder(directory, config.backbone), **download)
     return ModelFiles(config=config, directory=directory, backbone=backbone)
 

@@ -20,7 +20,7 @@ from pyramid_tokenizer.checks.finite import require_finite
 from pyramid_tokenizer.config.models import BackboneConfig, TokenizerConfig
 from pyramid_tokenizer.config.plain import from_dict, to_dict
 from pyramid_tokenizer.errors import CheckpointError, ConfigError, ModelNotFoundError
-from pyramid_tokenizer.files import refuse_lfs_pointer, temporary_name, write_text
+from pyramid_tokenizer.files import load_json, refuse_lfs_pointer, temporary_name, write_text
 from pyramid_tokenizer.hub.card import model_card
 from pyramid_tokenizer.hub.head import HEAD_FILE, StoredHead
 
@@ -37,7 +37,7 @@ def read_config(directory: Path) -> TokenizerConfig:
     path = directory / CONFIG_FILE
     refuse_lfs_pointer(path, error=ConfigError)
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
+        data = load_json(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise ModelNotFoundError(f"expected {path}, got no such file: give the directory of a saved model") from error
     except ValueError as error:  # JSON or UTF-8

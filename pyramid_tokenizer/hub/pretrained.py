@@ -27,6 +27,7 @@ from pyramid_tokenizer.errors import CheckpointError, NotFittedError
 from pyramid_tokenizer.hub.build import build_config, build_pixel_decoder, build_trunk, open_model
 from pyramid_tokenizer.hub.directory import save_model
 from pyramid_tokenizer.hub.head import KeptHead, StoredHead, fitting_head, keep_head, read_head
+from pyramid_tokenizer.hub.limits import check_sizes
 from pyramid_tokenizer.hub.upload import push_saved
 from pyramid_tokenizer.hub.weights import read_weights
 from pyramid_tokenizer.images import IMAGE_RECIPE_VERSION
@@ -153,6 +154,7 @@ class PretrainedModel(CheckedDevices):
         check_device(device)  # before anything is downloaded
         download: dict[str, Any] = {"token": token, "cache_dir": cache_dir, "local_files_only": local_files_only}
         found = open_model(name, subfolder=subfolder, revision=revision, **download)
+        check_sizes(found.config, embedding_dim=found.backbone.embedding_dim, file=found.weights_file)
         tok = cls.from_config(found.config, backbone=found.backbone)
         tok.load_own(read_weights(found.weights_file, tok.own_tensors()))
         if found.config.fingerprint and tok.fingerprint != found.config.fingerprint:

@@ -123,6 +123,7 @@ class Segmenter(CheckedDevices):
         tok.text = TextEncoder(tok.backbone, cache_dir=text_cache)
         head = None
         if tok.config.segmentation is not None:
+            hub.check_head_size(tok.config, embedding_dim=tok.backbone.embedding_dim, file=directory / hub.HEAD_FILE)
             shape = to_dict(tok.config.segmentation)
             head = build_head(tok.trunk, embedding_dim=tok.backbone.embedding_dim, **shape)
             head.load_state_dict(hub.read_weights(directory / hub.HEAD_FILE, head.state_dict()))

@@ -13,7 +13,7 @@ from pyramid_tokenizer.config.models import SegmentationConfig
 from pyramid_tokenizer.config.plain import to_dict
 from pyramid_tokenizer.config.training import TrainConfig
 from pyramid_tokenizer.errors import CheckpointError, PyramidTokenizerError
-from pyramid_tokenizer.files import write_text
+from pyramid_tokenizer.files import load_json, write_text
 from pyramid_tokenizer.tokenizer import PyramidTokenizer
 from pyramid_tokenizer.training import distributed
 
@@ -46,7 +46,7 @@ def check_settings(
             write_text(path, json.dumps(settings, indent=2) + "\n")
         return
     try:
-        stored = json.loads(path.read_text(encoding="utf-8"))
+        stored = load_json(path.read_text(encoding="utf-8"))
         changed = [name for name in settings | stored if settings.get(name) != stored.get(name)]
     except (ValueError, TypeError) as error:
         raise CheckpointError(

@@ -6,7 +6,6 @@ are split, because a text encoder reads words. Where a set brings a file of clas
 
 from __future__ import annotations
 
-import json
 import os
 import re
 from collections.abc import Collection, Sequence
@@ -14,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from pyramid_tokenizer.errors import ConfigError, DataError
+from pyramid_tokenizer.files import load_json
 from pyramid_tokenizer.images.labelled.word_lists import parse_word_list
 
 BACKGROUND_NAME = "background"
@@ -139,7 +139,7 @@ def read_class_names(
 def _from_json(text: str, path: Path) -> tuple[str, ...]:
     fault = "a list of class names"
     try:
-        names: Any = json.loads(text)
+        names: Any = load_json(text)
     except ValueError as error:
         raise DataError(f"expected {fault}, got no JSON in {str(path)!r}: {error}") from error
     if not isinstance(names, list) or not all(isinstance(name, str) and name.strip() for name in names):

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import ast
 import csv
-import json
 import re
 from collections.abc import Sequence
 from typing import Any
 
 from pyramid_tokenizer.errors import ConfigError
+from pyramid_tokenizer.files import load_json
 
 FORM = 'write one name per line, synonyms as car|automobile, or a JSON array ["dog", "cat"]; a name with a comma goes into quotes'
 """What a refusal of a list says to do."""
@@ -82,7 +82,7 @@ def _checked(entry: str, where: str) -> str:
 
 def _from_json(text: str, where: str) -> list[str]:
     try:
-        found: Any = json.loads(text)
+        found: Any = load_json(text)
     except ValueError:
         try:
             found = ast.literal_eval(text.strip())
