@@ -14,8 +14,8 @@ from pyramid_tokenizer.tokens.pyramid import TokenPyramid
 def collate_by_size(samples: Sequence[Any]) -> tuple[Any, ...]:
     """One batch for each image size among samples; a `collate_fn` of a `DataLoader`.
 
-    Grids of two sizes fit into no tensor, and a token that fills a gap would be one that the image does not have. So the samples of each
-    size become a batch of their own, as `torch.utils.data.default_collate` makes it.
+    Grids of two sizes fit into no tensor, and a token that fills a gap would be one that the image does not have. So the samples
+    of each size become a batch of their own, as `torch.utils.data.default_collate` makes it.
 
     Args:
         samples: Rows of a `TokenDataset`, or samples of a dataset of one's own: `TokenPyramid`s, or tuples, lists and dicts that
