@@ -6,25 +6,19 @@ bits of a codebook of patches are not counted, as the weights of a tokenizer are
 
 from __future__ import annotations
 
-import io
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps, features
+from PIL import Image, ImageOps
 from torch import Tensor
 
+from pyramid_tokenizer.evaluation.codecs import CODECS, decode_files, encode_files, rates
+from pyramid_tokenizer.evaluation.crops import centre_crop
 from pyramid_tokenizer.quantizer.fit.kmeans import kmeans
 from pyramid_tokenizer.quantizer.nearest import nearest
-
-CODECS = {
-    "JPEG": ("jpg", range(1, 96), {"optimize": True}),
-    "WebP": ("webp", range(101), {"method": 6}),
-    "AVIF": ("avif", range(101), {"speed": 4}),
-}
-"""Pillow's feature name, all qualities (coarse to fine), and the slow settings that make the smaller files."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -51,7 +45,7 @@ def load_images(folder: Path, *, side: int = 256, limit: int | None = None) -> T
     Raises:
         FileNotFoundError: The folder has no images.
     """
-    return torch.stack([_centre_crop(_open(path), side) for path in _image_files(folder)[:limit]])
+    return torch.stack([centre_crop(_open(path), side) for path in _image_files(folder)[:limit]])
 
 
 def _image_files(folder: Path) -> list[Path]:
@@ -64,15 +58,6 @@ def _image_files(folder: Path) -> list[Path]:
 def _open(path: Path) -> Image.Image:
     with Image.open(path) as image:
         return ImageOps.exif_transpose(image).convert("RGB")
-
-
-def _centre_crop(image: Image.Image, side: int) -> Tensor:
-    scale = side / min(image.size)
-    width, height = (max(side, round(length * scale)) for length in image.size)
-    if (width, height) != image.size:
-        image = image.resize((width, height), Image.Resampling.BICUBIC)
-    left, top = (width - side) // 2, (height - side) // 2
-    return _to_tensor(image.crop((left, top, left + side, top + side)))
 
 
 def _to_tensor(image: Image.Image) -> Tensor:
@@ -130,30 +115,6 @@ def reconstruct_with_patches(images: Tensor, codebook: Tensor, *, size: int = 8)
     )
 
 
-def has_codec(codec: str) -> bool:
-    """Whether this Pillow can write the codec."""
-    return bool(features.check(CODECS[codec][0]))
-
-
-def encode_files(images: Tensor, codec: str, quality: int) -> list[bytes]:
-    """Each image as a whole file, headers included, without metadata."""
-    files = []
-    for image in images:
-        buffer = io.BytesIO()
-        _to_image(image).save(buffer, format=codec, quality=quality, **CODECS[codec][2])
-        files.append(buffer.getvalue())
-    return files
-
-
-def decode_files(files: list[bytes]) -> Tensor:
-    """(N, 3, H, W) uint8 of files of one size."""
-    images = []
-    for file in files:
-        with Image.open(io.BytesIO(file)) as image:
-            images.append(_to_tensor(image.convert("RGB")))
-    return torch.stack(images)
-
-
 def nearest_rate(
     images: Tensor, codec: str, target: float, *, report: Callable[[int, float], None] | None = None
 ) -> tuple[int, Coded]:
@@ -174,8 +135,8 @@ def nearest_rate(
         if quality not in tried:
             tried[quality] = encode_files(images, codec, quality)
             if report is not None:
-                report(quality, _mean_rate(tried[quality], images))
-        return _mean_rate(tried[quality], images)
+                report(quality, float(rates(tried[quality], images).mean()))
+        return float(rates(tried[quality], images).mean())
 
     qualities = CODECS[codec][1]
     low, high = qualities[0], qualities[-1]
@@ -188,7 +149,3 @@ def nearest_rate(
         tried, key=lambda q: abs(rate(q) - target)
     )  # of all tried: rates can dip by a few bytes as quality rises
     return quality, Coded(images=decode_files(tried[quality]), bits_per_pixel=rate(quality))
-
-
-def _mean_rate(files: list[bytes], images: Tensor) -> float:
-    return 8 * sum(map(len, files)) / (len(files) * images.shape[-2] * images.shape[-1])

@@ -38,6 +38,8 @@ from benchmarks import baselines, twins
 from benchmarks.baselines import Coded
 from pyramid_tokenizer import PyramidTokenizer, PyramidTokenizerError, TokenPyramid
 from pyramid_tokenizer.evaluation import psnr, ssim
+from pyramid_tokenizer.evaluation.codecs import has_codec
+from pyramid_tokenizer.evaluation.crops import CROPS_IN_WORDS
 from pyramid_tokenizer.images.pixels import to_uint8
 
 SIDE_PX = 256
@@ -49,7 +51,7 @@ BATCH_SIZES = (1, 2, 7, 32)
 DECODE_BATCH = 8
 
 PROTOCOL = (
-    f"{SIDE_PX}x{SIDE_PX} centre crops after resizing the short side to {SIDE_PX} (bicubic); 8-bit pixels; "
+    f"{CROPS_IN_WORDS.format(side=SIDE_PX)}; "
     "mean over images of each image's PSNR and SSIM (11x11 Gaussian window, per RGB channel); "
     "bits of codecs are those of whole files, headers included"
 )
@@ -100,7 +102,7 @@ def patches_row(images: Tensor, train: Path, num_codes: int) -> Row:
 
 
 def codec_row(images: Tensor, codec: str) -> Row:
-    if not baselines.has_codec(codec):
+    if not has_codec(codec):
         say(f"{codec}: this Pillow cannot write it")
         return Row(what=f"{codec} (this Pillow cannot write it)")
 

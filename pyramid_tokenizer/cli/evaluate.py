@@ -1,4 +1,4 @@
-"""`evaluate segmentation`: measures the masks of a model, and the semantics of its tokens, on a labelled set."""
+"""`evaluate`: `evaluate segmentation` measures masks and the semantics of tokens on a labelled set; see `evaluate_images` too."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from pyramid_tokenizer.cli.evaluate_images import check_out, facts_of, reconstruction, semantics, spread, tell_written
 from pyramid_tokenizer.cli.evaluation_report import (
     check_json,
     class_table,
@@ -22,6 +23,7 @@ from pyramid_tokenizer.cli.terminal import load_segmenter, make_console, show_pr
 from pyramid_tokenizer.cli.words import TextCache, cache_folder, read_background
 
 if TYPE_CHECKING:
+    from PIL import Image
     from rich.console import Console
     from torch import Tensor
 
@@ -30,6 +32,9 @@ if TYPE_CHECKING:
     from pyramid_tokenizer.tokenizer import PyramidTokenizer
 
 app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, context_settings={"help_option_names": ["-h", "--help"]})
+
+SHOWN = 4
+"""Images of the sheet of a report."""
 
 Data = Annotated[
     Path,
@@ -78,14 +83,27 @@ TokenSemantics = Annotated[
     ),
 ]
 Json = Annotated[Path | None, typer.Option(metavar="FILE", help="A file to which all figures are also written.")]
+Report = Annotated[
+    Path | None,
+    typer.Option(
+        "--out",
+        "-o",
+        metavar="FOLDER",
+        help="A folder for a report: report.json with all figures, report.md, a plot of the classes and a sheet of masks.",
+    ),
+]
 Replace = Annotated[
-    bool, typer.Option("--force", help="Replace the file of --json if it exists; without this option that is an error.")
+    bool, typer.Option("--force", help="Replace results that exist; without this option that is an error.")
 ]
 
 
 @app.callback()
 def evaluate() -> None:
-    """Measure a model on labelled images."""
+    """Measure a model on your images."""
+
+
+app.command()(reconstruction)
+app.command()(semantics)
 
 
 @app.command()
@@ -106,6 +124,7 @@ def segmentation(
     token_semantics: TokenSemantics = False,
     per_class: PerClass = False,
     json: Json = None,
+    out: Report = None,
     device: Device = "cpu",
     text_cache: TextCache = "auto",
     force: Replace = False,
@@ -118,8 +137,13 @@ def segmentation(
     rule: dict[str, Any] = {"background": read_background(background, threshold), "threshold": threshold}
     check_json(json, force=force)
     from pyramid_tokenizer.evaluation import check_background, label_images
+    from pyramid_tokenizer.evaluation.plots import check_plots
+    from pyramid_tokenizer.evaluation.report_of import segmentation_report
     from pyramid_tokenizer.images.labelled import open_segmentation_set
 
+    if out is not None:
+        out = check_out(out, force=force)
+        check_plots()
     labelled = open_segmentation_set(data.expanduser(), protocol, split=split, classes=classes and classes.expanduser())
     check_background(labelled.protocol, **rule)
     seg = load_segmenter(model, device, text_cache=cache_folder(text_cache))
@@ -155,6 +179,36 @@ def segmentation(
     if json is not None:
         write_json(json, report)
         console.print(f"\nall figures -> {json}")
+    if out is not None:
+        facts = facts_of(model, seg.tok.fingerprint, data=data.name, device=device)
+        facts |= {
+            "protocol": f"{protocol}: {labelled.protocol.description}",
+            "seen": _describe(model, used, view, **rule),
+        }
+        report = {
+            name: value for name, value in report.items() if name not in ("model", "fingerprint", "data", "protocol")
+        }
+        sheet = _mask_sheet(predict, labelled, indices)
+        tell_written(console, segmentation_report(report, facts, sheet).write(out))
+
+
+def _mask_sheet(predict: Callable[[Tensor], Tensor], labelled: SegmentationSet, indices: Sequence[int]) -> Image.Image:
+    """A row for each of a few images: the image, its labels and its masks, in the same colours."""
+    from pyramid_tokenizer.images.labelled.labels import NO_CLASS
+    from pyramid_tokenizer.images.pixels import to_pil
+    from pyramid_tokenizer.images.read import read_image
+    from pyramid_tokenizer.visualize import contact_sheet, overlay
+
+    protocol, rows = labelled.protocol, []
+    for place in spread(len(indices), SHOWN):
+        sample = labelled[indices[place]]
+        image = read_image(sample.image)
+        masks = predict(image).cpu()
+        if protocol.background_class is not None:
+            masks = masks.masked_fill(masks == NO_CLASS, protocol.background_class)
+        names = protocol.display_names
+        rows.append([to_pil(image)[0], *(overlay(image, labels, names) for labels in (sample.labels, masks))])
+    return contact_sheet(rows, column_titles=["image", "labels", "masks"])
 
 
 def _measure(
@@ -183,18 +237,6 @@ def _measure_tokens(
     with show_progress(console, "tokens", len(indices)) as advance:
         samples = _samples(labelled, indices, advance)
         return token_figures(tok, samples, num_classes=labelled.num_classes, short_side_px=size)
-
-
-def spread(count: int, limit: int | None) -> list[int]:
-    """The indices of `limit` images, spread evenly over the set; all indices for None.
-
-    Example:
-        >>> spread(10, 4), spread(3, 4)
-        ([0, 2, 5, 7], [0, 1, 2])
-    """
-    if limit is None or limit >= count:
-        return list(range(count))
-    return [i * count // limit for i in range(limit)]
 
 
 def _samples(labelled: SegmentationSet, indices: Sequence[int], advance: Callable[[], None]) -> Iterator[Sample]:

@@ -1,4 +1,4 @@
-"""`bootstrap_interval`: how much a segmentation score would vary over other images of the same kind."""
+"""How much a figure would vary over other images of the same kind: `bootstrap_interval` of a score of masks, `mean_interval`."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from pyramid_tokenizer.evaluation.confusion import SCORES, ClassCounts, Confusio
 
 LEVEL = 0.95
 """Coverage of the intervals."""
+_TAILS = torch.tensor([(1 - LEVEL) / 2, (1 + LEVEL) / 2], dtype=torch.float64)
 
 
 def bootstrap_interval(
@@ -65,16 +66,42 @@ def bootstrap_intervals(
         raise ConfigError(f"expected samples of at least 1, got {samples}: 1000 is usual")
     table = _stack(per_image)  # (M, 3, N)
     num_images = len(table)
+    times = _draws(num_images, samples, seed)
+    counts = (times @ table.flatten(1)).unflatten(1, table.shape[1:])  # (samples, 3, N), exact below 2^53
+    _, values = score_counts(*counts.unbind(1))
+    # a draw without any labelled pixel has the score NaN and is left out
+    bounds = {name: torch.nanquantile(value, _TAILS).tolist() for name, value in values.items()}
+    return {name: (low, high) for name, (low, high) in bounds.items()}
+
+
+def mean_interval(values: Tensor, *, samples: int = 1000, seed: int = 0) -> tuple[float, float]:
+    """Computes the 95 % percentile interval of a mean over images, by resampling the images with replacement.
+
+    Args:
+        values: (N,) one finite number for each image, N >= 1.
+        samples: How many sets of images are drawn, at least 1.
+        seed: Seed of the draws; the same seed and values give the same interval.
+
+    Raises:
+        DataError: There is no image, or a value is NaN or infinite.
+
+    Example:
+        >>> mean_interval(torch.tensor([1.0, 2.0, 3.0, 4.0]))
+        (1.5, 3.5)
+    """
+    if values.ndim != 1 or not len(values) or not bool(values.isfinite().all()):
+        raise DataError(f"expected one finite value for each image, got {tuple(values.shape)}: leave others out")
+    means = _draws(len(values), samples, seed) @ values.double() / len(values)
+    low, high = torch.quantile(means, _TAILS).tolist()
+    return low, high
+
+
+def _draws(num_images: int, samples: int, seed: int) -> Tensor:
+    """(samples, num_images) float64: how often each image is in each of the sets that are drawn."""
     generator = torch.Generator().manual_seed(seed)
     draws = torch.randint(num_images, (samples, num_images), generator=generator)
     times = torch.zeros(samples, num_images, dtype=torch.float64)
-    times.scatter_add_(1, draws, torch.ones_like(times))  # how often each image is drawn
-    counts = (times @ table.flatten(1)).unflatten(1, table.shape[1:])  # (samples, 3, N), exact below 2^53
-    _, values = score_counts(*counts.unbind(1))
-    tails = torch.tensor([(1 - LEVEL) / 2, (1 + LEVEL) / 2], dtype=torch.float64)
-    # a draw without any labelled pixel has the score NaN and is left out
-    bounds = {name: torch.nanquantile(value, tails).tolist() for name, value in values.items()}
-    return {name: (low, high) for name, (low, high) in bounds.items()}
+    return times.scatter_add_(1, draws, torch.ones_like(times))
 
 
 def _stack(per_image: Sequence[ClassCounts | ConfusionMatrix]) -> Tensor:

@@ -22,8 +22,9 @@ def model_card(config: TokenizerConfig, *, fingerprint: str, evaluation: Mapping
     Args:
         config: The model's config.
         fingerprint: The tokenizer's fingerprint.
-        evaluation: What `benchmarks/reconstruction.py --json` wrote: "protocol", "date" and "rows" of "what",
-            "bits_per_pixel", "psnr", "ssim". Figures of a tokenizer with another fingerprint are left out.
+        evaluation: The report.json of `pyramid-tokenizer evaluate reconstruction`, or what
+            `benchmarks/reconstruction.py --json` wrote: "protocol", "date" and "rows" of "what", "bits_per_pixel", "psnr",
+            "ssim". Figures of a tokenizer with another fingerprint are left out.
 
     Returns:
         Markdown that begins with the Hub's YAML header.

@@ -6,6 +6,7 @@ import torch
 from PIL import Image
 
 from benchmarks import baselines
+from pyramid_tokenizer.evaluation import codecs
 
 
 def noisy_images(count=2, side=32):
@@ -83,7 +84,7 @@ def test_kmeans_finds_the_only_patches_there_are():
 
 @pytest.mark.parametrize("codec", ["JPEG", "WebP", pytest.param("AVIF", marks=pytest.mark.slow)])
 def test_the_nearest_rate_is_that_of_whole_files(codec):
-    if not baselines.has_codec(codec):
+    if not codecs.has_codec(codec):
         pytest.skip(f"this Pillow has no {codec}")
     images, tried = noisy_images(), {}
     qualities = baselines.CODECS[codec][1]
@@ -104,5 +105,5 @@ def test_the_nearest_rate_is_that_of_whole_files(codec):
 
 
 def test_a_codec_that_pillow_lacks_is_told(monkeypatch):
-    monkeypatch.setattr(baselines.features, "check", lambda name: name != "avif")
-    assert [baselines.has_codec(codec) for codec in baselines.CODECS] == [True, True, False]
+    monkeypatch.setattr(codecs.features, "check", lambda name: name != "avif")
+    assert [codecs.has_codec(codec) for codec in codecs.CODECS] == [True, True, False]
