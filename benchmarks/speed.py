@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import os
 import platform
+import re
 import statistics
 import sys
 import time
@@ -115,10 +116,21 @@ def to_markdown(found: Sequence[tuple[str, int, Spread]]) -> str:
     return table(("images per second", "threads", "median", "slowest round", "fastest round"), lines)
 
 
+def cpu_name() -> str:
+    """The processor's own name where the system tells it, with the widest vectors it has; else its architecture."""
+    try:
+        facts = Path("/proc/cpuinfo").read_text(encoding="utf-8")
+    except OSError:
+        return platform.processor() or platform.machine()
+    names = re.findall(r"^model name\s*: (.+)$", facts, flags=re.MULTILINE)
+    vectors = ", AVX-512" if "avx512f" in facts else ", AVX2" if "avx2" in facts else ""
+    return f"{names[0] if names else platform.machine()}{vectors}"
+
+
 def machine() -> str:
-    """Describes the machine: its cores, its load before the measurement, and the version of torch."""
+    """Describes the machine: its cores and their name, its load before the measurement, and the version of torch."""
     load = f", load {os.getloadavg()[0]:.1f}" if hasattr(os, "getloadavg") else ""
-    return f"{os.cpu_count()} cores ({platform.machine()}){load}, torch {torch.__version__}, {torch.get_num_threads()} threads"
+    return f"{os.cpu_count()} cores ({cpu_name()}){load}, torch {torch.__version__}, {torch.get_num_threads()} threads"
 
 
 def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:

@@ -16,6 +16,7 @@ from pyramid_tokenizer.checks.arguments import check_whole
 from pyramid_tokenizer.checks.finite import all_finite
 from pyramid_tokenizer.config.models import TokenizerConfig
 from pyramid_tokenizer.decoder import PixelDecoder, TopDownTrunk, explain_maps, explain_pixels
+from pyramid_tokenizer.decoder.thumbnails import reduce_image, reduction_of
 from pyramid_tokenizer.encoding import Encoder, Images
 from pyramid_tokenizer.errors import NotFittedError
 from pyramid_tokenizer.images import to_batch
@@ -78,10 +79,28 @@ class PyramidTokenizer(Encoder):
         return to_language_model(tokenizer, self.vocabulary, layout=layout)
 
     @torch.no_grad()
-    def decode(self, tokens: TokenPyramid) -> Tensor:
-        """Images of tokens, or of any prefix of their levels: (B, 3, H, W) float32 in [0, 1], at the original size."""
-        ids, present = self.ids(tokens), self.present(tokens)
-        return self._to_images(self.quantizer.codes(ids, present), tokens.image_size, present)
+    def decode(self, tokens: TokenPyramid, *, scale: float = 1) -> Tensor:
+        """Images of tokens, or of any prefix of their levels: (B, 3, H, W) float32 in [0, 1], at the original size.
+
+        Args:
+            tokens: Token pyramid of B images.
+            scale: 1, or 1/2, 1/4 or 1/8 for thumbnails (B, 3, ceil(H scale), ceil(W scale)). These are the linear
+                reconstruction of the tokens, reduced by averaging: no block of the decoder runs. They differ from a full decode
+                that is reduced in the same way by 34 to 38 dB on the bundled model (`benchmarks/decode.py`).
+
+        Raises:
+            ConfigError: Another scale.
+
+        Example:
+            >>> tok = PyramidTokenizer.from_pretrained("tiny")
+            >>> tok.decode(tok.encode(torch.rand(1, 3, 64, 90)), scale=1 / 4).shape
+            torch.Size([1, 3, 16, 23])
+        """
+        reduction, ids, present = reduction_of(scale), self.ids(tokens), self.present(tokens)
+        codes = self.quantizer.codes(ids, present)
+        if reduction > 1:
+            return self._to_thumbnails(codes, tokens.image_size, present, reduction)
+        return self._to_images(codes, tokens.image_size, present)
 
     def reconstruct(self, images: Images, *, size: int | None = None) -> Tensor:
         """`decode(encode(images, size=size))`: (B, 3, H, W) float32 in [0, 1]."""
@@ -244,3 +263,13 @@ class PyramidTokenizer(Encoder):
             self.quantizer.require_finite_weights()
             explain_pixels(images, self.trunk, self.pixel_decoder, weights_advice=WEIGHTS_ADVICE)
         return images.clamp(0, 1)[..., : image_size[0], : image_size[1]]
+
+    def _to_thumbnails(
+        self, codes: Sequence[Tensor], image_size: tuple[int, int], present: Presence, reduction: int
+    ) -> Tensor:
+        image = self.quantizer.linear_reconstructions(codes, present)[-1]
+        thumbnails = reduce_image(image, scale=self.quantizer.scale(len(codes) - 1), reduction=reduction)
+        if not all_finite([thumbnails]):
+            self.quantizer.require_finite_weights()
+        height, width = (-(-side // reduction) for side in image_size)
+        return thumbnails.clamp(0, 1)[..., :height, :width]

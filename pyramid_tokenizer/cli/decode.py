@@ -35,12 +35,21 @@ Out = Annotated[
         help="The folder for the results, or a file name ending in .png for a single token file.",
     ),
 ]
+Scale = Annotated[
+    float,
+    typer.Option(
+        metavar="SCALE",
+        help="0.5, 0.25 or 0.125 for thumbnails of that scale, which cost a fraction of a full decode and look softer.",
+    ),
+]
 
 
 def decode(
     tokens: Files,
+    *,
     model: Model = "tiny",
     levels: Levels = None,
+    scale: Scale = 1.0,
     out: Out = Path("decoded"),
     device: Device = "cpu",
     list_passed_over: ListPassedOver = False,
@@ -53,10 +62,12 @@ def decode(
     be the one that made the tokens. Files that cannot be decoded are skipped and listed at the end, and the exit code is then
     1.
     """
+    from pyramid_tokenizer.decoder.thumbnails import reduction_of
     from pyramid_tokenizer.images.files import save_image
     from pyramid_tokenizer.images.pixels import to_pil
     from pyramid_tokenizer.tokens.pyramid import TokenPyramid
 
+    reduction = reduction_of(scale)
     sources = find_tokens(tokens)
     outputs = plan_outputs(sources, out=out, suffix=".png", force=force or skip_existing)
     tok = load_tokenizer(model, device)
@@ -69,20 +80,22 @@ def decode(
         for source, output in zip(sources, outputs, strict=True):
             with failures.item(source.path):
                 pyramid = cut_levels(TokenPyramid.load(source.path), levels)
+                height, width = (-(-side // reduction) for side in pyramid.image_size)
+                size = height, width
                 paths = number_paths(output, pyramid.batch_size)
                 ours = pyramid.fingerprint == tok.fingerprint  # other tokens are an error, which decoding tells
-                if skip_existing and ours and images_are_done(paths, force=force, size=pyramid.image_size):
+                if skip_existing and ours and images_are_done(paths, force=force, size=size):
                     failures.keep()
                     advance()
                     continue
                 if not (force or skip_existing):
                     check_absent(paths)
-                images = to_pil(tok.decode(pyramid))
+                images = to_pil(tok.decode(pyramid, scale=scale))
                 output.parent.mkdir(parents=True, exist_ok=True)
                 for image, path in zip(images, paths, strict=True):
                     save_image(image, path)
                     console.print(
-                        f"{printable(source.path)}: {count_levels(len(pyramid))}, {describe_size(pyramid.image_size)} px, "
+                        f"{printable(source.path)}: {count_levels(len(pyramid))}, {describe_size(size)} px, "
                         f"{pyramid.bits_per_pixel:.3f} bits per pixel -> {printable(path)}"
                     )
             advance()

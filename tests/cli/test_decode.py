@@ -73,3 +73,13 @@ def test_existing_images_are_replaced_by_force_alone(run, model, tokens, here):
     assert (here / "decoded" / "a.png").read_bytes() == b"precious"
     assert run("decode", tokens, "--model", model, "--force").exit_code == 0
     assert (here / "decoded" / "a.png").read_bytes() != b"precious"
+
+
+def test_scale_gives_thumbnails(run, model, tok, tokens, here):
+    done = run("decode", tokens / "a.tokens", "--model", model, "--scale", 0.25, "--out", "x.png")
+    assert done.exit_code == 0, done.stderr
+    assert_same_image(here / "x.png", to_pil(tok.decode(TokenPyramid.load(tokens / "a.tokens"), scale=1 / 4))[0])
+    assert "10x8 px" in done.stdout
+    refused = run("decode", tokens / "a.tokens", "--model", model, "--scale", 0.3, "--out", "y.png")
+    assert (refused.exit_code, refused.stdout) == (1, "")
+    assert "1/4" in refused.stderr and "0.3" in refused.stderr
