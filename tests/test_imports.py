@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -43,3 +45,27 @@ def test_neither_the_package_nor_a_toy_models_whole_life_loads_a_library_it_does
     done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=False)
     assert done.stderr == ""
     assert done.stdout.splitlines() == ["[]", "[]", "[]"]
+
+
+COMMAND = """
+import sys
+from pyramid_tokenizer.cli import app
+try:
+    app(sys.argv[1:])
+except SystemExit as done:
+    assert not done.code, done
+assert "torch" not in sys.modules
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("words", [["--help"], ["encode", "--help"], ["info", "x.tokens"], ["info", "sparse.tokens"]])
+def test_help_and_what_a_token_file_holds_are_shown_without_torch(words: list[str], tmp_path: Path) -> None:
+    golden = REPOSITORY / "tests" / "golden"
+    shutil.copy(golden / "tokens_v3.bin", tmp_path / "x.tokens")
+    shutil.copy(golden / "tokens_v3_sparse.bin", tmp_path / "sparse.tokens")
+    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
+    command = [sys.executable, "-c", COMMAND, *words]
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout

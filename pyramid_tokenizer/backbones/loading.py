@@ -16,6 +16,7 @@ from torch import Tensor
 from pyramid_tokenizer.backbones.fetch import HUB_CONFIG, HUB_WEIGHTS, Download
 from pyramid_tokenizer.backbones.open_clip import CONFIG_FILE, WEIGHTS_FILE, OpenClipBackbone
 from pyramid_tokenizer.backbones.trust import check_numbers, refuse_remote_code
+from pyramid_tokenizer.backbones.uninitialised import Uninitialised
 from pyramid_tokenizer.checks.arguments import check_kind, check_path
 from pyramid_tokenizer.config.models import BackboneConfig
 from pyramid_tokenizer.errors import (
@@ -66,9 +67,10 @@ def load_open_clip(
         if source.name.startswith(_LOCAL):
             check_numbers(model_config, Path(source.name.removeprefix(_LOCAL)))
         _check_offline(model_config, config.name, download)
-        model = open_clip.create_model(
-            source.name, source.pretrained, require_pretrained=True, weights_only=True, **source.options
-        )
+        with Uninitialised():
+            model = open_clip.create_model(
+                source.name, source.pretrained, require_pretrained=True, weights_only=True, **source.options
+            )
     except PyramidTokenizerError:
         raise
     except Exception as error:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from pyramid_tokenizer.backbones import BackboneDescription
     from pyramid_tokenizer.config.models import LevelConfig
     from pyramid_tokenizer.segmentation.segmenter import Segmenter
-    from pyramid_tokenizer.tokens.pyramid import TokenPyramid
+    from pyramid_tokenizer.tokens.outline import TokenOutline
 
 What = Annotated[
     str | None,
@@ -63,39 +63,40 @@ def info(what: What = None, backbone: Backbone = None, size: ImageSize = 256) ->
 
 
 def _show_tokens(path: Path, console: Console) -> None:
-    from pyramid_tokenizer.tokens.pyramid import TokenPyramid
+    from pyramid_tokenizer.tokens.outline import read_outline  # without torch, which takes seconds to import
 
-    tokens = TokenPyramid.load(path)
+    outline = read_outline(path)
+    header = outline.header
     console.print(f"token file   {path}, {path.stat().st_size:,} bytes")
-    console.print(f"images       {tokens.batch_size} of {describe_size(tokens.image_size)} px")
-    console.print(f"tokens       {_describe_counts(tokens)}, {tokens.bits_per_pixel:.4f} bits per pixel")
-    console.print(f"fingerprint  {tokens.fingerprint}")
-    made = f"of the backbone: {tokens.precision}" if tokens.precision else "none: no encoder made these tokens"
+    console.print(f"images       {header.batch_size} of {describe_size(header.image_size)} px")
+    console.print(f"tokens       {_describe_counts(outline)}, {outline.bits_per_pixel():.4f} bits per pixel")
+    console.print(f"fingerprint  {header.fingerprint}")
+    made = f"of the backbone: {header.precision}" if header.precision else "none: no encoder made these tokens"
     console.print(f"precision    {made}")
     console.print()
-    console.print(_token_table(tokens), soft_wrap=False)
+    console.print(_token_table(outline), soft_wrap=False)
 
 
-def _describe_counts(tokens: TokenPyramid) -> str:
+def _describe_counts(outline: TokenOutline) -> str:
     """The tokens of an image in words, such as "1,344 an image" or "212 to 640 an image, of 1,344"."""
-    if not tokens.is_sparse:
-        return f"{tokens.num_tokens:,} an image"
-    least, most = int(tokens.token_counts.min()), int(tokens.token_counts.max())
+    if not outline.is_sparse:
+        return f"{outline.num_cells:,} an image"
+    totals = outline.counts.sum(0)
+    least, most = int(totals.min()), int(totals.max())
     counts = f"{least:,}" if least == most else f"{least:,} to {most:,}"
-    return f"{counts} an image, of {sum(height * width for height, width in tokens.grids):,}"
+    return f"{counts} an image, of {outline.num_cells:,}"
 
 
-def _token_table(tokens: TokenPyramid) -> Table:
+def _token_table(outline: TokenOutline) -> Table:
     """A row per level; numbers of tokens are means over the images, and the rate has the split bits in it."""
-    from pyramid_tokenizer.tokens.summary import level_counts
-
-    means = (level_counts(tokens).sum(1) / tokens.batch_size).tolist()
-    share = ["present"] if tokens.is_sparse else []
+    header = outline.header
+    means = outline.counts.mean(1).tolist()
+    share = ["present"] if outline.is_sparse else []
     table = make_table(None, "level", "grid", "tokens", *share, "entries", "bits/token", "bits/px so far")
-    for level, ((height, width), entries) in enumerate(zip(tokens.grids, tokens.codebook_sizes, strict=True)):
-        present = [f"{means[level] / (height * width):.1%}"] if tokens.is_sparse else []
+    for level, ((height, width), entries) in enumerate(zip(header.grids, header.codebook_sizes, strict=True)):
+        present = [f"{means[level] / (height * width):.1%}"] if outline.is_sparse else []
         count = f"{means[level]:,.{0 if means[level].is_integer() else 1}f}"
-        rate = f"{tokens[: level + 1].bits_per_pixel:.4f}"
+        rate = f"{outline.bits_per_pixel(level + 1):.4f}"
         table.add_row(
             str(level), f"{width}x{height}", count, *present, f"{entries:,}", f"{math.log2(entries):.2f}", rate
         )

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pyramid_tokenizer.datasets.arrow_copy import Group
-from pyramid_tokenizer.tokens.splits import ABSENT, presence_of_bits
+from pyramid_tokenizer.tokens.split_bits import ABSENT, presence_of_bits
 
 
 @dataclass(frozen=True, slots=True)

@@ -33,7 +33,7 @@ from numpy.typing import NDArray
 from pyramid_tokenizer.datasets.manifest import SCHEMA_VERSION, Plan
 from pyramid_tokenizer.errors import MissingExtraError
 from pyramid_tokenizer.tokens.pyramid import TokenPyramid
-from pyramid_tokenizer.tokens.splits import split_bits
+from pyramid_tokenizer.tokens.split_bits import split_bits
 
 OWN_COLUMNS = ("key", "source_row", "height", "width")
 """Columns that every token dataset has beside those of its levels."""

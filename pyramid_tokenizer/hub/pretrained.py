@@ -18,6 +18,7 @@ from torch import Tensor
 
 from pyramid_tokenizer.backbones import Backbone, load_backbone, name_backbone
 from pyramid_tokenizer.backbones.base import compute_fingerprint
+from pyramid_tokenizer.backbones.uninitialised import Uninitialised
 from pyramid_tokenizer.checks.arguments import check_kind, check_path
 from pyramid_tokenizer.checks.devices import CheckedDevices, check_device
 from pyramid_tokenizer.checks.finite import require_finite
@@ -155,7 +156,8 @@ class PretrainedModel(CheckedDevices):
         download: dict[str, Any] = {"token": token, "cache_dir": cache_dir, "local_files_only": local_files_only}
         found = open_model(name, subfolder=subfolder, revision=revision, **download)
         check_sizes(found.config, embedding_dim=found.backbone.embedding_dim, file=found.weights_file)
-        tok = cls.from_config(found.config, backbone=found.backbone)
+        with Uninitialised():
+            tok = cls.from_config(found.config, backbone=found.backbone)
         tok.load_own(read_weights(found.weights_file, tok.own_tensors()))
         if found.config.fingerprint and tok.fingerprint != found.config.fingerprint:
             raise CheckpointError(

@@ -45,7 +45,7 @@ import numpy as np
 
 from pyramid_tokenizer.errors import TokenFileError
 from pyramid_tokenizer.files import refuse_lfs_pointer, write_bytes
-from pyramid_tokenizer.tokens.splits import ABSENT, presence_of_bits, split_bits
+from pyramid_tokenizer.tokens.split_bits import ABSENT, presence_of_bits, split_bits
 
 MAGIC = b"PYRTOK"
 VERSION = 3

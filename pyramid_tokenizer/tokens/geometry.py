@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
-
-from torch import Tensor
+from typing import TYPE_CHECKING
 
 from pyramid_tokenizer.errors import TokenRangeError
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 def grids_of(image_size: tuple[int, int], strides: Sequence[int]) -> tuple[tuple[int, int], ...]:
