@@ -117,6 +117,7 @@ def _show_model(name: str, size: int, console: Console) -> None:
     console.print(f"             {_describe_maps(tok.backbone)}")
     console.print(f"composition  {tok.config.quantizer.composition}")
     console.print(f"vocabulary   {tok.vocabulary.size:,} integers")
+    console.print(f"terms        of the code: Apache-2.0; of the weights: {hub.weight_terms(directory)}")
     _show_levels(tok.config.quantizer.levels, size, console, base_levels=tok.quantizer.base_levels)
     _show_sizes(segmenter, directory, console)
 

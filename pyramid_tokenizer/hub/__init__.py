@@ -12,7 +12,7 @@ Nothing is pickled and no code is loaded. Files and directories get their final 
 (`files.replacing`, `save_directory`), so that no half-written model can be found.
 """
 
-from pyramid_tokenizer.hub.card import model_card
+from pyramid_tokenizer.hub.card import add_to_card, model_card, weight_terms
 from pyramid_tokenizer.hub.directory import (
     CONFIG_FILE,
     WEIGHTS_FILE,
@@ -43,6 +43,7 @@ __all__ = [
     "WEIGHTS_FILE",
     "KeptHead",
     "StoredHead",
+    "add_to_card",
     "backbone_folder",
     "bundled_models",
     "check_head_size",
@@ -58,6 +59,7 @@ __all__ = [
     "save_directory",
     "save_model",
     "warn_of_lost_head",
+    "weight_terms",
     "write_config",
     "write_weights",
 ]

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from pyramid_tokenizer.config.models import LevelConfig, TokenizerConfig
 
 TAGS = ("image-tokenizer", "vector-quantization", "clip")
 """Words that the model is found by on the Hub."""
+_PLACEHOLDER = "path/or/user/repo"
 PIPELINE_TAG = "image-feature-extraction"
 """The Hub's task that is nearest to what a tokenizer does."""
 
@@ -17,7 +19,8 @@ PIPELINE_TAG = "image-feature-extraction"
 def model_card(config: TokenizerConfig, *, fingerprint: str, evaluation: Mapping[str, Any] | None = None) -> str:
     """The text of README.md: how to use the model, its levels, and the figures of a saved evaluation.
 
-    It names no licence, because that follows from the backbone and the training images: whoever publishes the model adds it.
+    It names no licence, because that follows from the backbone and the training images: whoever publishes the model adds it,
+    by `push_to_hub(license=...)` or `add_to_card`.
 
     Args:
         config: The model's config.
@@ -31,8 +34,52 @@ def model_card(config: TokenizerConfig, *, fingerprint: str, evaluation: Mapping
     """
     from huggingface_hub import ModelCard, ModelCardData
 
-    header = ModelCardData(library_name="pyramid-tokenizer", pipeline_tag=PIPELINE_TAG, tags=list(TAGS))
+    rows = _rows(evaluation, fingerprint)
+    measured = [name for name in ("psnr", "ssim") if any(row.get(name) is not None for row in rows)]
+    header = ModelCardData(
+        library_name="pyramid-tokenizer", pipeline_tag=PIPELINE_TAG, tags=list(TAGS), metrics=measured or None
+    )
     return str(ModelCard(f"---\n{header.to_yaml()}\n---\n\n{_body(config, fingerprint, evaluation)}"))
+
+
+def add_to_card(card: str, *, repo_id: str | None = None, **header: Any) -> str:
+    r"""The card with more in its header, and with the name that its example loads.
+
+    Args:
+        card: The text of README.md.
+        repo_id: Where the model is published: "user/repo".
+        header: Fields of the Hub's header, such as `license`, `license_name`, `datasets`, `metrics`; None leaves one out.
+
+    Example:
+        >>> add_to_card("---\nlibrary_name: a\n---\n# A card\n", license="mit", datasets=["coco"]).splitlines()[1:5]
+        ['library_name: a', 'datasets:', '- coco', 'license: mit']
+    """
+    from huggingface_hub import ModelCard
+
+    changed = ModelCard(card, ignore_metadata_errors=True)
+    for name, value in header.items():
+        if value is not None:
+            setattr(changed.data, name, value)
+    return str(changed) if repo_id is None else str(changed).replace(f'"{_PLACEHOLDER}"', f'"{repo_id}"')
+
+
+def weight_terms(directory: Path) -> str:
+    """The terms of a model's weights, as the header of its card names them, in a few words.
+
+    Args:
+        directory: Of a saved model.
+    """
+    from huggingface_hub import ModelCard
+    from yaml import YAMLError  # comes with huggingface_hub
+
+    try:
+        header = ModelCard.load(directory / "README.md", ignore_metadata_errors=True).data.to_dict()
+    except (OSError, ValueError, YAMLError):
+        return "none named: the model has no card that can be read"
+    if not header.get("license"):
+        return "none named; they follow from the backbone and the training images"
+    name = header.get("license_name")
+    return f"{header['license']}, {name} (see its card)" if name else str(header["license"])
 
 
 def _body(config: TokenizerConfig, fingerprint: str, evaluation: Mapping[str, Any] | None) -> str:
@@ -49,7 +96,7 @@ Turns an image into a pyramid of discrete tokens over a frozen CLIP backbone, an
 
 ```python
 from pyramid_tokenizer import PyramidTokenizer
-tok = PyramidTokenizer.from_pretrained("path/or/user/repo")
+tok = PyramidTokenizer.from_pretrained("{_PLACEHOLDER}")
 tokens = tok.encode("photo.jpg")   # ids of every level, coarse to fine
 images = tok.decode(tokens)         # (1, 3, H, W) in [0, 1]
 ```
@@ -65,6 +112,11 @@ images = tok.decode(tokens)         # (1, 3, H, W) in [0, 1]
 ## Figures
 
 {_figures(evaluation, fingerprint)}
+
+## Terms
+
+The code of pyramid-tokenizer is under the Apache-2.0 licence. The terms of these weights are another matter: they follow from the
+backbone and from the images that the model was trained on. Where the header of this card names no licence, nobody has named any.
 """
 
 
@@ -72,6 +124,13 @@ def _level_row(index: int, level: LevelConfig, *, is_detail: bool) -> str:
     rate = math.log2(level.codebook_size) / level.stride**2
     name = f"{index} (detail: left out unless asked for)" if is_detail else f"{index}"
     return f"| {name} | {level.stride} | {level.codebook_size} | {level.dim} | {level.distance} | {rate:.4f} |"
+
+
+def _rows(evaluation: Mapping[str, Any] | None, fingerprint: str) -> list[Mapping[str, Any]]:
+    """The figures that were measured for this fingerprint."""
+    if not evaluation or evaluation.get("fingerprint", fingerprint) != fingerprint:
+        return []
+    return list(evaluation.get("rows") or [])
 
 
 def _figures(evaluation: Mapping[str, Any] | None, fingerprint: str) -> str:

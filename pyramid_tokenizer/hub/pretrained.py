@@ -251,7 +251,7 @@ class PretrainedModel(CheckedDevices):
         return save_model(directory, config, **parts, half=half, evaluation=evaluation)
 
     def push_to_hub(self, repo_id: str, **options: Any) -> str:
-        """Uploads the model to the Hub repository "user/repo" and returns the commit's address; options as for `hub.push`."""
+        """Uploads the model to the Hub repository "user/repo"; options, errors and the result are those of `hub.push_saved`."""
         return push_saved(self.save_pretrained, repo_id, **options)
 
     def __repr__(self) -> str:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import glob
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from pyramid_tokenizer.errors import HubError
+from pyramid_tokenizer.hub.card import add_to_card
 from pyramid_tokenizer.hub.directory import read_config
 from pyramid_tokenizer.hub.resolve import MODEL_FILES
 
@@ -70,13 +71,28 @@ def push(
     return str(commit.pr_url if create_pr else commit.commit_url)
 
 
-def push_saved(save: Callable[[Path], Path], repo_id: str, **options: Any) -> str:
+def push_saved(
+    save: Callable[[Path], Path],
+    repo_id: str,
+    *,
+    license: str | None = None,
+    license_name: str | None = None,
+    datasets: Sequence[str] = (),
+    **options: Any,
+) -> str:
     """Saves a model into a temporary folder and uploads it; returns the address of the commit.
 
     Args:
         save: Writes the model's files into a folder, e.g. `tok.save_pretrained`.
         repo_id: "user/repo"; created if it does not exist.
+        license: Terms of the weights, for the card: one of the Hub's words, such as "mit" or "other".
+        license_name: Their name, beside license="other".
+        datasets: What the model was trained on, for the card.
         options: As `push` takes them, which also lists the errors.
     """
     with tempfile.TemporaryDirectory() as folder:
-        return push(save(Path(folder)), repo_id, **options)
+        saved = save(Path(folder))
+        header = {"license": license, "license_name": license_name, "datasets": list(datasets) or None}
+        card = add_to_card((saved / "README.md").read_text(encoding="utf-8"), repo_id=repo_id, **header)
+        (saved / "README.md").write_text(card, encoding="utf-8")
+        return push(saved, repo_id, **options)

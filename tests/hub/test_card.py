@@ -4,7 +4,8 @@ import pytest
 from huggingface_hub import ModelCard
 
 from pyramid_tokenizer.config.models import BackboneConfig, DecoderConfig, LevelConfig, QuantizerConfig, TokenizerConfig
-from pyramid_tokenizer.hub.card import model_card
+from pyramid_tokenizer.hub import bundled_models
+from pyramid_tokenizer.hub.card import add_to_card, model_card, weight_terms
 
 CONFIG = TokenizerConfig(
     backbone=BackboneConfig(name="ViT-B-16", pretrained="openai"),
@@ -79,3 +80,32 @@ def test_the_code_of_the_card_is_python():
     code = model_card(CONFIG, fingerprint="abc").split("```")[1].removeprefix("python\n")
     compile(code, "card", "exec")
     assert len(code.strip().splitlines()) == 4
+
+
+def test_the_card_lists_the_metrics_that_it_has_figures_of_and_states_the_terms_apart():
+    card = ModelCard(model_card(CONFIG, fingerprint="abc", evaluation=EVALUATION))
+    assert card.data.metrics == ["psnr", "ssim"]
+    assert ModelCard(model_card(CONFIG, fingerprint="other", evaluation=EVALUATION)).data.metrics is None
+    terms = card.text.split("## Terms")[1]
+    assert "Apache-2.0" in terms
+    assert "weights" in terms
+
+
+def test_the_terms_of_the_weights_are_those_of_the_cards_header(tmp_path):
+    card = tmp_path / "README.md"
+    assert "none named" in weight_terms(tmp_path)
+    for header, expected in ({}, "none named"), ({"license": "mit"}, "mit"):
+        card.write_text(add_to_card(model_card(CONFIG, fingerprint="abc"), **header))
+        assert weight_terms(tmp_path).startswith(expected)
+    card.write_text("---\nlicense: [\n---\n")
+    assert "none named" in weight_terms(tmp_path)
+
+
+def test_the_bundled_models_terms_are_not_those_of_the_code():
+    folder = bundled_models()["tiny"]
+    card = ModelCard.load(folder / "README.md")
+    assert (card.data.license, card.data.pipeline_tag) == ("other", "image-feature-extraction")
+    assert card.data.metrics
+    assert card.data.datasets
+    assert "research" in weight_terms(folder)
+    assert 'from_pretrained("tiny")' in card.text

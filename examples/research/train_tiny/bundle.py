@@ -12,11 +12,18 @@ import argparse
 import json
 from pathlib import Path
 
+from pyramid_tokenizer.hub.card import add_to_card
 from pyramid_tokenizer.hub.directory import HEAD_FILE
 from pyramid_tokenizer.segmentation.segmenter import Segmenter
 
 HERE = Path(__file__).resolve().parent
 ASSETS = HERE.parents[2] / "pyramid_tokenizer" / "assets"
+TERMS = {
+    "license": "other",
+    "license_name": "research-only-images",
+    "datasets": ["caltech-101", "coco", "imagenet-samples", "msrc-v2", "clothing-co-parsing", "camvid", "tf_flowers"],
+    "metrics": ["psnr", "ssim", "accuracy", "mean_iou"],
+}
 LIMIT_BYTES = 28_000_000
 """Of backbone, codebooks and decoder; the head comes on top."""
 
@@ -44,7 +51,9 @@ def main() -> None:
     header, body = (folder / "README.md").read_text(encoding="utf-8").split("# A pyramid-tokenizer model\n", 1)
     card = (HERE / "card.md").read_text(encoding="utf-8")
     words = zero_shot_table(json.loads(args.zero_shot.read_text(encoding="utf-8")))
-    (folder / "README.md").write_text(f"{header}{card}\n## Words\n\n{words}\n\n## Use\n{body}", encoding="utf-8")
+    body = body.split("\n## Terms\n", 1)[0]  # card.md has them
+    whole = add_to_card(f"{header}{card}\n## Words\n\n{words}\n\n## Use\n{body}", repo_id=args.name, **TERMS)
+    (folder / "README.md").write_text(whole, encoding="utf-8")
     head = (folder / HEAD_FILE).stat().st_size
     size = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file()) - head
     print(f"{folder}: {size:,} bytes, and {head:,} of the segmentation head")
