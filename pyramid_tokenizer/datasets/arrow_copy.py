@@ -18,7 +18,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pyramid_tokenizer.datasets.manifest import Plan, ShardRecord, checksum
-from pyramid_tokenizer.datasets.schema import SPLIT_PREFIX, TOKEN_PREFIX, id_types, import_pyarrow, level_columns
+from pyramid_tokenizer.datasets.schema import (
+    SPLIT_PREFIX,
+    TOKEN_PREFIX,
+    build_schema,
+    id_types,
+    import_pyarrow,
+    level_columns,
+)
 from pyramid_tokenizer.datasets.storage import Storage
 from pyramid_tokenizer.errors import DatasetError
 from pyramid_tokenizer.files import replacing
@@ -203,18 +210,16 @@ def read_shard(storage: Storage, plan: Plan, record: ShardRecord) -> Any:
     data = storage.read(name)
     check_bytes(data, record, name, storage.address)
     table = pq.read_table(io.BytesIO(data), use_threads=False)
+    _check_types(plan, table.schema, name)
     splits, bytes_of_bits = level_columns(plan)[1], pa.list_(pa.field("element", pa.uint8(), nullable=False))
     for index, field in enumerate(table.schema):
         kind = field.type
-        if field.name in splits and pa.types.is_list(kind) and pa.types.is_boolean(kind.value_type):
+        if field.name in splits:
             kind = bytes_of_bits  # Arrow's booleans are bits, which would have to be shifted at every reading
         elif pa.types.is_dictionary(kind):  # the file format has one dictionary per column, and shards have their own
             kind = kind.value_type
         if kind != field.type:
             table = table.set_column(index, field.with_type(kind), table.column(index).cast(kind))
-    missing = [column for column in itertools.chain(*level_columns(plan)) if column not in table.schema.names]
-    if missing:
-        raise _foreign(name, f"a column {missing[0]}", "none")
     _check_rows(plan, record, _view(table.combine_chunks().to_batches()[0]) if len(table) else None, name)
     return table
 
@@ -253,6 +258,15 @@ def _numbered(batch: Any, prefix: str) -> list[Any]:
     """The columns of the prefix and 0, 1, 2, ..."""
     names = itertools.takewhile(set(batch.schema.names).__contains__, (f"{prefix}{n}" for n in itertools.count()))
     return [batch.column(name) for name in names]
+
+
+def _check_types(plan: Plan, schema: Any, name: str) -> None:
+    """Columns of levels must have the types that `tokenize` gives them: a signed type could hold a negative id."""
+    expected = build_schema(plan, None)
+    for column in itertools.chain(*level_columns(plan)):
+        kind = schema.field(column).type if column in schema.names else "no such column"
+        if kind != expected.field(column).type:
+            raise _foreign(name, f"a column {column} of type {expected.field(column).type}", kind)
 
 
 def _check_rows(plan: Plan, record: ShardRecord, group: Group | None, name: str) -> None:
