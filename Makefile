@@ -10,7 +10,6 @@
 VENV ?= .venv
 PYTHON ?=
 ARGS ?=
-DATA ?= research-data
 WORKERS ?= auto
 PYTHONS ?= 3.12 3.13
 
@@ -92,10 +91,10 @@ cov: ## lines that the fast tests never run
 	@$(python) -m coverage run -m pytest $(ARGS)
 	@$(python) -m coverage report
 
-bench: ## measure reconstruction on held-out photos (DATA=FOLDER, see examples/research)
+bench: ## speed beside the last committed figures; ARGS=--accept commits to the new ones
 	@$(install) dev
-	@echo "bench: reconstruction on the held-out photos"
-	@$(python) benchmarks/reconstruction.py --data $(call quote,$(DATA)) $(ARGS)
+	@echo "bench: what costs over 15 % more than in benchmarks/results/committed.json"
+	@$(python) benchmarks/regressions.py $(ARGS)
 
 golden: ## rewrite the golden files; look at the diff before you commit it
 	@$(install) dev

@@ -16,6 +16,7 @@ from pyramid_tokenizer.checks.arguments import check_whole
 from pyramid_tokenizer.checks.finite import all_finite
 from pyramid_tokenizer.config.models import TokenizerConfig
 from pyramid_tokenizer.decoder import PixelDecoder, TopDownTrunk, explain_maps, explain_pixels
+from pyramid_tokenizer.decoder.bands import BAND_PIXELS, cut_rows, in_bands
 from pyramid_tokenizer.decoder.thumbnails import reduce_image, reduction_of
 from pyramid_tokenizer.encoding import Encoder, Images
 from pyramid_tokenizer.errors import NotFittedError
@@ -256,13 +257,25 @@ class PyramidTokenizer(Encoder):
         return reports
 
     def _to_images(self, codes: Sequence[Tensor], image_size: tuple[int, int], present: Presence = ()) -> Tensor:
-        linear_reconstruction = self.quantizer.linear_reconstruction(codes, present)
         fused = self.trunk([level.to(self.dtype) for level in codes], present)[-1]
-        images = self.pixel_decoder(fused, linear_reconstruction.to(self.dtype)).float()
-        if not all_finite([images]):
-            self.quantizer.require_finite_weights()
-            explain_pixels(images, self.trunk, self.pixel_decoder, weights_advice=WEIGHTS_ADVICE)
-        return images.clamp(0, 1)[..., : image_size[0], : image_size[1]]
+
+        def decode_rows(rows: slice) -> Tensor:
+            """The images (B, 3, h, W) of some rows of level 0, not cut to their size."""
+            part = [cut_rows(level, rows, codes[0]) for level in codes]
+            masks = tuple(mask if mask is None else cut_rows(mask, rows, codes[0]) for mask in present)
+            linear_reconstruction = self.quantizer.linear_reconstruction(part, masks)
+            images = self.pixel_decoder(cut_rows(fused, rows, codes[0]), linear_reconstruction.to(self.dtype)).float()
+            if not all_finite([images]):
+                self.quantizer.require_finite_weights()
+                explain_pixels(images, self.trunk, self.pixel_decoder, weights_advice=WEIGHTS_ADVICE)
+            return images.clamp_(0, 1)
+
+        count, _, rows, columns = codes[0].shape
+        stride = self.quantizer.strides[0]
+        halo_px = self.pixel_decoder.halo_px + sum(map(self.quantizer.scale, range(len(self.quantizer.levels))))
+        band = max(1, BAND_PIXELS // (count * columns * stride**2))
+        images = in_bands(decode_rows, rows=rows, band=band, halo=-(-halo_px // stride))
+        return images[..., : image_size[0], : image_size[1]]
 
     def _to_thumbnails(
         self, codes: Sequence[Tensor], image_size: tuple[int, int], present: Presence, reduction: int

@@ -19,6 +19,9 @@ class ResidualBlock(nn.Module):
         True
     """
 
+    halo = 2
+    """Cells around a cell, in every direction, that its result depends on."""
+
     def __init__(self, channels: int):
         super().__init__()
         self.first = nn.Conv2d(channels, channels, 3, padding=1)

@@ -57,6 +57,15 @@ class PixelDecoder(nn.Module):
         """Whether the correction is anything but zero."""
         return any(bool(parameter.any()) for parameter in self.to_pixels.parameters())
 
+    @property
+    def halo_px(self) -> int:
+        """Pixels around a pixel, in every direction, that its value can depend on."""
+        blocks = sum(
+            len(list(refine.children())) * ResidualBlock.halo * patch
+            for refine, patch in zip(self.refine, self.patches, strict=False)
+        )
+        return blocks + 2 * self.patches[-1]  # the last layer, from anywhere in its cell
+
     @torch.no_grad()
     def reset_parameters(self) -> None:
         """Draws all parameters anew, with a correction of zero."""

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from pyramid_tokenizer.backbones.features import enlarge
+from pyramid_tokenizer.decoder.bands import by_rows
 from pyramid_tokenizer.decoder.blocks import ResidualBlock, reset_children
 from pyramid_tokenizer.tokens.presence import keep_present, mask_of
 from pyramid_tokenizer.tokens.splits import Presence
@@ -69,7 +70,9 @@ class TopDownTrunk(nn.Module):
         for index, ratio in enumerate(self.ratios):
             own = self._own(index, codes, mask_of(present, index))
             x = own + enlarge(self.carry[index - 1](fused[-1]), ratio) if fused else own
-            fused.append(self.fuse[index](x))
+            for block in self.fuse[index].children():
+                x = by_rows(block, x, halo=ResidualBlock.halo)
+            fused.append(x)
         return fused
 
     def _own(self, index: int, codes: Sequence[Tensor], mask: Tensor | None) -> Tensor:

@@ -1,0 +1,18 @@
+"""benchmarks/large_images.py: time and memory of one decode and one encode."""
+
+import json
+
+from benchmarks import large_images
+
+
+def test_a_part_is_measured_and_its_table_has_ratios(toy_tokenizer, tmp_path, capsys):
+    folder = str(toy_tokenizer.save_pretrained(tmp_path / "model"))
+    rows = []
+    for part in large_images.PARTS:
+        assert large_images.main(["--here", part, "--sizes", "96x64", "--model", folder]) == 0
+        found = json.loads(capsys.readouterr().out)
+        assert 0 < found["start_mb"] <= found["peak_mb"]
+        assert found["seconds"] > 0
+        rows.append({"part": part, "size": "96x64", "ns_per_px": 50.0, **found})
+    shown = large_images.to_markdown([*rows, {**rows[0], "size": "192x64", "ns_per_px": 75.0}])
+    assert shown.splitlines()[-1].split("|")[4].strip() == "1.50"
