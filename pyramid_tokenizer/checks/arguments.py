@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import numbers
 import os
+from pathlib import Path
 from typing import Any
 
-from pyramid_tokenizer.errors import ConfigError, PyramidTokenizerError
+from pyramid_tokenizer.errors import ConfigError, PyramidTokenizerError, did_you_mean
 
 
 def check_kind(
@@ -70,6 +71,28 @@ def shown(value: object) -> str:
         ("'a'", 'list')
     """
     return repr(value) if isinstance(value, (numbers.Number, str, type(None))) else type(value).__name__
+
+
+def nearest_file(path: str | os.PathLike[str], *, otherwise: str) -> str:
+    """The hint for a file or folder that does not exist: the nearest names beside it.
+
+    Args:
+        path: What was given.
+        otherwise: The hint where no name is near.
+
+    Example:
+        >>> import tempfile
+        >>> folder = Path(tempfile.mkdtemp())
+        >>> _ = (folder / "classes.txt").write_text("cat")
+        >>> nearest_file(folder / "clases.txt", otherwise="check the name")
+        "did you mean 'classes.txt'?"
+    """
+    given = Path(path).expanduser()
+    try:
+        names = os.listdir(given.parent)
+    except (OSError, ValueError):
+        names = []
+    return did_you_mean(given.name, names, otherwise=otherwise)
 
 
 def check_path(value: object, *, name: str, error: type[PyramidTokenizerError] = ConfigError) -> None:

@@ -46,6 +46,7 @@ from pyramid_tokenizer.cli import (
     tokenize,
     train,
 )
+from pyramid_tokenizer.cli.examples import EXAMPLES
 from pyramid_tokenizer.cli.group import OneLineErrors
 
 app = typer.Typer(
@@ -75,6 +76,8 @@ for _command in (
     demo.demo,
 ):
     app.command()(_command)
+for _registered in (*app.registered_commands, *evaluate.app.registered_commands):
+    _registered.epilog = f"Example:  {EXAMPLES[getattr(_registered.callback, '__name__', '')]}"
 app.add_typer(evaluate.app, name="evaluate")
 
 

@@ -10,7 +10,7 @@ import typer
 from pyramid_tokenizer.cli.existing import images_are_done
 from pyramid_tokenizer.cli.files import TOKEN_SUFFIX, check_absent, find_tokens, number_paths, plan_outputs
 from pyramid_tokenizer.cli.group import printable
-from pyramid_tokenizer.cli.options import Device, Force, Levels, ListPassedOver, Model, SkipExisting
+from pyramid_tokenizer.cli.options import Device, Force, Levels, ListPassedOver, Model, SkipExisting, Verbose
 from pyramid_tokenizer.cli.terminal import (
     Failures,
     count_levels,
@@ -54,6 +54,7 @@ def decode(
     device: Device = "cpu",
     list_passed_over: ListPassedOver = False,
     skip_existing: SkipExisting = False,
+    verbose: Verbose = False,
     force: Force = False,
 ) -> None:
     """Decode token files into one PNG per image.
@@ -73,6 +74,7 @@ def decode(
     tok = load_tokenizer(model, device)
     console = make_console()
     tell_passed_over(console, sources, by_name=list_passed_over)
+    num_images = 0
     with (
         Failures(len(sources), sources.unlisted) as failures,
         show_progress(console, "decode", len(sources)) as advance,
@@ -94,9 +96,14 @@ def decode(
                 output.parent.mkdir(parents=True, exist_ok=True)
                 for image, path in zip(images, paths, strict=True):
                     save_image(image, path)
+                    num_images += 1
+                    if not (verbose or len(sources) == 1):
+                        continue
                     console.print(
                         f"{printable(source.path)}: {count_levels(len(pyramid))}, {describe_size(size)} px, "
                         f"{pyramid.bits_per_pixel:.3f} bits per pixel -> {printable(path)}"
                     )
             advance()
         failures.tell_kept(console)
+        if len(sources) > 1:
+            console.print(f"{failures.done} of {failures.tried} files, {num_images:,} images -> {printable(out)}")

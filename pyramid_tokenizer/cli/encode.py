@@ -24,6 +24,7 @@ from pyramid_tokenizer.cli.options import (
     Size,
     SkipExisting,
     TargetPsnr,
+    Verbose,
 )
 from pyramid_tokenizer.cli.terminal import (
     Failures,
@@ -75,6 +76,7 @@ def encode(
     batch_size: BatchSize = 1,
     list_passed_over: ListPassedOver = False,
     skip_existing: SkipExisting = False,
+    verbose: Verbose = False,
     force: Force = False,
 ) -> None:
     """Encode images into one token file each.
@@ -105,14 +107,16 @@ def encode(
                 with failures.guard(source.path):
                     output.parent.mkdir(parents=True, exist_ok=True)
                     tokens.save(output)
-                    console.print(_summary(source, tokens, output))
+                    if verbose or len(jobs) == 1:
+                        console.print(_summary(source, tokens, output))
                     total_tokens += tokens.num_tokens
                     total_bytes += output.stat().st_size
             for _ in jobs[start : start + batch_size]:
                 advance()
         failures.tell_kept(console)
         if len(jobs) > 1:
-            console.print(f"{failures.done} of {failures.tried} images, {total_tokens:,} tokens, {total_bytes:,} bytes")
+            figures = f"{total_tokens:,} tokens, {total_bytes:,} bytes"
+            console.print(f"{failures.done} of {failures.tried} images, {figures} -> {printable(out)}")
 
 
 def _read(

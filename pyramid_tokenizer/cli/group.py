@@ -9,7 +9,7 @@ from typing import Any
 import typer
 from typer.core import TyperGroup
 
-from pyramid_tokenizer.errors import PyramidTokenizerError
+from pyramid_tokenizer.errors import PyramidTokenizerError, did_you_mean
 
 INTERRUPTED = 130
 """The exit code 128 + SIGINT, as shells use it."""
@@ -22,6 +22,9 @@ class OneLineErrors(TyperGroup):
         """Runs the command of the context `ctx`."""
         try:
             return super().invoke(ctx)
+        except typer.BadParameter as error:
+            error.message = with_nearest(error.message)
+            raise
         except KeyboardInterrupt:
             tell_error("interrupted")
             raise typer.Exit(INTERRUPTED) from None
@@ -32,6 +35,20 @@ class OneLineErrors(TyperGroup):
                 raise
             tell_error(str(error))
             raise typer.Exit(1) from None
+
+
+def with_nearest(message: str) -> str:
+    """The message of a wrong choice, with the nearest right one where there is one.
+
+    Example:
+        >>> with_nearest("'lokup' is not one of 'auto', 'lookup'.")
+        "'lokup' is not one of 'auto', 'lookup': did you mean 'lookup'?"
+    """
+    found = re.search(r"'([^']*)' is not one of (.*?)\.?$", message)
+    if found is None:
+        return message
+    hint = did_you_mean(found[1], re.findall(r"'([^']*)'", found[2]))
+    return f"{message.removesuffix('.')}: {hint}" if hint else message
 
 
 def tell_error(message: str) -> None:

@@ -73,4 +73,10 @@ SkipExisting = Annotated[
         "is given.",
     ),
 ]
+Verbose = Annotated[
+    bool,
+    typer.Option(
+        "--verbose", "-v", help="Print a line per file, which a single file always gets. Without it: a summary."
+    ),
+]
 Force = Annotated[bool, typer.Option("--force", help="Replace files that exist; without this option that is an error.")]

@@ -13,7 +13,7 @@ import typer
 from pyramid_tokenizer.cli.existing import header_size, images_are_done
 from pyramid_tokenizer.cli.files import OutputError, Source, check_absent, number_paths, plan_outputs
 from pyramid_tokenizer.cli.group import printable
-from pyramid_tokenizer.cli.options import Device, Force, ListPassedOver, Model, Size, SkipExisting
+from pyramid_tokenizer.cli.options import Device, Force, ListPassedOver, Model, Size, SkipExisting, Verbose
 from pyramid_tokenizer.cli.terminal import (
     Failures,
     describe_size,
@@ -143,6 +143,7 @@ def segment(
     text_cache: TextCache = "auto",
     list_passed_over: ListPassedOver = False,
     skip_existing: SkipExisting = False,
+    verbose: Verbose = False,
     force: Force = False,
 ) -> None:
     """Find what words name, in images or in stored tokens.
@@ -188,9 +189,12 @@ def segment(
                 if at_photo_size:
                     pixels, found = _enlarge_to_photo(source.path, found)
                 for summary in _write(pixels, found, output, labels=labels, force=force or skip_existing):
-                    console.print(f"{printable(source.path)}: {summary}")
+                    if verbose or len(outputs) == 1:
+                        console.print(f"{printable(source.path)}: {summary}")
             advance()
         failures.tell_kept(console)
+        if len(outputs) > 1:
+            console.print(f"{failures.done} of {failures.tried} files -> {printable(out)}")
 
 
 def _enlarge_to_photo(path: Path, found: SegmentationMap) -> tuple[Tensor, SegmentationMap]:

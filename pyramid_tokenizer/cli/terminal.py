@@ -74,16 +74,22 @@ def make_table(title: str | None, *columns: str) -> Table:
 
 @contextmanager
 def show_progress(console: Console, what: str, total: int) -> Iterator[Callable[[], None]]:
-    """Shows a progress bar on a terminal; the block calls the function that it gets once for each step."""
+    """Shows a bar with rate and time left on a terminal; the block calls the function that it gets once for each step."""
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     if not console.is_terminal or total < 2:
         yield lambda: None
         return
-    columns = TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
+    rate, left = TextColumn("{task.fields[rate]}"), TimeRemainingColumn(compact=True)
+    columns = TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), rate, left
     with Progress(*columns, console=console, transient=True) as bar:
-        task = bar.add_task(what, total=total)
-        yield lambda: bar.advance(task)
+        task = bar.add_task(what, total=total, rate="")
+
+        def advance() -> None:
+            speed = bar.tasks[0].speed
+            bar.update(task, advance=1, rate="" if speed is None else f"{speed:.2g}/s, left:")
+
+        yield advance
 
 
 # A full disk, a closed pipe or a spent limit meets the next file as well, so that going on would only repeat the error.

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from pyramid_tokenizer.checks.arguments import nearest_file
 from pyramid_tokenizer.cli.files import TOKEN_SUFFIX, Source, Sources, find_images, find_tokens
 from pyramid_tokenizer.errors import ConfigError
 
@@ -154,6 +155,11 @@ def _read_file(file: Path | None, option: str) -> list[str]:
     assert file is not None
     try:
         text = file.expanduser().read_text(encoding="utf-8-sig")
+    except FileNotFoundError as error:
+        hint = nearest_file(file, otherwise="check the name")
+        raise ConfigError(
+            f"expected a file with one class per line as {option}-file, got none at {str(file)!r}: {hint}"
+        ) from error
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(
             f"expected a UTF-8 text file with one class per line as {option}-file, got {str(file)!r}: {error}"

@@ -9,7 +9,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any, NoReturn
 
 from pyramid_tokenizer.backbones.fetch import hub_silence
-from pyramid_tokenizer.checks.arguments import check_kind, check_path
+from pyramid_tokenizer.checks.arguments import check_kind, check_path, nearest_file
 from pyramid_tokenizer.errors import ConfigError, ModelNotFoundError, did_you_mean
 from pyramid_tokenizer.hub.directory import CONFIG_FILE, SELFCHECK_FILE, WEIGHTS_FILE
 from pyramid_tokenizer.hub.head import HEAD_FILE
@@ -122,7 +122,7 @@ def bundled_models() -> dict[str, Path]:
 
 def _unknown_name(text: str, bundled: list[str]) -> str:
     if os.sep in text or "/" in text or text.startswith("."):
-        hint = "there is no such directory; check the path"
+        hint = nearest_file(text, otherwise="there is no such directory; check the path")
     else:
         hint = f"bundled models: {', '.join(sorted(bundled)) or 'none'}"
     hint = did_you_mean(text, bundled, otherwise=hint)

@@ -21,8 +21,8 @@ def test_a_folder_becomes_token_files_in_the_same_places_with_the_ids_of_the_lib
         assert TokenPyramid.load(here / "tokens" / f"{name}.tokens") == tok.encode(photos / f"{name}.png")
 
 
-def test_each_image_gets_a_line_and_all_together_another(run, model, photos):
-    done = run("encode", "photos", "--model", model)
+def test_each_image_gets_a_line_if_asked_and_all_together_another(run, model, photos):
+    done = run("encode", "photos", "--model", model, "--verbose")
     sizes = {name: os.path.getsize(f"tokens/{name}.tokens") for name in ("a", "b", "trip/a")}
     figures = {"a": "40x32 px, 2+32 tokens, {} bytes, 0.103", "b": "48x48 px, 4+64 tokens, {} bytes, 0.115"}
     figures["trip/a"] = figures["b"]
@@ -30,7 +30,9 @@ def test_each_image_gets_a_line_and_all_together_another(run, model, photos):
         f"photos/{name}.png: {figures[name].format(size)} bits per pixel -> tokens/{name}.tokens"
         for name, size in sizes.items()
     ]
-    assert done.stdout.splitlines() == [*expected, f"3 of 3 images, 170 tokens, {sum(sizes.values())} bytes"]
+    summary = f"3 of 3 images, 170 tokens, {sum(sizes.values())} bytes -> tokens"
+    assert done.stdout.splitlines() == [*expected, summary]
+    assert run("encode", "photos", "--model", model, "--force").stdout.splitlines() == [summary]
 
 
 def test_one_image_goes_to_the_file_that_is_named(run, model, tok, photos, here):
@@ -98,7 +100,7 @@ def test_names_that_look_like_markup_are_shown_as_they_are(run, model, photos):
 def test_a_limit_gives_the_tokens_of_the_library_and_a_line_of_those_that_are_there(
     run, model, tok, photos, batch_size
 ):
-    done = run("encode", "photos", "--model", model, "--max-tokens", 40, "--batch-size", batch_size)
+    done = run("encode", "photos", "--model", model, "--max-tokens", 40, "--batch-size", batch_size, "-v")
     assert done.exit_code == 0, done.stderr
     for name in ("a", "b", "trip/a"):
         assert TokenPyramid.load(f"tokens/{name}.tokens") == tok.encode(f"photos/{name}.png", max_tokens=40)

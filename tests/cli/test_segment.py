@@ -116,7 +116,7 @@ def test_a_file_of_several_images_becomes_numbered_overlays_and_label_maps(segme
 
 
 def test_each_image_gets_a_line_with_what_was_found(segment, segmenter, photos):
-    done = segment("photos/a.png", "photos/b.png")
+    done = segment("photos/a.png", "photos/b.png", "--verbose")
     shares = {
         name: describe_shares(segmenter.segment(photos / f"{name}.png", NAMES).labels, ["cat", "dog", "tree"])
         for name in ("a", "b")
@@ -124,6 +124,7 @@ def test_each_image_gets_a_line_with_what_was_found(segment, segmenter, photos):
     assert done.stdout.splitlines() == [
         f"photos/a.png: 40x32 px, {shares['a']} -> segmented/a.png",
         f"photos/b.png: 48x48 px, {shares['b']} -> segmented/b.png",
+        "2 of 2 files -> segmented",
     ]
 
 
@@ -219,7 +220,7 @@ def test_existing_files_are_replaced_by_force_alone(segment, photos, here, name)
 def test_a_label_map_never_takes_the_name_of_an_overlay(segment, photos):
     (photos / "b.png").rename(photos / "a.labels.png")
     done = segment("photos", "--labels")
-    assert (done.exit_code, len(done.stdout.splitlines())) == (1, 2)  # the two other photos
+    assert (done.exit_code, done.stdout) == (1, "2 of 3 files -> segmented\n")
     assert "'segmented/a.labels.png'" in done.stderr
     assert read("segmented/a.labels.png").ndim == 2
     assert segment("photos", "--out", "overlays").exit_code == 0

@@ -40,6 +40,8 @@ def _block(title: str, command: Any) -> str:
     lines.append("")
     for parameter in command.params:
         lines += _parameter(parameter)
+    if command.epilog:
+        lines += ["", f"  {command.epilog}"]
     return "\n".join(lines)
 
 

@@ -12,6 +12,7 @@ from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
+from pyramid_tokenizer.checks.arguments import nearest_file
 from pyramid_tokenizer.errors import ConfigError, DataError
 from pyramid_tokenizer.files import load_json
 from pyramid_tokenizer.images.labelled.word_lists import parse_word_list
@@ -121,7 +122,8 @@ def read_class_names(
     """
     path = Path(path)
     if not os.path.isfile(path):
-        raise DataError(f"expected a file of class names, got none at {str(path)!r}: write one name a line into it")
+        hint = nearest_file(path, otherwise="write one name a line into it")
+        raise DataError(f"expected a file of class names, got none at {str(path)!r}: {hint}")
     try:
         text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
