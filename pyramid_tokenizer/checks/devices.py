@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import threading
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, Self
@@ -53,6 +54,34 @@ def usable_devices() -> str:
     """The names of the devices that torch can use here, for messages: "cpu" and the GPUs that there are."""
     gpus = [f'"cuda:{index}"' for index in range(torch.cuda.device_count())] if torch.cuda.is_available() else []
     return " or ".join(['"cpu"', *gpus, *(['"mps"'] if torch.backends.mps.is_available() else [])])
+
+
+_UNITS = {torch.bfloat16: ("avx512_bf16", "amx_bf16"), torch.float16: ("avx512_fp16", "amx_fp16")}
+
+
+def warn_of_slow_dtype(device: str | int | torch.device, dtype: torch.dtype, *, stacklevel: int = 2) -> None:
+    """Warns of a half precision on an x86 CPU that has no units for it; `benchmarks/precision.py` measures what it costs.
+
+    Args:
+        device: Where a model is to run.
+        dtype: The precision that it is to have.
+        stacklevel: What `warnings.warn` would get in the place of this call.
+    """
+    units, found = _UNITS.get(dtype, ()), _cpu_capabilities()
+    if torch.device(device).type != "cpu" or found.get("architecture") != "x86_64":
+        return
+    if units and not any(found.get(unit) for unit in units):
+        name = str(dtype).removeprefix("torch.")
+        warnings.warn(
+            f"this CPU has no units for {name} ({' or '.join(units)}), so that it is slower than float32 and gives other "
+            "ids: use float32",
+            stacklevel=stacklevel + 1,
+        )
+
+
+def _cpu_capabilities() -> dict[str, Any]:
+    """What torch knows of the CPU; {} for a torch that does not tell."""
+    return getattr(torch.cpu, "get_capabilities", dict)()
 
 
 @contextmanager

@@ -20,7 +20,7 @@ from pyramid_tokenizer.backbones import Backbone, load_backbone, name_backbone
 from pyramid_tokenizer.backbones.base import compute_fingerprint
 from pyramid_tokenizer.backbones.uninitialised import Uninitialised
 from pyramid_tokenizer.checks.arguments import check_kind, check_path
-from pyramid_tokenizer.checks.devices import CheckedDevices, check_device
+from pyramid_tokenizer.checks.devices import CheckedDevices, check_device, warn_of_slow_dtype
 from pyramid_tokenizer.checks.finite import require_finite
 from pyramid_tokenizer.config.models import Composition, LevelConfig, TokenizerConfig
 from pyramid_tokenizer.decoder import PixelDecoder, TopDownTrunk
@@ -146,13 +146,15 @@ class PretrainedModel(CheckedDevices):
             local_files_only: Take files from the cache alone, and never ask the network.
             device: Where the modules go.
             dtype: Precision of backbone and decoder; codebooks stay float32. With bfloat16 features, 0 to 5 % of a level's
-                ids differ (two photos on the bundled model): encode a dataset in one precision, float32 unless you must.
+                ids differ (two photos on the bundled model): encode a dataset in one precision, float32 unless you must. On a
+                CPU without units for a half precision it is slower, too, which is a warning.
 
         Raises:
             ModelNotFoundError, ConfigError: There is no such model or no such device, or its config.json cannot be used.
             CheckpointError, BackboneError: A weight is missing, extra, misshapen or altered, or cannot be fetched.
         """
         check_device(device)  # before anything is downloaded
+        warn_of_slow_dtype(device, dtype)
         download: dict[str, Any] = {"token": token, "cache_dir": cache_dir, "local_files_only": local_files_only}
         found = open_model(name, subfolder=subfolder, revision=revision, **download)
         check_sizes(found.config, embedding_dim=found.backbone.embedding_dim, file=found.weights_file)

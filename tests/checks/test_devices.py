@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import warnings
+
 import pytest
 import torch
 
 from pyramid_tokenizer import PyramidTokenizer, Segmenter
-from pyramid_tokenizer.checks.devices import check_device
-from pyramid_tokenizer.errors import ConfigError
+from pyramid_tokenizer.checks import devices
+from pyramid_tokenizer.checks.devices import check_device, warn_of_slow_dtype
+from pyramid_tokenizer.errors import ConfigError, ModelNotFoundError
 
 ABSENT = f"cuda:{torch.cuda.device_count()}"
 
@@ -51,3 +54,30 @@ def test_what_is_no_device_and_no_precision_is_refused_and_nothing_has_moved(toy
     with pytest.raises(ConfigError, match=fact):
         toy_tokenizer.to(given["tensor"]) if "tensor" in given else toy_tokenizer.to(**given)
     assert (toy_tokenizer.device.type, toy_tokenizer.dtype) == ("cpu", torch.float32)
+
+
+@pytest.mark.parametrize(
+    ("capabilities", "dtype", "warns"),
+    [
+        ({"architecture": "x86_64", "avx512_bf16": False}, torch.bfloat16, True),
+        ({"architecture": "x86_64", "amx_bf16": True}, torch.bfloat16, False),
+        ({"architecture": "x86_64", "amx_bf16": True}, torch.float16, True),
+        ({"architecture": "x86_64"}, torch.float32, False),
+        ({"architecture": "aarch64"}, torch.bfloat16, False),
+        ({}, torch.bfloat16, False),
+    ],
+)
+def test_a_half_precision_without_units_for_it_is_a_warning(capabilities, dtype, warns, monkeypatch) -> None:
+    monkeypatch.setattr(devices, "_cpu_capabilities", lambda: capabilities)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        warn_of_slow_dtype("cpu", dtype, stacklevel=1)
+        warn_of_slow_dtype("cuda", dtype)
+    assert len(caught) == warns
+    assert not warns or (str(dtype).removeprefix("torch.") in str(caught[0].message) and caught[0].filename == __file__)
+
+
+def test_loading_in_a_half_precision_warns_where_the_cpu_has_no_units(monkeypatch) -> None:
+    monkeypatch.setattr(devices, "_cpu_capabilities", lambda: {"architecture": "x86_64"})
+    with pytest.warns(UserWarning, match="bfloat16"), pytest.raises(ModelNotFoundError):
+        PyramidTokenizer.from_pretrained("no model of this name is looked for", dtype=torch.bfloat16)
