@@ -98,13 +98,13 @@ def test_actors_write_the_bytes_of_this_process_and_one_that_dies_is_replaced(ra
 
 @pytest.mark.slow
 def test_a_run_that_processes_began_is_ended_by_actors_at_any_address(ray, write, tmp_path):
-    write(tmp_path / "here")
+    write(tmp_path / "here", quality=0.3)  # sparse pyramids
     storage = open_storage("memory://ray/tokens")
     for name, data in files_of(tmp_path / "here").items():
         storage.write(name, data)
     try:
         storage.write("data/train-00001-of-00003.parquet", b"cut")
-        assert write("memory://ray/tokens", engine="ray", workers=1).new_shards == 1
+        assert write("memory://ray/tokens", engine="ray", workers=1, quality=0.3).new_shards == 1
         assert {name: storage.read(name) for name in storage.sizes()} == files_of(tmp_path / "here")
     finally:
         for name in storage.sizes():
