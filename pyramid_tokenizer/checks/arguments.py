@@ -84,7 +84,7 @@ def nearest_file(path: str | os.PathLike[str], *, otherwise: str) -> str:
         >>> import tempfile
         >>> folder = Path(tempfile.mkdtemp())
         >>> _ = (folder / "classes.txt").write_text("cat")
-        >>> nearest_file(folder / "clases.txt", otherwise="check the name")
+        >>> nearest_file(folder / "classes.tx", otherwise="check the name")
         "did you mean 'classes.txt'?"
     """
     given = Path(path).expanduser()

@@ -18,7 +18,8 @@
     pyramid-tokenizer export tiny --to onnx --out exported
     pyramid-tokenizer selfcheck tiny --device cuda
 
-Exit codes: 0 success; 1 an error, written as one line to stderr; 2 a wrong option; 130 interrupted. No large library is
+Every command has --json: one JSON object in place of text. Exit codes: 0 success; 1 an error, written as one line to stderr;
+2 a wrong option; 130 interrupted. No large library is
 imported before a command runs, so that `--help` answers at once.
 """
 
@@ -48,6 +49,7 @@ from pyramid_tokenizer.cli import (
 )
 from pyramid_tokenizer.cli.examples import EXAMPLES
 from pyramid_tokenizer.cli.group import OneLineErrors
+from pyramid_tokenizer.cli.json_output import with_json
 
 app = typer.Typer(
     name="pyramid-tokenizer",
@@ -75,7 +77,7 @@ for _command in (
     selfcheck.selfcheck,
     demo.demo,
 ):
-    app.command()(_command)
+    app.command()(with_json(_command))
 for _registered in (*app.registered_commands, *evaluate.app.registered_commands):
     _registered.epilog = f"Example:  {EXAMPLES[getattr(_registered.callback, '__name__', '')]}"
 app.add_typer(evaluate.app, name="evaluate")

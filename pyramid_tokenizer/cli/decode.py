@@ -10,6 +10,7 @@ import typer
 from pyramid_tokenizer.cli.existing import images_are_done
 from pyramid_tokenizer.cli.files import TOKEN_SUFFIX, check_absent, find_tokens, number_paths, plan_outputs
 from pyramid_tokenizer.cli.group import printable
+from pyramid_tokenizer.cli.json_output import record_file
 from pyramid_tokenizer.cli.options import Device, Force, Levels, ListPassedOver, Model, SkipExisting, Verbose
 from pyramid_tokenizer.cli.terminal import (
     Failures,
@@ -97,6 +98,7 @@ def decode(
                 for image, path in zip(images, paths, strict=True):
                     save_image(image, path)
                     num_images += 1
+                    record_file(tokens=source.path, out=path, levels=len(pyramid))
                     if not (verbose or len(sources) == 1):
                         continue
                     console.print(

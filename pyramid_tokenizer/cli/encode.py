@@ -11,6 +11,7 @@ import typer
 from pyramid_tokenizer.cli.existing import tokens_are_done
 from pyramid_tokenizer.cli.files import TOKEN_SUFFIX, Source, find_images, plan_outputs
 from pyramid_tokenizer.cli.group import printable
+from pyramid_tokenizer.cli.json_output import record_file
 from pyramid_tokenizer.cli.limits import Limits, limits_of
 from pyramid_tokenizer.cli.options import (
     Device,
@@ -107,6 +108,8 @@ def encode(
                 with failures.guard(source.path):
                     output.parent.mkdir(parents=True, exist_ok=True)
                     tokens.save(output)
+                    counts = {"tokens": tokens.num_tokens, "bytes": output.stat().st_size}
+                    record_file(image=source.path, out=output, **counts, bits_per_pixel=tokens.bits_per_pixel)
                     if verbose or len(jobs) == 1:
                         console.print(_summary(source, tokens, output))
                     total_tokens += tokens.num_tokens

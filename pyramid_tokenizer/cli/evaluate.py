@@ -17,6 +17,7 @@ from pyramid_tokenizer.cli.evaluation_report import (
     token_table,
     write_json,
 )
+from pyramid_tokenizer.cli.json_output import with_json
 from pyramid_tokenizer.cli.options import Device, Model, Size
 from pyramid_tokenizer.cli.segment import Background, Mode, ModeChoice, Threshold
 from pyramid_tokenizer.cli.terminal import load_segmenter, make_console, show_progress, warnings_as_lines
@@ -102,8 +103,8 @@ def evaluate() -> None:
     """Measure a model on your images."""
 
 
-app.command()(reconstruction)
-app.command()(semantics)
+app.command()(with_json(reconstruction))
+app.command()(with_json(semantics))
 
 
 @app.command()

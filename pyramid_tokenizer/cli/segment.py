@@ -13,6 +13,7 @@ import typer
 from pyramid_tokenizer.cli.existing import header_size, images_are_done
 from pyramid_tokenizer.cli.files import OutputError, Source, check_absent, number_paths, plan_outputs
 from pyramid_tokenizer.cli.group import printable
+from pyramid_tokenizer.cli.json_output import record_file
 from pyramid_tokenizer.cli.options import Device, Force, ListPassedOver, Model, Size, SkipExisting, Verbose
 from pyramid_tokenizer.cli.terminal import (
     Failures,
@@ -189,6 +190,7 @@ def segment(
                 if at_photo_size:
                     pixels, found = _enlarge_to_photo(source.path, found)
                 for summary in _write(pixels, found, output, labels=labels, force=force or skip_existing):
+                    record_file(image=source.path, found=summary)
                     if verbose or len(outputs) == 1:
                         console.print(f"{printable(source.path)}: {summary}")
             advance()

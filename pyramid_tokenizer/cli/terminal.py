@@ -15,6 +15,7 @@ import typer
 
 from pyramid_tokenizer.cli.files import OutputError, Sources
 from pyramid_tokenizer.cli.group import printable, tell_error
+from pyramid_tokenizer.cli.json_output import collected
 from pyramid_tokenizer.errors import ConfigError, ImageError, PyramidTokenizerError, TokenError, TokenRangeError
 
 if TYPE_CHECKING:
@@ -46,6 +47,9 @@ def make_console() -> Console:
     """
     from rich.console import Console
 
+    in_json = collected()
+    if in_json is not None:
+        return in_json  # type: ignore[return-value]  # it has what commands use of a console
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")
     console = Console(highlight=False, markup=False, emoji=False, soft_wrap=True)
@@ -160,8 +164,11 @@ class Failures:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *rest: Any) -> None:
+        in_json = collected()
         for message in self.messages:
             tell_error(message)
+            if in_json is not None:
+                in_json.errors.append(message)
         if self.messages and self.total > 1:
             tell_error(f"{len(self.messages)} of {self.tried} files could not be used; the lines above say why")
         if kind is not None and self.tried < self.total:
