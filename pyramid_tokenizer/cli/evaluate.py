@@ -195,6 +195,8 @@ def segmentation(
 
 def _mask_sheet(predict: Callable[[Tensor], Tensor], labelled: SegmentationSet, indices: Sequence[int]) -> Image.Image:
     """A row for each of a few images: the image, its labels and its masks, in the same colours."""
+    from PIL import ImageOps
+
     from pyramid_tokenizer.images.labelled.labels import NO_CLASS
     from pyramid_tokenizer.images.pixels import to_pil
     from pyramid_tokenizer.images.read import read_image
@@ -208,7 +210,9 @@ def _mask_sheet(predict: Callable[[Tensor], Tensor], labelled: SegmentationSet, 
         if protocol.background_class is not None:
             masks = masks.masked_fill(masks == NO_CLASS, protocol.background_class)
         names = protocol.display_names
-        rows.append([to_pil(image)[0], *(overlay(image, labels, names) for labels in (sample.labels, masks))])
+        row = [to_pil(image)[0], *(overlay(image, labels, names) for labels in (sample.labels, masks))]
+        height = max(one.height for one in row)  # legends differ in height: photos stand side by side all the same
+        rows.append([ImageOps.pad(one, (one.width, height), color="white", centering=(0, 0)) for one in row])
     return contact_sheet(rows, column_titles=["image", "labels", "masks"])
 
 

@@ -82,21 +82,30 @@ def plot_usage(levels: Sequence[Mapping[str, Any]], path: Path) -> None:
     _save(figure, path)
 
 
-def plot_bars(bars: Sequence[tuple[str, float, Sequence[float] | None]], path: Path, *, label: str) -> None:
+def plot_bars(
+    bars: Sequence[tuple[str, float, Sequence[float] | None]], path: Path, *, label: str, kinds: Sequence[str] = ()
+) -> None:
     """Draws a horizontal bar for each name, from the top, with its interval.
 
     Args:
         bars: Name, share in [0, 1] or below 0 for a difference, and lower and upper end of its interval or None.
         path: The PNG file to write.
         label: What the shares are, in per cent.
+        kinds: A word for each bar; bars of one word have one colour, which a legend tells. () gives all bars one colour.
     """
-    figure = _figure((8, 0.32 * len(bars) + 1.1))
+    figure = _figure((9, 0.32 * len(bars) + 1.3))
     axes = figure.subplots()
+    colours = dict(zip(dict.fromkeys(kinds), PALETTE, strict=False))
     for place, (_, value, interval) in enumerate(bars):
         around = None if interval is None else [[100 * (value - interval[0])], [100 * (interval[1] - value)]]
-        axes.barh(place, 100 * value, 0.7, xerr=around, color=PALETTE[0], ecolor="#212121", capsize=2)
+        colour = colours[kinds[place]] if kinds else PALETTE[0]
+        axes.barh(place, 100 * value, 0.7, xerr=around, color=colour, ecolor="#212121", capsize=2)
     axes.set_yticks(range(len(bars)), [name for name, _, _ in bars])
     axes.invert_yaxis()
+    axes.margins(y=0.01)
+    if kinds:
+        handles = [axes.barh(0, 0, color=colour, label=kind) for kind, colour in colours.items()]
+        figure.legend(handles=handles, frameon=False, ncols=len(handles), loc="outside upper center")
     axes.set_xlabel(label)
     axes.grid(axis="x", color="#dedede")
     axes.set_axisbelow(True)

@@ -94,9 +94,12 @@ def semantics_report(data: Mapping[str, Any], facts: Mapping[str, Any]) -> Repor
         for row in rows
     ]
     report.tables.append(("Names and captions", ("what", "from", "% (95 % interval)", "of"), table))
-    bars = [(f"{row['what']}: {row['from']}", row["value"], row["interval"]) for row in rows]
+    bars = [(row["what"], row["value"], row["interval"]) for row in rows]
+    kinds = [row["from"] for row in rows]
     if bars:
-        report.images.append(("semantics.png", "All figures", lambda path: plot_bars(bars, path, label="%")))
+        report.images.append(
+            ("semantics.png", "All figures", lambda path: plot_bars(bars, path, label="%", kinds=kinds))
+        )
     return report
 
 
@@ -121,8 +124,12 @@ def segmentation_report(data: Mapping[str, Any], facts: Mapping[str, Any], sheet
     classes = [one for one in data["classes"] if one["iou"] is not None]
     table = [(one["name"], number(100 * one["iou"], 2), f"{one['pixels']:,}") for one in classes]
     report.tables.append(("Classes", ("class", "IoU, %", "labelled pixels"), table))
-    bars = [(str(one["name"]), one["iou"], None) for one in sorted(classes, key=lambda one: -one["iou"])]
-    report.images.append(("classes.png", "IoU of each class", lambda path: plot_bars(bars, path, label="IoU, %")))
+    bars = [
+        (str(one["name"]), one["iou"], None) for one in sorted(classes, key=lambda one: -one["iou"]) if one["pixels"]
+    ]
+    report.images.append(
+        ("classes.png", "IoU of each class in the labels", lambda path: plot_bars(bars, path, label="IoU, %"))
+    )
     if sheet is not None:
         report.images.append(("masks.png", "Images, labels and masks", lambda path: save_image(sheet, path)))
     return report

@@ -148,7 +148,7 @@ def evaluate_semantics(
     embedded = {name: torch.cat(rows) for name, rows in parts.items()}
     rows = [*_zero_shot(tok, embedded, names, targets), *_retrieval(tok, embedded, images.captions)]
     if agreement:
-        what = "pixels with the same name as by the backbone's dense features"
+        what = "pixels with the same name as by dense features"
         rows.append(_row(what, "tokens", torch.stack(agreement)))
     return {"num_images": len(images.files), "num_names": len(names), "protocol": _protocol(size), "rows": rows}
 
@@ -181,13 +181,12 @@ def _zero_shot(
         return
     words = tok.text.encode_names(names)
     wanted = torch.tensor([targets[i] for i in chosen])
+    scores = {source: words.classify(rows[chosen]).scores for source, rows in embedded.items()}
     right: dict[tuple[str, int], Tensor] = {}
-    for source, rows in embedded.items():
-        scores = words.classify(rows[chosen]).scores
-        for top in TOP:
-            if top < len(names):
-                right[source, top] = (scores.topk(top, dim=1).indices == wanted[:, None]).any(1).double()
-                yield _row(f"zero-shot, top {top} of {len(names)} names", source, right[source, top])
+    for top in (top for top in TOP if top < len(names)):
+        for source, of_source in scores.items():
+            right[source, top] = (of_source.topk(top, dim=1).indices == wanted[:, None]).any(1).double()
+            yield _row(f"zero-shot, top {top} of {len(names)} names", source, right[source, top])
     yield _row("zero-shot, top 1", "tokens minus backbone", right["tokens", 1] - right["backbone", 1])
 
 
@@ -200,15 +199,17 @@ def _retrieval(
     if len(chosen) < 2:
         return
     words = tok.text.encode(texts, templates="plain")
-    for source, rows in embedded.items():
-        scores = words @ rows[chosen].T  # (captions, images)
-        for count in RECALL:
-            if count < len(chosen):
-                found = (scores.topk(count, dim=1).indices == owner[:, None]).any(1).double()
-                yield _row(f"caption to image, recall at {count} of {len(chosen)}", source, found)
-                ranked = owner[scores.T.topk(count, dim=1).indices]
-                found = (ranked == torch.arange(len(chosen))[:, None]).any(1).double()
-                yield _row(f"image to caption, recall at {count} of {len(texts)}", source, found)
+    scores = {source: words @ rows[chosen].T for source, rows in embedded.items()}  # (captions, images)
+    for count in RECALL:
+        if count >= len(chosen):
+            break
+        for source, of_source in scores.items():
+            found = (of_source.topk(count, dim=1).indices == owner[:, None]).any(1).double()
+            yield _row(f"caption to image, recall at {count} of {len(chosen)}", source, found)
+        for source, of_source in scores.items():
+            ranked = owner[of_source.T.topk(count, dim=1).indices]
+            found = (ranked == torch.arange(len(chosen))[:, None]).any(1).double()
+            yield _row(f"image to caption, recall at {count} of {len(texts)}", source, found)
 
 
 def _row(what: str, source: str, values: Tensor) -> dict[str, Any]:

@@ -164,7 +164,7 @@ def test_names_and_captions_are_measured_from_tokens_and_from_the_backbone(toy_t
     assert rows["zero-shot, top 1 of 2 names", "tokens"]["value"] == pytest.approx(sum(right) / 6)
     assert rows["image to caption, recall at 1 of 7", "backbone"]["count"] == 6
     assert rows["caption to image, recall at 5 of 6", "tokens"]["count"] == 7
-    assert 0 <= rows["pixels with the same name as by the backbone's dense features", "tokens"]["value"] <= 1
+    assert 0 <= rows["pixels with the same name as by dense features", "tokens"]["value"] <= 1
     with pytest.raises(DataError, match="dog"):
         evaluate_semantics(toy_tokenizer, labelled, names=["cat", "horse"], size=64)
 
