@@ -292,8 +292,9 @@ def _of_its_kinds(stored: Stored) -> Stored:
         numbers = value if kind == "tuple[int, ...]" else [value] if kind == "int" else []
         right = all(isinstance(number, int) and not isinstance(number, bool) and number >= 0 for number in numbers)
         right = right and (kind != "str" or isinstance(value, str))
-        right = right and (not kind.startswith("Mapping") or isinstance(value, Mapping))
-        right = right and (kind != "Mapping[str, str]" or all(isinstance(name, str) for name in value.values()))
+        if kind.startswith("Mapping"):
+            names = value.values() if isinstance(value, Mapping) and kind == "Mapping[str, str]" else []
+            right = isinstance(value, Mapping) and all(isinstance(name, str) for name in names)
         if not right:
             raise TypeError(f"{declared.name} that is no {kind}")
     return stored
