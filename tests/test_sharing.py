@@ -165,3 +165,16 @@ def test_decode_compiles_to_one_graph(toy_tokenizer: PyramidTokenizer, smooth: C
     decode = torch.compile(toy_tokenizer.decode, backend="eager", fullgraph=True)  # any graph break is an error
     for part in (tokens, tokens[:1]):
         assert torch.equal(decode(part), toy_tokenizer.decode(part))
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")  # of torch's compiler
+def test_compiled_encode_and_decode_give_what_the_plain_ones_give(
+    toy_tokenizer: PyramidTokenizer, smooth: Callable[..., Tensor]
+) -> None:
+    images = smooth(2, 40, 56)
+    tokens = toy_tokenizer.encode(images)
+    compiled = torch.compile(toy_tokenizer.encode, backend="aot_eager")(images)
+    assert all(torch.equal(a, b) for a, b in zip(compiled.ids, tokens.ids, strict=True))
+    decoded = torch.compile(toy_tokenizer.decode, backend="aot_eager")(tokens)
+    torch.testing.assert_close(decoded, toy_tokenizer.decode(tokens), atol=1e-5, rtol=0)

@@ -54,14 +54,14 @@ class ResNetReader:
         """
         pool = self._visual.attnpool
         tensors = (pool.v_proj.weight, pool.v_proj.bias, pool.c_proj.weight, pool.c_proj.bias)
+        if torch.compiler.is_compiling():  # a graph keeps nothing between its runs
+            return _joined(*tensors)
         # tensors made in inference mode count no changes, and cannot be changed outside it
         changes = [0 if tensor.is_inference() else tensor._version for tensor in tensors]
         key = tuple((tensor.data_ptr(), tensor.dtype, tensor.device, *changes) for tensor in tensors)
         made = self._made
         if made is None or made[0] != key:
-            inner, inner_bias, outer, outer_bias = (tensor.detach().float() for tensor in tensors)
-            weight, bias = outer @ inner, outer @ inner_bias + outer_bias
-            made = self._made = (key, (weight.to(tensors[0].dtype), bias.to(tensors[0].dtype)))
+            made = self._made = (key, _joined(*tensors))
         return made[1]
 
     def _embed(self, last: Tensor) -> Tensor:
@@ -89,3 +89,12 @@ class ResNetReader:
         """The pool's positions (1 + h w, C) for a grid of the last map."""
         stored = self._visual.attnpool.positional_embedding
         return stored if grid == self._grid else resample_positions(stored, self._grid, grid)
+
+
+def _joined(inner: Tensor, inner_bias: Tensor, outer: Tensor, outer_bias: Tensor) -> tuple[Tensor, Tensor]:
+    """Weight and bias of two linear maps in one, multiplied in float32, in the dtype of the first weight."""
+    first, first_bias, second, second_bias = (
+        tensor.detach().float() for tensor in (inner, inner_bias, outer, outer_bias)
+    )
+    weight, bias = second @ first, second @ first_bias + second_bias
+    return weight.to(inner.dtype), bias.to(inner.dtype)

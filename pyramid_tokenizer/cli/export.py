@@ -40,8 +40,7 @@ ImageSize = Annotated[
     str,
     typer.Option(
         metavar="SIZE",
-        help='The one size of images that the files take: a side in pixels or HEIGHTxWIDTH; or "dynamic" for all sizes, which '
-        "models on a ViT do not have.",
+        help='The one size of images that the files take: a side in pixels or HEIGHTxWIDTH; or "dynamic" for all sizes.',
     ),
 ]
 PartOption = Annotated[Part, typer.Option(help="Which part to write: a file for each.")]

@@ -71,7 +71,7 @@ def export_model(
         directory: Where the files go; it is made where it is missing, and files of the same names are replaced.
         to: "onnx" for encode.onnx, decode.onnx and embed.onnx; "torch" for `torch.export` programs, encode.pt2 and so on.
         size: The one size of images that the files take, a side in pixels or (H, W), in multiples of the tokenizer's
-            `multiple_px`; None for all sizes, which backbones with position embeddings (ViTs) do not have.
+            `multiple_px`; None for all sizes, in which a ViT resamples its positions at each run.
         parts: Which parts, of "encode", "decode" and "embed".
         names: Classes whose text embeddings are written into words.npz, for `OnnxTokenizer.classify`.
         templates: Prompts that names are put into.

@@ -82,7 +82,7 @@ def record(recording: Recording) -> ExportedProgram:
         return _export(fold_constants(program), recording.example, recording.dims)
     except Exception as error:  # torch.export raises many classes, most of them private
         reason = str(error).strip().split("\n")[0]
-        fix = "give a size in pixels, because backbones with position embeddings have a graph for each size"
+        fix = "give a size in pixels where all sizes were asked for, because some backbones have a graph for each size"
         raise ExportError(
             f"expected a graph of {recording.part}, got {type(error).__name__} from torch.export: {reason}; {fix}"
         ) from error

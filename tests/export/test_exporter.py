@@ -153,15 +153,29 @@ def test_every_family_of_backbones_is_exported(family: str, size: int | None, sm
 
 
 @pytest.mark.slow
-def test_a_vit_has_no_graph_for_all_sizes_and_nothing_is_left_behind(smooth: Smooth, tmp_path: Path) -> None:
+def test_a_vit_is_exported_for_all_sizes_too(smooth: Smooth, tmp_path: Path) -> None:
     from tests.backbones.conftest import MODEL_CONFIGS, make_model, write_directory
 
     directory = write_directory(tmp_path / "b", MODEL_CONFIGS["vit"], make_model(MODEL_CONFIGS["vit"]).state_dict())
     tok = PyramidTokenizer.from_backbone(directory, levels=[LevelConfig(stride=8, maps=(0,), codebook_size=8, dim=4)])
     tok.fit([smooth(8, 32, 32)])
-    with pytest.raises(ExportError, match="size"):
-        export_model(tok, tmp_path / "exported", parts=("encode",))
-    assert list((tmp_path / "exported").iterdir()) == []
+    found = export_model(tok, tmp_path / "exported", parts=("encode",)).differences[0]
+    assert found.compared > 10_000
+    assert found.passes
+
+
+@pytest.mark.slow
+def test_a_graph_that_holds_for_one_size_alone_is_an_error_and_nothing_is_left_behind(
+    toy_tokenizer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class OneSize(EncodeGraph):
+        def forward(self, images: torch.Tensor) -> tuple[torch.Tensor, ...]:
+            return (images + torch.zeros(64, 96),)
+
+    monkeypatch.setattr(programs, "EncodeGraph", OneSize)
+    with pytest.raises(ExportError, match="size in pixels"):
+        export_model(toy_tokenizer, tmp_path, parts=("encode",))
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.slow
