@@ -80,7 +80,10 @@ def load_open_clip(
         model_config["quick_gelu"] = True
     has_files = directory is not None or config.name.startswith(_LOCAL)
     tokenizer = functools.partial(load_text_tokenizer, source.name, model_config, None if has_files else download)
-    return OpenClipBackbone(model, config=config, model_config=model_config, tokenizer=tokenizer)
+    try:
+        return OpenClipBackbone(model, config=config, model_config=model_config, tokenizer=tokenizer)
+    except (TypeError, ValueError, RuntimeError) as error:  # a mean that is no list of three numbers, for example
+        raise error if isinstance(error, PyramidTokenizerError) else _explain(error, source.name) from error
 
 
 def _refuse_lfs_pointers(source: _Source) -> None:

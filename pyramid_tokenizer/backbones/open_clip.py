@@ -169,6 +169,10 @@ class OpenClipBackbone(nn.Module):
         self._preprocess = dict(visual.preprocess_cfg)
         self._mean = tuple(float(value) for value in self._preprocess["mean"])
         self._std = tuple(float(value) for value in self._preprocess["std"])
+        if len(self._mean) != 3 or len(self._std) != 3 or not all(0 < value < 1e6 for value in self._std):
+            raise BackboneError(
+                f"expected mean and std of three channels, std above 0, got {self._mean} and {self._std}: restore the model's files"
+            )
         with torch.no_grad():
             self._reader = find_reader(visual)
             found = probe(self._reader, visual)

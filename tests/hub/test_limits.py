@@ -126,3 +126,14 @@ def test_a_backbone_that_needs_more_than_its_weights_hold_is_refused(part, name,
     (description if part is None else description[part])[name] = value
     with pytest.raises(CheckpointError, match=name if name in ("context_length", "image_size") else "backbone's"):
         check_numbers(description, folder)
+
+
+@pytest.mark.parametrize("mean", ["abc", [[0.5], 1, 2], 7, [0.5]])
+def test_a_backbone_whose_mean_is_no_three_numbers_is_refused(mean, tmp_path):
+    model = shutil.copytree(bundled_models()["tiny"], tmp_path / "model")
+    file = model / "backbone" / "open_clip_config.json"
+    description = json.loads(file.read_text())
+    description["preprocess_cfg"]["mean"] = mean
+    file.write_text(json.dumps(description))
+    with pytest.raises((BackboneError, CheckpointError)):
+        PyramidTokenizer.from_pretrained(model)
