@@ -171,7 +171,7 @@ class OpenClipBackbone(nn.Module):
         self._std = tuple(float(value) for value in self._preprocess["std"])
         if len(self._mean) != 3 or len(self._std) != 3 or not all(0 < value < 1e6 for value in self._std):
             raise BackboneError(
-                f"expected mean and std of three channels, std above 0, got {self._mean} and {self._std}: restore the model's files"
+                f"expected mean and std of three channels, std above 0, got {self._mean}, {self._std}: restore the files"
             )
         with torch.no_grad():
             self._reader = find_reader(visual)
