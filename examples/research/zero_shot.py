@@ -11,10 +11,12 @@ the package uses by default. Progress goes to stderr.
 from __future__ import annotations
 
 import argparse
+import csv
 import hashlib
 import importlib.util
 import json
 import sys
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -49,6 +51,7 @@ BATCH = 16
 DISTRACTORS = 20
 SHUFFLES = 100
 NAMED_SOURCES = ("caltech101", "flowers")
+OTHER_TASKS = ("flickr8k", "food", "voc2012")
 
 Encode = Callable[[Tensor], Tensor]
 
@@ -91,6 +94,23 @@ def kept_out(data: Path) -> Images:
             found.append((next((folder / "images").glob(f"{stem}.*")), largest))
     known = [(file, name) for file, name in found if name is not None]
     return Images([file for file, _ in known], [names.index(name) for _, name in known], names)
+
+
+def wide(data: Path, *, kept_out: bool) -> Images:
+    """The photos of wide/ that no training sees, by their first name.
+
+    Learned names: those with 3 test photos or more whose short side is 96 px or more, without the sets whose names are dishes or
+    come from masks. Kept-out names: those with 15 photos or more, all of them.
+    """
+    with open(data / "wide" / "photos.csv", encoding="utf-8", newline="") as file:
+        rows = [row for row in csv.DictReader(file) if row["labels"] and bool(int(row["kept_out"])) == kept_out]
+    if not kept_out:
+        rows = [row for row in rows if row["split"] == "test" and row["source"] not in OTHER_TASKS]
+        rows = [row for row in rows if min(int(row["width"]), int(row["height"])) >= 96]
+    first = [clean_name(row["labels"].split(";")[0]) for row in rows]
+    names = sorted(name for name, count in Counter(first).items() if count >= (15 if kept_out else 3))
+    known = [(data / row["file"], names.index(name)) for row, name in zip(rows, first, strict=True) if name in names]
+    return Images([file for file, _ in known], [target for _, target in known], names)
 
 
 def centre_crop(file: Path, px: int) -> Tensor:
@@ -191,7 +211,9 @@ def image_rows(backbone, encoders: dict[str, Encode], data: Path, px: int) -> li
     tasks = {
         "zero-shot, Caltech-101 and flowers": classification(data, NAMED_SOURCES),
         "zero-shot, ImageNet": classification(data, ("imagenet",)),
+        "zero-shot, wide": wide(data, kept_out=False),
         "names kept out, among 20 others": kept_out(data),
+        "names of wide kept out": wide(data, kept_out=True),
     }
     for what, task in tasks.items():
         say(f"{what}: {len(task.files)} images")
