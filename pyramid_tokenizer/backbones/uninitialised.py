@@ -23,6 +23,7 @@ class Uninitialised(TorchFunctionMode):
     generators does not change.
 
     Example:
+        >>> import torch
         >>> state = torch.get_rng_state()
         >>> with Uninitialised():
         ...     layer = nn.Linear(4, 3)
