@@ -45,6 +45,7 @@ from examples.research.train_tiny.texts import (
 from pyramid_tokenizer import PyramidTokenizer
 from pyramid_tokenizer.backbones import load_backbone
 from pyramid_tokenizer.config.models import BackboneConfig
+from pyramid_tokenizer.errors import ConfigError
 from pyramid_tokenizer.text import TEMPLATES
 
 BATCH = 16
@@ -151,6 +152,15 @@ def encode_names(backbone, names: Sequence[str]) -> Tensor:
     return F.normalize(torch.stack(rows).mean(0), dim=-1).cpu()
 
 
+def encode_caption(backbone, text: str) -> Tensor:
+    """(1, D), of as many of a caption's first words as the text network reads."""
+    while True:
+        try:
+            return backbone.encode_text([text]).cpu()
+        except ConfigError:  # too long
+            text = text.rsplit(maxsplit=1)[0]
+
+
 def top1(images: Tensor, names: Tensor, targets: Sequence[int]) -> tuple[float, float]:
     """Accuracy, and the mean accuracy with the names shuffled."""
     found = (images @ names.T).argmax(1)
@@ -230,7 +240,7 @@ def caption_rows(backbone, encoders: dict[str, Encode], data: Path, px: int) -> 
     texts = [text for row in test for text in row["captions"]]
     owner = torch.tensor([i for i, row in enumerate(test) for _ in row["captions"]])
     say(f"captions: {len(texts)} of {len(test)} images")
-    captions = backbone.encode_text(texts).cpu()
+    captions = torch.cat([encode_caption(backbone, text) for text in texts])
     files = [data / "captions" / row["image"] for row in test]
     rows = []
     for source, images in embed(files, encoders, px).items():
