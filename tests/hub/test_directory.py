@@ -306,6 +306,12 @@ def test_files_of_a_model_have_fixed_names():
     assert saving.HEAD_FILE == "segmentation_head.safetensors"
 
 
+def test_the_golden_models_card_is_what_this_release_writes():
+    config = hub.read_config(GOLDEN / "toy-tokenizer")
+    card = hub.model_card(config, fingerprint=config.fingerprint)
+    assert (GOLDEN / "toy-tokenizer" / "README.md").read_text(encoding="utf-8") == card
+
+
 def test_the_golden_model_gives_the_recorded_ids_and_image():
     tok = PyramidTokenizer.from_pretrained(GOLDEN / "toy-tokenizer")
     recorded = TokenPyramid.load(GOLDEN / "toy-tokenizer.tokens")
