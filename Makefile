@@ -23,7 +23,7 @@ install := $(enter) ./.ci/install $(venv) $(call quote,$(PYTHON))
 pytest := $(python) -m pytest -n $(WORKERS) --maxprocesses 8 --dist worksteal
 
 .NOTPARALLEL:
-.PHONY: help install demo test test-slow test-long test-gpu test-network test-pythons check format cov bench golden build
+.PHONY: help install demo test test-slow test-long test-gpu test-network test-pythons check docs format cov bench golden build
 
 help: ## list the commands
 	@$(enter) sed -n 's/^\([a-z-]*\):.*## /  make \1@/p' Makefile | awk -F@ '{printf "%-18s %s\n", $$1, $$2}'
@@ -78,6 +78,12 @@ check: ## style, types, floors, docstrings, spelling; changes nothing
 	@$(python) -m flake8 pyramid_tokenizer
 	@echo "check 6/6: spelling (codespell)"
 	@$(python) -m codespell_lib
+
+docs: ## the documentation site, into build/site: warnings are errors, links and public names are checked
+	@$(install) dev
+	@echo "docs: build/site"
+	@$(enter) NO_MKDOCS_2_WARNING=1 $(venv)/bin/python -m mkdocs build --strict -f docs/site/mkdocs.yml
+	@$(python) docs/site/check.py build/site
 
 format: ## rewrite the code in the project's style
 	@$(install) dev

@@ -22,6 +22,7 @@ FORMAT_VERSION = 1
 
 
 Composition = Literal["residual", "bottom_up", "none"]
+"""How levels build on each other; docs/design.md describes the three."""
 
 
 Distance = Literal["euclidean", "cosine"]

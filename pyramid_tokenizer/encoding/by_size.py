@@ -19,6 +19,7 @@ from pyramid_tokenizer.tokens.pyramid import TokenPyramid
 logger = logging.getLogger(__name__)
 
 OnError = Literal["raise", "skip"]
+"""What happens to an image that cannot be read: an error, or a warning and no tokens."""
 
 WAITING_BATCHES = 8
 """At most this many batches' worth of images wait for others of their size: a folder of photos has many sizes."""

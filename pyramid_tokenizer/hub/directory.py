@@ -25,6 +25,7 @@ from pyramid_tokenizer.hub.card import model_card
 from pyramid_tokenizer.hub.head import HEAD_FILE, StoredHead
 
 CONFIG_FILE = "config.json"
+"""The file whose presence makes a directory a model."""
 
 
 def read_config(directory: Path) -> TokenizerConfig:
@@ -108,6 +109,7 @@ def _move_into(part: Path, target: Path) -> None:
 
 
 WEIGHTS_FILE = "model.safetensors"
+"""The file with quantizer and decoder."""
 
 
 BACKBONE_FOLDER = "backbone"

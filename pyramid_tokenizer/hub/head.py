@@ -15,6 +15,7 @@ from pyramid_tokenizer.config.models import SegmentationConfig
 from pyramid_tokenizer.hub.weights import load_weights
 
 HEAD_FILE = "segmentation_head.safetensors"
+"""The file with the segmentation head, in a model that has one."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
