@@ -85,7 +85,7 @@ def test_the_lines_on_backbones_name_options_that_exist(tok, monkeypatch):
 
     monkeypatch.setattr(PyramidTokenizer, "from_backbone", classmethod(from_backbone))
     monkeypatch.setattr(PyramidTokenizer, "fit", lambda self, images: asked.append({"fit": images}))
-    run("backbones.md", PyramidTokenizer=PyramidTokenizer)
+    run("backbones.md")
     assert asked == [{"name": "RN50", "pretrained": "openai"}, {"name": "hf-hub:org/repo"}, {"fit": "photos"}]
     assert Path("my-tok/config.json").is_file()
 
