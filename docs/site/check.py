@@ -6,8 +6,10 @@ python docs/site/check.py build/site
 from __future__ import annotations
 
 import importlib
+import inspect
 import pkgutil
 import sys
+import types
 from html.parser import HTMLParser
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
@@ -72,8 +74,26 @@ def public_names() -> list[str]:
     return found
 
 
+def public_methods(path: str) -> list[str]:
+    """The methods and properties of a public class, inherited ones of this package too; [] for what is no class.
+
+    Args:
+        path: Of the class, e.g. "pyramid_tokenizer.TokenPyramid".
+    """
+    module, _, name = path.rpartition(".")
+    value = getattr(importlib.import_module(module), name)
+    if not isinstance(value, type):
+        return []
+    bases = [base for base in inspect.getmro(value) if base.__module__.startswith("pyramid_tokenizer")]
+    members = {key: member for base in bases for key, member in vars(base).items() if not key.startswith("_")}
+    kinds = (property, classmethod, staticmethod, types.FunctionType)
+    found = [key for key, member in members.items() if isinstance(member, kinds) and member.__doc__]
+    # `forward = reconstruct` is described as reconstruct.
+    return [f"{path}.{key}" for key in found if getattr(members[key], "__name__", key) == key]
+
+
 def undescribed(site: Path) -> list[str]:
-    """The public names that the site's reference does not describe under the path they are imported from, or link to.
+    """The public names, and methods of public classes, that the site's reference neither describes nor links to.
 
     Args:
         site: The folder of HTML files.
@@ -91,6 +111,8 @@ def undescribed(site: Path) -> list[str]:
         # A name that another package has too is described once; the other page has a heading that links there.
         if path not in anchors and name.lower() not in linked.get(stem, ()):
             missing.append(path)
+        elif path in anchors:
+            missing += [method for method in public_methods(path) if method not in anchors]
     return missing
 
 
