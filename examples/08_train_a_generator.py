@@ -150,9 +150,8 @@ def main(argv: list[str] | None = None) -> None:
     model = Generator(vocabulary.size, vocabulary.sequence_length(training.image_size))
     train(model, sequences_of(vocabulary, training), args.steps)
     needed, fixed = measure(model, sequences_of(vocabulary, heldout)), heldout.bits_per_pixel * args.px**2
-    print(
-        f"a held-out image needs {needed:.1f} bits, its tokens at a fixed rate {fixed:.1f}: {1 - needed / fixed:.1%} less"
-    )
+    share = f"{abs(needed / fixed - 1):.1%} {'less' if needed < fixed else 'more'}"
+    print(f"a held-out image needs {needed:.1f} bits, its tokens at a fixed rate {fixed:.1f}: {share}")
 
     made = sample(model, vocabulary, training, 16).unbind()
     rows = [made[:8], made[8:], training.unbind()[:8]]
