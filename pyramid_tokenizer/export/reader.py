@@ -138,23 +138,14 @@ class OnnxTokenizer:
             ValueError: Grids that do not belong together, or an id outside its codebook.
         """
         session = self._session("decode")
-        levels = self._check_ids(ids)
-        batch, height, width = levels[0].shape
-        for stride in self.strides[len(levels) :]:
-            ratio = self.strides[0] // stride
-            levels.append(np.full((batch, height * ratio, width * ratio), -1, dtype=np.int64))
-        images = session.run(None, {f"ids_{level}": own for level, own in enumerate(levels)})[0]
+        images = session.run(None, self._inputs(self._check_ids(ids), len(self.strides)))[0]
         return images if image_size is None else images[..., : image_size[0], : image_size[1]]
 
     def embedding(self, ids: Sequence[Any]) -> NDArray[np.float32]:
         """Image embeddings of ids of all levels or of a prefix: (B, D) float32 of unit norm; arguments as for `decode`."""
         session = self._session("embed")
-        levels = self._check_ids(ids)[: self._facts["base_levels"]]
-        batch, height, width = levels[0].shape
-        for stride in self.strides[len(levels) : self._facts["base_levels"]]:
-            ratio = self.strides[0] // stride
-            levels.append(np.full((batch, height * ratio, width * ratio), -1, dtype=np.int64))
-        return session.run(None, {f"ids_{level}": own for level, own in enumerate(levels)})[0]
+        count = self._facts["base_levels"]
+        return session.run(None, self._inputs(self._check_ids(ids)[:count], count))[0]
 
     def classify(
         self, ids: Sequence[Any], words: str | os.PathLike[str] | None = None
@@ -242,6 +233,13 @@ class OnnxTokenizer:
                 f"expected images of {self.size[0]} x {self.size[1]} px (height x width), got {image_size[0]} x "
                 f"{image_size[1]}: leave size out, or export for another size or for all (--size dynamic)"
             )
+
+    def _inputs(self, levels: list[NDArray[np.int64]], count: int) -> dict[str, NDArray[np.int64]]:
+        """What decode.onnx and embed.onnx read: `count` levels, of which those behind a prefix have no token."""
+        batch, height, width = levels[0].shape
+        ratios = [self.strides[0] // stride for stride in self.strides[len(levels) : count]]
+        absent = [np.full((batch, height * ratio, width * ratio), -1, dtype=np.int64) for ratio in ratios]
+        return {f"ids_{level}": own for level, own in enumerate([*levels, *absent])}
 
     def _check_ids(self, ids: Sequence[Any]) -> list[NDArray[np.int64]]:
         levels = [np.ascontiguousarray(level, dtype=np.int64) for level in ids]
