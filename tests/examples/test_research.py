@@ -83,6 +83,19 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
         }
         for i, split in enumerate(("train", *["test"] * 10))
     ]
+    save(pack / "wide" / "photo.png", photo())
+    lions = [("wide/photo.png", "animals", "lion;cat", 128, 96, 0, "test")] * 3
+    passed_over = [
+        ("none.png", "animals", "lion", 128, 95, 0, "test"),
+        ("none.png", "food", "pie", 128, 96, 0, "test"),
+    ] * 3
+    acorns = [("wide/photo.png", "miniimagenet", "acorn", 84, 84, 1, "test")] * 15
+    with (pack / "wide" / "photos.csv").open("w", newline="") as file:
+        rows = csv.writer(file)
+        rows.writerow(["file", "source", "labels", "width", "height", "kept_out", "split"])
+        rows.writerows(
+            [*lions, *passed_over, *acorns, *[("none.png", *lions[0][1:2], "altar", 99, 99, 1, "train")] * 14]
+        )
     (pack / "captions").mkdir()
     (pack / "captions" / "captions.jsonl").write_text("\n".join(map(json.dumps, captions)) + "\n")
     with gzip.open(pack / "captions" / "coco_val2017_captions_text_only.tsv.gz", "wt") as file:
@@ -141,9 +154,11 @@ def test_zero_shot_measures_images_and_captions(data, model, tmp_path, monkeypat
     options = ["--data", str(data), "--model", str(model), "--px", "32", "--json", str(tmp_path / "rows.json")]
     zero_shot.main(options)
     rows = json.loads((tmp_path / "rows.json").read_text())
-    assert [source for _, source, _ in rows] == 4 * ["backbone", "dense features", "tokens"]
+    assert [source for _, source, _ in rows] == 6 * ["backbone", "dense features", "tokens"]
     assert rows[0][0] == "zero-shot, Caltech-101 and flowers (1 images, 2 names)"
-    assert rows[6][0] == "names kept out, among 20 others (2 images, 26 names)"  # a ketch, and a zebra of coco80
+    assert rows[6][0] == "zero-shot, wide (3 images, 1 names)"
+    assert rows[9][0] == "names kept out, among 20 others (2 images, 26 names)"  # a ketch, and a zebra of coco80
+    assert rows[12][0] == "names of wide kept out (15 images, 1 names)"
 
 
 @pytest.mark.slow
