@@ -14,7 +14,6 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Sequence
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -24,10 +23,8 @@ from PIL import Image
 
 METADATA = "pyramid_tokenizer"
 """The name in a file's metadata under which its facts are, as JSON."""
-
 IMAGE_RECIPE = 1
 """The version of the image recipe that this file follows."""
-
 WORDS_FILE = "words.npz"
 
 _ORIENTATION_TAG = 0x0112
@@ -61,6 +58,7 @@ class OnnxTokenizer:
         self._threads, self._providers = threads, list(providers)
         self._sessions: dict[str, Any] = {}
         self._facts: dict[str, Any] = {}
+        self._read_words: dict[Path, tuple[list[str], NDArray[np.float32], NDArray[np.int64]]] = {}
         parts = [part for part in ("encode", "decode", "embed") if (self.directory / f"{part}.onnx").is_file()]
         if not parts:
             raise FileNotFoundError(
@@ -116,9 +114,7 @@ class OnnxTokenizer:
         session = self._session("encode")
         count = self._facts["base_levels"] if levels is None else levels
         if not 1 <= count <= len(self.strides):
-            raise ValueError(
-                f"expected levels from 1 to {len(self.strides)}, got {levels}: ask for as many as there are"
-            )
+            raise ValueError(f"expected levels from 1 to {len(self.strides)}, got {levels}: ask for fewer")
         batch = self._batch(images, size)
         grids = self._grids(batch.shape[2:])
         padded = _pad(batch, self._facts["multiple_px"])
@@ -238,7 +234,7 @@ class OnnxTokenizer:
         """What decode.onnx and embed.onnx read: `count` levels, of which those behind a prefix have no token."""
         batch, height, width = levels[0].shape
         ratios = [self.strides[0] // stride for stride in self.strides[len(levels) : count]]
-        absent = [np.full((batch, height * ratio, width * ratio), -1, dtype=np.int64) for ratio in ratios]
+        absent = [np.full((batch, height * r, width * r), -1, dtype=np.int64) for r in ratios]
         return {f"ids_{level}": own for level, own in enumerate([*levels, *absent])}
 
     def _check_ids(self, ids: Sequence[Any]) -> list[NDArray[np.int64]]:
@@ -251,8 +247,7 @@ class OnnxTokenizer:
         self._check_size((height * self.strides[0], width * self.strides[0]))
         for index, (level, stride, entries) in enumerate(zip(levels, self.strides, self.codebook_sizes, strict=False)):
             ratio = self.strides[0] // stride
-            if level.shape != (batch, height * ratio, width * ratio):
-                expected = (batch, height * ratio, width * ratio)
+            if level.shape != (expected := (batch, height * ratio, width * ratio)):
                 raise ValueError(
                     f"expected ids of level {index} of shape {expected}, got {level.shape}: use those of one encode"
                 )
@@ -262,10 +257,6 @@ class OnnxTokenizer:
                     f"expected ids of level {index} in [0, {entries}), got {found}: use the model's own ids"
                 )
         return levels
-
-    @cached_property
-    def _read_words(self) -> dict[Path, tuple[list[str], NDArray[np.float32], NDArray[np.int64]]]:
-        return {}
 
     def _words(self, path: Path) -> tuple[list[str], NDArray[np.float32], NDArray[np.int64]]:
         if path not in self._read_words:
@@ -281,11 +272,8 @@ class OnnxTokenizer:
                         f"expected words of model {self.fingerprint[:12]}, got {fingerprint[:12]} in {str(path)!r}: export "
                         "them with the model"
                     )
-                self._read_words[path] = (
-                    [str(name) for name in stored["names"]],
-                    stored["embeddings"],
-                    stored["owner"],
-                )
+                names = [str(name) for name in stored["names"]]
+                self._read_words[path] = names, stored["embeddings"], stored["owner"]
         return self._read_words[path]
 
 
@@ -303,12 +291,8 @@ def read_image(image: Any, size: int | None = None) -> NDArray[np.float32]:
     """
     array = image if isinstance(image, np.ndarray) else _decode(image)
     array = array[..., None] if array.ndim == 2 else array
-    kind = array.dtype.kind, array.dtype.itemsize
-    if (
-        array.ndim != 3
-        or array.shape[2] not in (1, 2, 3, 4)
-        or not (array.dtype.kind in "bf" or kind in (("u", 1), ("u", 2)))
-    ):
+    known = array.dtype.kind in "bf" or array.dtype.str[1:] in ("u1", "u2")
+    if array.ndim != 3 or array.shape[2] not in (1, 2, 3, 4) or not known:
         raise ValueError(
             f"expected (H, W) or (H, W, 1 to 4) of uint8, uint16 or float, got {array.dtype} {array.shape}: convert it first"
         )

@@ -45,6 +45,20 @@ def save(path: Path, pixels: np.ndarray) -> None:
     Image.fromarray(pixels).save(path)
 
 
+def save_wide(folder: Path, photo: np.ndarray) -> None:
+    """The photos of wide/: a name with three test photos, names that are passed over, a kept-out name with fifteen."""
+    save(folder / "photo.png", photo)
+    lions = [("wide/photo.png", "animals", "lion;cat", 128, 96, 0, "test")] * 3
+    small = [("none.png", "animals", "lion", 128, 95, 0, "test")] * 3
+    pies = [("none.png", "food", "pie", 128, 96, 0, "test")] * 3
+    acorns = [("wide/photo.png", "miniimagenet", "acorn", 84, 84, 1, "test")] * 15
+    altars = [("none.png", "animals", "altar", 99, 99, 1, "train")] * 14
+    with (folder / "photos.csv").open("w", newline="") as file:
+        rows = csv.writer(file)
+        rows.writerow(["file", "source", "labels", "width", "height", "kept_out", "split"])
+        rows.writerows([*lions, *small, *pies, *acorns, *altars])
+
+
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A data folder in the layout of examples/research/README.md."""
@@ -83,19 +97,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
         }
         for i, split in enumerate(("train", *["test"] * 10))
     ]
-    save(pack / "wide" / "photo.png", photo())
-    lions = [("wide/photo.png", "animals", "lion;cat", 128, 96, 0, "test")] * 3
-    passed_over = [
-        ("none.png", "animals", "lion", 128, 95, 0, "test"),
-        ("none.png", "food", "pie", 128, 96, 0, "test"),
-    ] * 3
-    acorns = [("wide/photo.png", "miniimagenet", "acorn", 84, 84, 1, "test")] * 15
-    with (pack / "wide" / "photos.csv").open("w", newline="") as file:
-        rows = csv.writer(file)
-        rows.writerow(["file", "source", "labels", "width", "height", "kept_out", "split"])
-        rows.writerows(
-            [*lions, *passed_over, *acorns, *[("none.png", *lions[0][1:2], "altar", 99, 99, 1, "train")] * 14]
-        )
+    save_wide(pack / "wide", photo())
     (pack / "captions").mkdir()
     (pack / "captions" / "captions.jsonl").write_text("\n".join(map(json.dumps, captions)) + "\n")
     with gzip.open(pack / "captions" / "coco_val2017_captions_text_only.tsv.gz", "wt") as file:
