@@ -122,6 +122,12 @@ def equal_entries(config: QuantizerConfig, _: Sequence[int]) -> QuantizerConfig:
     return _with_levels(config, [{"codebook_size": 4096}] * len(config.levels))
 
 
+def more_semantics(config: QuantizerConfig, _: Sequence[int]) -> QuantizerConfig:
+    """Higher semantic weights, .8 and then .7; the finest level reads the dense features too, with a weight of .2."""
+    weights = (0.8, *[0.7] * (len(config.levels) - 2), 0.2)
+    return _with_levels(config, [{"semantic_weight": weight, "reads_dense": True} for weight in weights])
+
+
 def _with_levels(config: QuantizerConfig, changes: Sequence[dict[str, Any]]) -> QuantizerConfig:
     levels = zip(config.levels, changes, strict=True)
     return dataclasses.replace(config, levels=tuple(dataclasses.replace(level, **change) for level, change in levels))
@@ -129,7 +135,7 @@ def _with_levels(config: QuantizerConfig, changes: Sequence[dict[str, Any]]) -> 
 
 VARIANTS: dict[str, Change] = {
     change.__name__.replace("_", "-"): change
-    for change in (recipe, last_layer, without_stem, bottom_up, without_dense, equal_entries)
+    for change in (recipe, last_layer, without_stem, bottom_up, without_dense, equal_entries, more_semantics)
 }
 
 

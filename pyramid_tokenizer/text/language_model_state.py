@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Generator, Iterable
+from collections.abc import Generator
 from typing import TYPE_CHECKING, TypeAlias
 
-import torch
-from torch import Tensor
-
 from pyramid_tokenizer.errors import ConfigError, TokenError, TokenSequenceError
-from pyramid_tokenizer.tokens.sequence_state import Ranges, SequenceState
+from pyramid_tokenizer.tokens.sequence_state import GrammarState, Ranges, SequenceState
 
 if TYPE_CHECKING:
     from pyramid_tokenizer.text.language_models import LanguageModelTokenizer
@@ -66,7 +63,7 @@ def size_pieces(lm: LanguageModelTokenizer) -> dict[int, str]:
     return dict(sorted(pieces.items()))
 
 
-class LanguageModelState:
+class LanguageModelState(GrammarState):
     """Where a sequence of texts and images stands: which ids may come next.
 
     Args:
@@ -94,38 +91,11 @@ class LanguageModelState:
             raise TokenError(
                 f'expected an image_size of multiples of {stride} px for the layout "emu3", got {image_size}: correct it'
             )
-        self.position = 0
-        """How many ids the sequence has so far."""
         self.is_inside = False
         """Whether an image has begun and has not ended."""
         self._parts: list[str | TokenPyramid] = []
         self._text: list[int] = []
-        self._walk = self._follow()
-        self.ranges: Ranges = next(self._walk)
-        """The ids that may come next, as ranges in ascending order."""
-
-    def allowed(self) -> Tensor:
-        """The ids that may come next: (n,) int64 in ascending order, on the CPU."""
-        return torch.cat([torch.arange(r.start, r.stop) for r in self.ranges])
-
-    def append(self, token: int) -> None:
-        """Takes the next id of the sequence.
-
-        Args:
-            token: One of those that may come next.
-
-        Raises:
-            TokenSequenceError: It may not come next; the message tells the position, what was expected and what came.
-        """
-        if not any(token in r for r in self.ranges):
-            raise self._error(f"{token} {self._name(token)}")
-        self.position += 1
-        self.ranges = self._walk.send(token)
-
-    def extend(self, tokens: Iterable[int]) -> None:
-        """Takes several ids, one after the other, as `append` does."""
-        for token in tokens:
-            self.append(token)
+        super().__init__(self._follow())
 
     def parts(self) -> list[str | TokenPyramid]:
         """The texts and images so far.
@@ -137,6 +107,9 @@ class LanguageModelState:
             raise self._error("the end of the sequence")
         self._end_text()
         return list(self._parts)
+
+    def _refusal(self, token: int) -> TokenSequenceError:
+        return self._error(f"{token} {self._name(token)}")
 
     def _follow(self) -> Generator[Ranges, int, None]:
         lm = self.lm

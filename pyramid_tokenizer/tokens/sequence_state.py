@@ -19,7 +19,49 @@ Ranges: TypeAlias = tuple[range, ...]
 """Integers that may come next, in ascending order; no range is empty."""
 
 
-class SequenceState:
+class GrammarState:
+    """Where a sequence stands that follows a grammar: `ranges` may come next, and `append` takes one of them.
+
+    Args:
+        walk: The grammar: it yields what may come next, and is sent what came.
+    """
+
+    def __init__(self, walk: Generator[Ranges, int, None]) -> None:
+        self.position = 0
+        """How many integers the sequence has so far."""
+        self._walk = walk
+        self.ranges: Ranges = next(walk)
+        """The integers that may come next, as ranges in ascending order."""
+
+    def allowed(self) -> Tensor:
+        """The integers that may come next: (n,) int64 in ascending order, on the CPU."""
+        return torch.cat([torch.arange(r.start, r.stop) for r in self.ranges])
+
+    def append(self, token: int) -> None:
+        """Takes the next integer of the sequence.
+
+        Args:
+            token: One of those that may come next.
+
+        Raises:
+            TokenSequenceError: It may not come next; the message tells the position, what was expected and what came.
+        """
+        if not any(token in r for r in self.ranges):
+            raise self._refusal(token)
+        self.position += 1
+        self.ranges = self._walk.send(token)
+
+    def extend(self, tokens: Iterable[int]) -> None:
+        """Takes several integers, one after the other, as `append` does."""
+        for token in tokens:
+            self.append(token)
+
+    def _refusal(self, token: int) -> TokenSequenceError:
+        """The error for an integer that may not come next."""
+        raise NotImplementedError
+
+
+class SequenceState(GrammarState):
     """Where the sequence of one image stands, for a language model that writes it integer by integer.
 
     `ranges` are the integers that may come next and `append` takes one of them, in a time that does not depend on how long the
@@ -61,17 +103,9 @@ class SequenceState:
         most = len(vocabulary.strides)
         vocabulary.check_size(image_size or (1, 1), most if levels is None else levels)
         self.vocabulary = vocabulary
-        self.position = 0
-        """How many integers the sequence has so far."""
         self.finished = False
         """Whether the image is whole; then only the mark of the end may follow, as padding."""
-        self._grammar = _Grammar(vocabulary, image_size, levels, sparse).walk()
-        self.ranges: Ranges = next(self._grammar)
-        """The integers that may come next, as ranges in ascending order."""
-
-    def allowed(self) -> Tensor:
-        """The integers that may come next: (n,) int64 in ascending order, on the CPU."""
-        return torch.cat([torch.arange(r.start, r.stop) for r in self.ranges])
+        super().__init__(_Grammar(vocabulary, image_size, levels, sparse).walk())
 
     def append(self, token: int) -> None:
         """Takes the next integer of the sequence.
@@ -82,20 +116,15 @@ class SequenceState:
         Raises:
             TokenSequenceError: It may not come next; the message tells the position, what was expected and what came.
         """
-        if not any(token in r for r in self.ranges):
-            expected = " or ".join(span_of(self.vocabulary, r.start, r.stop - 1) for r in self.ranges)
-            raise TokenSequenceError(
-                f"expected {expected} at position {self.position}, got {name_of(self.vocabulary, token)}: "
-                "choose the next integer among those that `allowed` gives"
-            )
+        super().append(token)
         self.finished = self.finished or token == self.vocabulary.end
-        self.position += 1
-        self.ranges = self._grammar.send(token)
 
-    def extend(self, tokens: Iterable[int]) -> None:
-        """Takes several integers, one after the other, as `append` does."""
-        for token in tokens:
-            self.append(token)
+    def _refusal(self, token: int) -> TokenSequenceError:
+        expected = " or ".join(span_of(self.vocabulary, r.start, r.stop - 1) for r in self.ranges)
+        return TokenSequenceError(
+            f"expected {expected} at position {self.position}, got {name_of(self.vocabulary, token)}: "
+            "choose the next integer among those that `allowed` gives"
+        )
 
 
 _Walk: TypeAlias = Generator[Ranges, int, None]
