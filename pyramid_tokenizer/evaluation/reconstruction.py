@@ -15,7 +15,7 @@ from pyramid_tokenizer.evaluation.codecs import CODECS, decode_files, encode_fil
 from pyramid_tokenizer.evaluation.coded import CodedScores, Metric, metrics_for
 from pyramid_tokenizer.evaluation.crops import CROPS_IN_WORDS
 from pyramid_tokenizer.evaluation.frechet import frechet_distance
-from pyramid_tokenizer.evaluation.perceptual import load_fid, load_lpips
+from pyramid_tokenizer.evaluation.perceptual import LPIPS_LEAST_PX, load_fid, load_lpips
 from pyramid_tokenizer.images.pixels import to_uint8
 from pyramid_tokenizer.tokenizer import PyramidTokenizer
 from pyramid_tokenizer.tokens import LevelHealth, TokenPyramid
@@ -159,7 +159,10 @@ class _Run:
             f"{name}: images of {side} px are too small" for name in ("ssim", "ms_ssim") if name not in self.metrics
         ]
         if self.perceptual:
-            self.metrics |= self._optional("LPIPS", lambda: {"lpips": load_lpips()}) or {}
+            if side < LPIPS_LEAST_PX:
+                self.left_out.append(f"LPIPS: images of {side} px are too small")
+            else:
+                self.metrics |= self._optional("LPIPS", lambda: {"lpips": load_lpips()}) or {}
             self.fid = self._optional("rFID", load_fid)
 
     def _optional(self, name: str, load: Callable[[], Any]) -> Any:
