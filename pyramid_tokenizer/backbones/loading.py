@@ -15,7 +15,7 @@ from torch import Tensor
 
 from pyramid_tokenizer.backbones.fetch import HUB_CONFIG, HUB_WEIGHTS, Download
 from pyramid_tokenizer.backbones.open_clip import CONFIG_FILE, WEIGHTS_FILE, OpenClipBackbone
-from pyramid_tokenizer.backbones.trust import check_numbers, refuse_remote_code
+from pyramid_tokenizer.backbones.trust import check_numbers, most_numbers, refuse_other_places, refuse_remote_code
 from pyramid_tokenizer.backbones.uninitialised import Uninitialised
 from pyramid_tokenizer.checks.arguments import check_kind, check_path
 from pyramid_tokenizer.config.models import BackboneConfig
@@ -43,6 +43,11 @@ class _Source:
     options: dict[str, Any]
     """Further arguments of `create_model`."""
 
+    @property
+    def files(self) -> list[Path]:
+        """The checkpoint file, or all that lies in the folder."""
+        return [Path(self.pretrained)] if self.pretrained else list(Path(self.name.removeprefix(_LOCAL)).iterdir())
+
 
 def load_open_clip(
     config: BackboneConfig, *, directory: Path | None = None, download: Download | None = None
@@ -53,7 +58,7 @@ def load_open_clip(
 
     Raises:
         BackboneError: Unknown name or tag, no weights, or nothing could be fetched.
-        CheckpointError: Weights that do not fit the model or cannot be read.
+        CheckpointError: Weights that do not fit the model, are far too few for it, or cannot be read.
         ConfigError: `pretrained` beside a name that brings its own, or `blocks` that do not fit.
     """
     import open_clip
@@ -63,11 +68,12 @@ def load_open_clip(
     _refuse_lfs_pointers(source)
     try:
         model_config: dict[str, Any] = open_clip.get_model_config(source.name) or {}
-        refuse_remote_code(model_config, config.name)
+        refuse_remote_code(model_config, source.name)
+        refuse_other_places(model_config, source.name)
         if source.name.startswith(_LOCAL):
             check_numbers(model_config, Path(source.name.removeprefix(_LOCAL)))
         _check_offline(model_config, config.name, download)
-        with Uninitialised():
+        with Uninitialised(most_numbers(source.files)):
             model = open_clip.create_model(
                 source.name, source.pretrained, require_pretrained=True, weights_only=True, **source.options
             )
@@ -88,8 +94,7 @@ def load_open_clip(
 
 def _refuse_lfs_pointers(source: _Source) -> None:
     """Raises CheckpointError where a file of the model, or of its text tokenizer, was not fetched by git-lfs."""
-    files = [Path(source.pretrained)] if source.pretrained else Path(source.name.removeprefix(_LOCAL)).iterdir()
-    for file in files:
+    for file in source.files:
         refuse_lfs_pointer(file, error=CheckpointError)
 
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from pyramid_tokenizer.errors import BackboneError, CheckpointError
 
+_SPARE_NUMBERS = 1 << 24
+"""Numbers that a backbone may have and its file has not: masks, and tables of positions."""
 _LONGEST_TEXT, _LARGEST_IMAGE_PX = 8192, 8192
 """Above what any published model has; attention masks and tables of positions grow with their squares and are in no file."""
 
@@ -26,10 +28,32 @@ def refuse_remote_code(model_config: Mapping[str, Any], name: str) -> None:
         )
 
 
+def refuse_other_places(model_config: Mapping[str, Any], name: str) -> None:
+    """Raises BackboneError where the trunk's name is an address or a path: timm would read a description from there.
+
+    Args:
+        model_config: open_clip's "model_cfg".
+        name: What errors call the model.
+    """
+    vision = model_config.get("vision_cfg")
+    trunk = vision.get("timm_model_name") if isinstance(vision, Mapping) else None
+    if isinstance(trunk, str) and any(mark in trunk for mark in ":/\\"):
+        raise BackboneError(
+            f"expected the name of a network of timm in the description of {name!r}, got {trunk!r}, which is another place: take "
+            "another model"
+        )
+
+
+def most_numbers(files: Iterable[Path]) -> int:
+    """How many numbers a backbone may have whose weights are in these files: each takes a byte or more there."""
+    return _SPARE_NUMBERS + sum(file.stat().st_size for file in files if file.is_file())
+
+
 def check_numbers(model_config: Mapping[str, Any], folder: Path) -> None:
     """Refuses layers that need more numbers than the safetensors files hold, before any of them is allocated.
 
-    The trunks of timm are named and not described: for these, only what stands in the description is checked.
+    The trunks of timm are named and not described: for these, only what stands in the description is checked, and `Uninitialised`
+    counts while they are built.
 
     Args:
         model_config: open_clip's "model_cfg".

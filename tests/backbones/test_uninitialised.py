@@ -2,10 +2,12 @@
 
 import threading
 
+import pytest
 import torch
 from torch import nn
 
 from pyramid_tokenizer.backbones.uninitialised import Uninitialised
+from pyramid_tokenizer.errors import CheckpointError
 
 
 def test_loading_a_tokenizer_draws_no_random_number(toy_tokenizer, tmp_path):
@@ -35,3 +37,16 @@ def test_another_thread_draws_its_weights_as_ever():
         thread.start()
         thread.join()
     assert 0.8 < float(made[0].std()) < 1.2
+
+
+def test_layers_with_more_numbers_than_are_allowed_are_never_made():
+    with Uninitialised(100 + 36):
+        nn.Linear(9, 10)
+        nn.Conv2d(3, 1, (3, 4), bias=False)
+        with pytest.raises(CheckpointError, match="136"):
+            nn.Linear(1, 1, bias=False)
+    for make in (torch.empty, torch.zeros, torch.ones, torch.randn, torch.rand):
+        with Uninitialised(100), pytest.raises(CheckpointError):
+            make(10**7, 10**7)  # 364 TiB
+    with Uninitialised(100), pytest.raises(CheckpointError):
+        torch.full((10**7, 10**7), 1.0)

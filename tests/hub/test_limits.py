@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import time
 from pathlib import Path
 
 import pytest
+import torch
 
 from pyramid_tokenizer.backbones.trust import check_numbers, refuse_remote_code
 from pyramid_tokenizer.errors import BackboneError, CheckpointError, ConfigError
@@ -126,6 +128,39 @@ def test_a_backbone_that_needs_more_than_its_weights_hold_is_refused(part, name,
     (description if part is None else description[part])[name] = value
     with pytest.raises(CheckpointError, match=name if name in ("context_length", "image_size") else "backbone's"):
         check_numbers(description, folder)
+
+
+def with_trunk(folder: Path, name: str) -> Path:
+    """A copy of the bundled model whose description names another network of timm."""
+    model = Path(shutil.copytree(bundled_models()["tiny"], folder / "model"))
+    file = model / "backbone" / "open_clip_config.json"
+    description = json.loads(file.read_text())
+    description["model_cfg"]["vision_cfg"]["timm_model_name"] = name
+    file.write_text(json.dumps(description))
+    return model
+
+
+def test_a_trunk_of_more_numbers_than_its_weights_hold_is_refused_while_it_is_built(tmp_path, monkeypatch):
+    import timm.models
+
+    made = []
+
+    def huge(**options):  # 40 layers of 1.6 GB, as the largest networks of timm have
+        made.extend(torch.nn.Linear(20_000, 20_000) for _ in range(40))
+        raise AssertionError("built")
+
+    monkeypatch.setitem(timm.models._registry._model_entrypoints, "made_up_huge", huge)
+    model = with_trunk(tmp_path, "made_up_huge")
+    with pytest.raises(CheckpointError, match="numbers by the size of the weights"):
+        PyramidTokenizer.from_pretrained(model)
+    assert made == []
+
+
+@pytest.mark.parametrize("name", ["hf-hub:timm/resnet18.a1_in1k", "local-dir:/etc", "../fasternet_t0"])
+def test_a_trunk_that_lies_at_another_place_is_refused_without_looking_there(name, tmp_path, monkeypatch):
+    monkeypatch.setattr("timm.create_model", lambda *_, **__: pytest.fail("looked for the trunk"))
+    with pytest.raises(BackboneError, match=re.escape(name)):
+        PyramidTokenizer.from_pretrained(with_trunk(tmp_path, name))
 
 
 @pytest.mark.parametrize("mean", ["abc", [[0.5], 1, 2], 7, [0.5]])
