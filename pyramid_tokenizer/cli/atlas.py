@@ -12,7 +12,7 @@ import typer
 from pyramid_tokenizer.cli.files import check_absent
 from pyramid_tokenizer.cli.group import printable
 from pyramid_tokenizer.cli.options import Device, Force
-from pyramid_tokenizer.cli.terminal import load_tokenizer, make_console, show_progress
+from pyramid_tokenizer.cli.terminal import load_tokenizer, make_console, show_progress, show_share
 from pyramid_tokenizer.cli.words import TextCache, cache_folder, read_names
 
 Model = Annotated[
@@ -62,10 +62,11 @@ def atlas(
     listed = common_words() if words_file is None else read_names(None, words_file, option="--words")
     source = open_images(images)
     tok = load_tokenizer(model, device)
-    tok.text = TextEncoder(tok.backbone, cache_dir=cache_folder(text_cache))
     console = make_console()
     console.print(f"atlas: comparing the codes of {printable(model)} with {len(listed):,} words")
-    words = NearestWords.of(tok, listed)
+    with show_share(console, "words") as tell:
+        tok.text = TextEncoder(tok.backbone, cache_dir=cache_folder(text_cache), progress=tell)
+        words = NearestWords.of(tok, listed)
     console.print(f"atlas: encoding {len(source):,} images")
     with ExitStack() as bars:
 

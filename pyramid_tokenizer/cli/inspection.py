@@ -10,7 +10,8 @@ import typer
 
 from pyramid_tokenizer.cli.files import number_paths, plan_outputs
 from pyramid_tokenizer.cli.group import printable
-from pyramid_tokenizer.cli.options import Device, EncodedLevels, Force, ListPassedOver, Model, Size
+from pyramid_tokenizer.cli.json_output import record_file
+from pyramid_tokenizer.cli.options import Device, EncodedLevels, Force, ListPassedOver, Model, Size, Verbose
 from pyramid_tokenizer.cli.terminal import (
     Failures,
     check_levels,
@@ -18,6 +19,7 @@ from pyramid_tokenizer.cli.terminal import (
     load_tokenizer,
     make_console,
     show_progress,
+    show_share,
     tell_passed_over,
 )
 from pyramid_tokenizer.cli.words import TextCache, cache_folder, find_inputs
@@ -58,6 +60,7 @@ def inspect(
     device: Device = "cpu",
     text_cache: TextCache = "auto",
     list_passed_over: ListPassedOver = False,
+    verbose: Verbose = False,
     force: Force = False,
 ) -> None:
     """Show what the tokens of an image are and what they do.
@@ -73,11 +76,12 @@ def inspect(
     inputs = find_inputs(files, None, size=size)
     outputs = plan_outputs(inputs.sources, out=out, suffix=_MAPS, force=True)
     tok = load_tokenizer(model, device)
-    tok.text = TextEncoder(tok.backbone, cache_dir=cache_folder(text_cache))
     check_levels(levels, len(tok.quantizer.strides))
     console = make_console()
     tell_passed_over(console, inputs.sources, by_name=list_passed_over)
-    words = NearestWords.of_common_words(tok)
+    with show_share(console, "words") as tell:
+        tok.text = TextEncoder(tok.backbone, cache_dir=cache_folder(text_cache), progress=tell)
+        words = NearestWords.of_common_words(tok)
     total = len(inputs.sources)
     with Failures(total, inputs.sources.unlisted) as failures, show_progress(console, "inspect", total) as advance:
         for source, output in zip(inputs.sources, outputs, strict=True):
@@ -86,8 +90,12 @@ def inspect(
                 for i, path in enumerate(_paths(output, tokens.batch_size)):
                     original = None if pixels is None else pixels[i]
                     _save(_draw(tok, tokens.unbind()[i], original, place, words), path, force=force)
-                    console.print(f"{printable(source.path)} -> {', '.join(map(printable, drawn_paths(path)))}")
+                    record_file(image=source.path, out=path)
+                    if verbose or total == 1:
+                        console.print(f"{printable(source.path)} -> {', '.join(map(printable, drawn_paths(path)))}")
             advance()
+        if total > 1:
+            console.print(f"{failures.done} of {failures.tried} files -> {printable(out)}")
 
 
 def drawn_paths(path: Path) -> list[Path]:

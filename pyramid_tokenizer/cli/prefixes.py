@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from statistics import fmean
 from typing import TYPE_CHECKING
 
 from PIL import Image
@@ -46,6 +47,14 @@ class Prefix:
         """The number of tokens, bits per pixel, PSNR and SSIM, formatted for a table."""
         ssim = "-" if self.ssim is None else f"{self.ssim:.3f}"
         return f"{self.num_tokens:,}", f"{self.bits_per_pixel:.3f}", f"{self.psnr:.2f}", ssim
+
+
+def mean_cells(prefixes: Sequence[Prefix]) -> tuple[str, str, str, str]:
+    """The means of one prefix of several images, formatted as `Prefix.cells`; SSIM is that of the images large enough for it."""
+    figures = [(float(p.num_tokens), p.bits_per_pixel, p.psnr) for p in prefixes]
+    tokens, bits, psnr = (fmean(column) for column in zip(*figures, strict=True))
+    ssims = [p.ssim for p in prefixes if p.ssim is not None]
+    return f"{tokens:,.0f}", f"{bits:.3f}", f"{psnr:.2f}", f"{fmean(ssims):.3f}" if ssims else "-"
 
 
 def decode_prefixes(tok: PyramidTokenizer, tokens: TokenPyramid, original: Tensor) -> list[Prefix]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -10,7 +10,7 @@ import typer
 
 from pyramid_tokenizer.cli.group import printable
 from pyramid_tokenizer.cli.options import Device, Model
-from pyramid_tokenizer.cli.terminal import load_tokenizer, make_console, make_table
+from pyramid_tokenizer.cli.terminal import load_tokenizer, make_console, make_table, show_progress, show_share
 from pyramid_tokenizer.cli.words import TextCache, cache_folder
 from pyramid_tokenizer.errors import ConfigError
 
@@ -74,21 +74,28 @@ def search(
     tok.text = TextEncoder(tok.backbone, cache_dir=cache_folder(text_cache))
     query = words if words is not None else image
     assert query is not None
-    found = ds.search(query, top=top, model=tok)
+    console = make_console()
+    with show_share(console, "read tokens") as tell:
+        found = ds.search(query, top=top, model=tok, progress=tell)
     table = make_table(None, "image", "similarity")
     for match in found:
         table.add_row(printable(match.key), f"{match.score:.3f}")
-    console = make_console()
     console.print(table, soft_wrap=False)
     if sheet is not None:
-        _draw(ds, tok, found, images).save(sheet)
+        with show_progress(console, "draw", len(found)) as advance:
+            _draw(ds, tok, found, images, advance).save(sheet)
         console.print(f"-> {printable(str(sheet))}")
 
 
-def _draw(ds: TokenDataset, tok: PyramidTokenizer, found: Sequence[Match], images: Path | None) -> Image.Image:
+def _draw(
+    ds: TokenDataset, tok: PyramidTokenizer, found: Sequence[Match], images: Path | None, advance: Callable[[], None]
+) -> Image.Image:
     from pyramid_tokenizer.visualize import contact_sheet
 
-    drawn = [_image_of(ds, tok, match, images) for match in found]
+    drawn = []
+    for match in found:
+        drawn.append(_image_of(ds, tok, match, images))
+        advance()
     texts = [f"{match.key}\n{match.score:.3f}" for match in found]
     starts = range(0, len(found), _COLUMNS)
     return contact_sheet(

@@ -7,7 +7,7 @@ import io
 import sys
 import warnings
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -77,23 +77,50 @@ def make_table(title: str | None, *columns: str) -> Table:
 
 
 @contextmanager
-def show_progress(console: Console, what: str, total: int) -> Iterator[Callable[[], None]]:
-    """Shows a bar with rate and time left on a terminal; the block calls the function that it gets once for each step."""
+def show_progress(console: Console, what: str, total: int) -> Iterator[Callable[..., None]]:
+    """Shows a bar with rate and time left on a terminal; the block calls the function that it gets after each step.
+
+    The function takes a number of steps, 1 if none is given.
+    """
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     if not console.is_terminal or total < 2:
-        yield lambda: None
+        yield _nothing
         return
     rate, left = TextColumn("{task.fields[rate]}"), TimeRemainingColumn(compact=True)
     columns = TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), rate, left
     with Progress(*columns, console=console, transient=True) as bar:
         task = bar.add_task(what, total=total, rate="")
 
-        def advance() -> None:
+        def advance(steps: int = 1) -> None:
             speed = bar.tasks[0].speed
-            bar.update(task, advance=1, rate="" if speed is None else f"{speed:.2g}/s, left:")
+            bar.update(task, advance=steps, rate="" if speed is None else f"{speed:.2g}/s, left:")
 
         yield advance
+
+
+@contextmanager
+def show_share(console: Console, what: str) -> Iterator[Callable[[int, int], None]]:
+    """As `show_progress`, for work that tells by itself how many of its steps are done: the bar begins with the first call.
+
+    The block passes on the function that it gets, which is called as tell(3000, 10000); after the block it does nothing.
+    """
+    with ExitStack() as bars:
+        advance: Callable[..., None] | None = None
+        before = 0
+
+        def tell(done: int, total: int) -> None:
+            nonlocal advance, before
+            advance = advance or bars.enter_context(show_progress(console, what, total))
+            advance(done - before)
+            before = done
+
+        yield tell
+        advance = _nothing
+
+
+def _nothing(steps: int = 1) -> None:
+    """Takes the place of a bar's function."""
 
 
 # A full disk, a closed pipe or a spent limit meets the next file as well, so that going on would only repeat the error.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Protocol
 
 import torch
@@ -62,15 +62,23 @@ class TextEncoder:
         (('car', 'dog'), torch.Size([5, 16]), True)
     """
 
-    def __init__(self, backbone: TextNetwork, *, cache_dir: str | os.PathLike[str] | None = None):
+    def __init__(
+        self,
+        backbone: TextNetwork,
+        *,
+        cache_dir: str | os.PathLike[str] | None = None,
+        progress: Callable[[int, int], None] | None = None,
+    ):
         """Encodes nothing yet.
 
         Args:
             backbone: A loaded backbone; see `load_backbone`.
             cache_dir: Folder to keep embeddings in, "auto" for one in the user's cache folder (see `EmbeddingCache`), None
                 to keep them in memory only.
+            progress: Called as progress(256, 1000) while the backbone reads phrases, after each batch of them.
         """
         self.backbone = backbone
+        self._progress = progress
         self._cache_dir = cache_dir
         self._fingerprint = ""
         self._memo: dict[_Key, Tensor] = {}
@@ -149,6 +157,8 @@ class TextEncoder:
             prompts = [template.replace("{}", phrase) for phrase in chunk for template in templates]
             each = self.backbone.encode_text(prompts).float().unflatten(0, (len(chunk), -1))  # (phrases, templates, D)
             rows.append(F.normalize(each.mean(1), dim=-1).cpu())
+            if self._progress is not None:
+                self._progress(start + len(chunk), len(phrases))
         whole = torch.cat(rows)
         if not torch.isfinite(whole).all():
             raise BackboneError(

@@ -79,7 +79,8 @@ def write_atlas(
             for i, level in enumerate(found.levels)
         ]
         _cut(source, found.levels, stores, needed, size=size, advance=advance)
-        sheets = [_write_sheets(out, i, store) for i, store in enumerate(stores)]
+        advance = progress("sheets", sum(-(-len(store) // CODES_PER_SHEET) for store in stores))
+        sheets = [_write_sheets(out, i, store, advance) for i, store in enumerate(stores)]
         del stores
     data = _describe(tok, found, sheets, title=title, words=words, patches=patches)
     text = json.dumps(data, ensure_ascii=True, allow_nan=False, separators=(",", ":"))
@@ -107,7 +108,7 @@ def _cut(
         advance()
 
 
-def _write_sheets(out: Path, level: int, store: NDArray[np.uint8]) -> list[str]:
+def _write_sheets(out: Path, level: int, store: NDArray[np.uint8], advance: Callable[[], None]) -> list[str]:
     """Writes the patches of a level (K, P, 32, 32, 3) as images with 16 codes in a row; returns their names."""
     names = []
     for start in range(0, len(store), CODES_PER_SHEET):
@@ -120,6 +121,7 @@ def _write_sheets(out: Path, level: int, store: NDArray[np.uint8]) -> list[str]:
         sheet = grid.transpose(0, 3, 1, 2, 4, 5).reshape(rows * THUMBNAIL_PX, width, 3)
         names.append(f"level-{level}-{start // CODES_PER_SHEET}.webp")
         save_image(Image.fromarray(sheet), out / names[-1])
+        advance()
     return names
 
 

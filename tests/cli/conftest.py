@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -112,6 +112,25 @@ def tokens(tok: PyramidTokenizer, photos: Path, here: Path) -> Path:
 
 def image(height: int, width: int, *, seed: int) -> Image.Image:
     return to_pil(smooth_images(1, height, width, seed=seed))[0]
+
+
+@pytest.fixture
+def bars(monkeypatch: pytest.MonkeyPatch) -> dict[str, tuple[int, int]]:
+    """Every bar that commands show: its name -> the steps that it made, and all of its steps."""
+    found: dict[str, tuple[int, int]] = {}
+
+    @contextlib.contextmanager
+    def show(console: object, what: str, total: int) -> Iterator[Callable[..., None]]:
+        found[what] = (0, total)
+
+        def advance(steps: int = 1) -> None:
+            found[what] = (found[what][0] + steps, total)
+
+        yield advance
+
+    for module in ("terminal", "atlas", "search"):
+        monkeypatch.setattr(f"pyramid_tokenizer.cli.{module}.show_progress", show)
+    return found
 
 
 @dataclass(frozen=True)

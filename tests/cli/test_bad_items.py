@@ -54,7 +54,7 @@ def test_names_of_any_kind_end_no_other_command(run, model, photos, command):
     (Path("reconstructed") / "trip/a.png").mkdir(parents=True)  # the place of one result is taken by a folder
     words = {"segment": ["--classes", "cat,dog", "--labels"], "classify": ["--names", "cat,dog"]}.get(command, [])
     words += [] if command == "classify" else ["--force"]
-    words += ["--verbose"] if command == "segment" else []
+    words += [] if command == "classify" else ["--verbose"]
     done = run(command, photos, "--model", model, *words)
     # the label map of a.png has the name of the overlay of a.labels.png; `classify` writes no file
     expected = {"segment": 2, "reconstruct": 1, "classify": 0}[command]

@@ -21,6 +21,17 @@ def test_images_and_token_files_give_three_sheets_each(run, model, tok, photos, 
         assert stored.width < seen.width  # no original
 
 
+def test_several_files_have_a_summary_and_lines_only_if_asked_for(run, model, photos, here):
+    options = ["--model", model, "--text-cache", "none", "--levels", 1]
+    done = run("inspect", "photos", *options)
+    assert done.exit_code == 0, done.stderr
+    assert done.stdout.splitlines() == ["3 of 3 files -> inspected"]
+    done = run("inspect", "photos", *options, "--verbose", "--force")
+    assert [line.split(" -> ")[0] for line in done.stdout.splitlines()] == [
+        *("photos/a.png", "photos/b.png", "photos/trip/a.png", "3 of 3 files")
+    ]
+
+
 @pytest.mark.parametrize("at", ["5", "a,b", "-1,3"])
 def test_a_place_is_two_numbers(run, model, photos, at):
     done = run("inspect", photos / "a.png", "--model", model, f"--at={at}")

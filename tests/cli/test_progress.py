@@ -1,4 +1,4 @@
-"""What a training shows on a terminal and in a pipe."""
+"""What a training, and work that tells how much of it is done, show on a terminal and in a pipe."""
 
 import io
 import re
@@ -7,6 +7,7 @@ from rich.console import Console
 from rich.live import Live
 
 from pyramid_tokenizer.cli.progress import Shown, show_steps
+from pyramid_tokenizer.cli.terminal import show_share
 
 REPORTS = [
     {"stage": "fit", "step": 1, "steps": 1, "vectors": 640, "pixels_explained": 0.5},
@@ -67,3 +68,24 @@ def test_a_pipe_shows_nothing_of_a_fit():
         for stage, share in FITS:
             log.show_fit(stage, share)
     assert file.getvalue() == ""
+
+
+def share(console):
+    with show_share(console, "words") as tell:
+        at_first = console.file.getvalue()
+        for done in (256, 512, 600):
+            tell(done, 600)
+    after = console.file.getvalue()
+    tell(600, 600)
+    assert console.file.getvalue() == after
+    return at_first, after
+
+
+def test_work_that_tells_its_share_has_a_bar_from_its_first_call_to_the_end_of_the_block():
+    at_first, after = share(Console(file=io.StringIO(), width=80, force_terminal=True, color_system=None))
+    assert at_first == ""
+    assert "words" in after and "600/600" in after
+
+
+def test_a_pipe_has_no_bar():
+    assert share(Console(file=io.StringIO(), width=80, force_terminal=False)) == ("", "")

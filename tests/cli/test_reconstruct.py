@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -31,21 +34,52 @@ def test_the_sheet_holds_the_original_and_every_prefix(run, model, tok, photos, 
             assert holds(sheet, to_pil(tok.decode(tokens[:n]))[0])
 
 
-def test_the_table_has_a_row_for_every_prefix_of_every_image(run, model, tok, photos):
-    done = run("reconstruct", photos, "--model", model)
+def test_the_table_has_a_row_for_every_prefix_of_every_image(run, model, tok, photos, here):
+    done = run("reconstruct", photos, "--model", model, "--verbose")
     assert done.exit_code == 0, done.stderr
-    expected = []
+    expected, figures_of = [], {1: [], 2: []}
     for name in ("a.png", "b.png", "trip/a.png"):
         original = read_image(photos / name)[None]
         tokens = tok.encode(original)
         for n in (1, 2):
             decoded, part = tok.decode(tokens[:n]), tokens[:n]
             figures = psnr(original, decoded).item(), ssim(original, decoded).item()
+            figures_of[n].append((part.num_tokens, part.bits_per_pixel, *figures))
             first = [name] if n == 1 else []
             expected.append([*first, str(n), str(part.num_tokens), f"{part.bits_per_pixel:.3f}"])
             expected[-1] += [f"{figures[0]:.2f}", f"{figures[1]:.3f}"]
     rows = [line.split() for line in done.stdout.splitlines()]
-    assert rows[-6:] == expected
+    start = rows.index(expected[0])
+    assert rows[start : start + 6] == expected
+    means = [np.mean(figures_of[n], axis=0) for n in (1, 2)]
+    assert rows[-3:-1] == [
+        ["3", str(n + 1), f"{mean[0]:.0f}", f"{mean[1]:.3f}", f"{mean[2]:.2f}", f"{mean[3]:.3f}"]
+        for n, mean in enumerate(means)
+    ]
+    assert [f"{photos / name}" for name in ("a.png", "b.png", "trip/a.png")] == [
+        str(here / row[0]) for row in rows[:3] if row[1] == "->"
+    ]
+
+
+def test_several_images_have_no_line_each_but_means_and_a_summary(run, model, photos, here):
+    done = run("reconstruct", "photos", "--model", model)
+    assert done.exit_code == 0, done.stderr
+    assert ".png" not in done.stdout
+    assert done.stdout.splitlines()[-1] == "3 of 3 images -> reconstructed"
+    assert run("reconstruct", "photos", "--model", model, "--skip-existing").stdout.splitlines() == [
+        "3 of 3 files have their results already, see --skip-existing",
+        "0 of 3 images -> reconstructed",
+    ]
+
+
+def test_json_has_the_figures_of_each_image(run, model, tok, photos):
+    done = run("reconstruct", photos, "--model", model, "--json")
+    files = {Path(one["image"]).relative_to(photos).as_posix(): one for one in json.loads(done.stdout)["files"]}
+    original = read_image(photos / "b.png")[None]
+    tokens = tok.encode(original)
+    assert set(files) == {"a.png", "b.png", "trip/a.png"}
+    assert files["b.png"]["tokens"] == tokens.num_tokens
+    assert files["b.png"]["psnr"] == pytest.approx(psnr(original, tok.decode(tokens)).item())
 
 
 def test_levels_and_size_limit_what_is_shown(run, model, photos):
@@ -81,7 +115,7 @@ def test_an_image_that_cannot_be_read_is_named_and_the_others_are_shown(run, mod
     assert done.exit_code == 1
     assert name in done.stderr.splitlines()[0]
     assert [path.name for path in (here / "reconstructed").iterdir()] == ["b.png"]
-    assert "b.png" in done.stdout
+    assert done.stdout.splitlines()[-1] == "1 of 2 images -> reconstructed"
 
 
 def test_more_levels_than_there_are_is_an_error(run, model, photos, here):

@@ -26,6 +26,15 @@ def test_the_best_images_are_listed_and_drawn_decoded_or_as_they_were(run, model
     assert decoded.tobytes() != originals.tobytes()
 
 
+def test_the_first_search_and_drawing_have_a_bar_each(run, model, dataset, bars):
+    common = ("search", "set", "a red flower", "--top", 2, "--model", model, "--text-cache", "none", "--sheet", "x.png")
+    assert run(*common).exit_code == 0
+    assert bars == {"read tokens": (3, 3), "draw": (2, 2)}
+    bars.clear()
+    assert run(*common).exit_code == 0
+    assert bars == {"draw": (2, 2)}
+
+
 def test_words_or_an_example_and_not_both(run, model, dataset, photos):
     example = min(path for path in photos.iterdir() if path.is_file())
     done = run("search", "set", "--image", example, "--top", 1, "--model", model)
