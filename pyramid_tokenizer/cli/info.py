@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from pyramid_tokenizer.cli.extras import show_extra
 from pyramid_tokenizer.cli.files import TOKEN_SUFFIX
 from pyramid_tokenizer.cli.terminal import describe_size, load_segmenter, make_console, make_table
 from pyramid_tokenizer.errors import ConfigError
@@ -42,14 +43,26 @@ Backbone = Annotated[
 ImageSize = Annotated[
     int, typer.Option(metavar="PIXELS", min=1, help="The side of the square image whose tokens are counted.")
 ]
+Extra = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME",
+        help="Instead of a model: the packages of an extra of pip, such as eval, and which of them are installed.",
+    ),
+]
 
 
-def info(what: What = None, backbone: Backbone = None, size: ImageSize = 256) -> None:
+def info(what: What = None, backbone: Backbone = None, size: ImageSize = 256, extra: Extra = None) -> None:
     """Show what a model or a token file contains, or what a new model on a backbone would contain.
 
     With --backbone it shows the blocks that are read, the levels that suit the backbone, and the command that trains the model.
     """
     console = make_console()
+    if extra is not None:
+        if what is not None or backbone is not None:
+            raise ConfigError(f"expected --extra alone, got it with {what or backbone}: run two commands")
+        show_extra(extra, console)
+        return
     if backbone is not None:
         if what is not None:
             raise ConfigError(f"expected MODEL|FILE or --backbone, got both, {what} and {backbone}: leave one out")

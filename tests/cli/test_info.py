@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import email.message
+import importlib.metadata
 
 import pytest
 import torch
@@ -142,3 +144,46 @@ def test_a_model_beside_a_backbone_or_an_unknown_backbone_is_one_line(run):
     for done, message in ((both, "got both, tiny and toy"), (unknown, "did you mean 'ViT-B-16'")):
         assert (done.exit_code, done.stdout, done.stderr.count("\n")) == (1, "", 1)
         assert message in done.stderr
+
+
+@pytest.fixture
+def installed(monkeypatch):
+    """What pip would have installed: the library with the extras `eval` and `data`, and one of their packages."""
+    lines = [
+        "numpy>=1.26",
+        "torchmetrics<2,>=1.7; extra == 'eval'",
+        'there[all]==2; python_version > "3" and extra == "eval"',
+    ]
+    library = email.message.Message()
+    for name in ("data", "eval"):
+        library["Provides-Extra"] = name
+
+    def version(package):
+        if package != "there":
+            raise importlib.metadata.PackageNotFoundError(package)
+        return "2"
+
+    monkeypatch.setattr(importlib.metadata, "requires", lambda _: lines)
+    monkeypatch.setattr(importlib.metadata, "metadata", lambda _: library)
+    monkeypatch.setattr(importlib.metadata, "version", version)
+
+
+def test_an_extra_shows_its_packages_and_the_command_for_what_is_missing(run, installed, monkeypatch):
+    done = run("info", "--extra", "eval")
+    assert done.exit_code == 0, done.stderr
+    assert rows(done.stdout)[2:4] == [["torchmetrics", "<2,>=1.7", "no"], ["there", "==2", "2"]]
+    assert done.stdout.splitlines()[-1] == 'pip install "pyramid-tokenizer[eval]"'
+    monkeypatch.setattr(importlib.metadata, "version", lambda _: "1.9")
+    assert "pip install" not in run("info", "--extra", "eval").stdout
+
+
+def test_a_mistyped_extra_gives_the_nearest(run, installed):
+    done = run("info", "--extra", "evla")
+    assert done.exit_code == 1 and "'evla'" in done.stderr and "did you mean 'eval'?" in done.stderr
+    assert run("info", "tiny", "--extra", "eval").exit_code == 1
+
+
+def test_the_extras_of_the_readme_are_those_that_pip_knows():
+    from pyramid_tokenizer.cli.extras import requirements
+
+    assert "torchmetrics" in requirements("eval") and "pyarrow" in requirements("data")
