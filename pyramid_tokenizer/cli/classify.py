@@ -18,7 +18,15 @@ from pyramid_tokenizer.cli.terminal import (
     show_progress,
     tell_passed_over,
 )
-from pyramid_tokenizer.cli.words import Images, TextCache, TokenFiles, cache_folder, find_inputs, read_names
+from pyramid_tokenizer.cli.words import (
+    Images,
+    TextCache,
+    TokenFiles,
+    cache_folder,
+    embed_names,
+    find_inputs,
+    read_names,
+)
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -58,14 +66,12 @@ def classify(
     Shows the names that suit each image best, with the cosine similarity in [-1, 1] of the image's tokens and the name. Files
     that cannot be used are skipped and listed at the end, and the exit code is then 1.
     """
-    from pyramid_tokenizer.text import TextEncoder
-
     words = read_names(names, names_file, option="--names")
     inputs = find_inputs(images, tokens, size=size)
     tok = load_tokenizer(model, device)
-    tok.text = TextEncoder(tok.backbone, cache_dir=cache_folder(text_cache))
     console = make_console()
     tell_passed_over(console, inputs.sources, by_name=list_passed_over)
+    embed_names(tok, words, console, text_cache=cache_folder(text_cache))
     table = make_table(None, "file", "name", "similarity")
     table.columns[1].justify = "left"
     with Failures(len(inputs.sources), inputs.sources.unlisted) as failures:

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from pyramid_tokenizer.cli.options import Force
-from pyramid_tokenizer.cli.terminal import load_tokenizer, make_console
+from pyramid_tokenizer.cli.terminal import load_tokenizer, make_console, show_waiting
 from pyramid_tokenizer.cli.words import TextCache, cache_folder, read_names
 from pyramid_tokenizer.errors import ConfigError
 
@@ -86,8 +86,9 @@ def export(
     tok = load_tokenizer(model)
     tok.text = TextEncoder(tok.backbone, cache_dir=cache_folder(text_cache))
     options: dict[str, Any] = {"to": to.value, "size": sides, "parts": parts, "names": names}
-    report = export_model(tok, out, **options)
     console = make_console()
+    with show_waiting(console, f"recording and comparing {', '.join(parts)}: a minute or more"):
+        report = export_model(tok, out, **options)
     for found in report.differences:
         console.print(f"{found.part:6}  {found}")
     for path in report.files:

@@ -29,6 +29,7 @@ from pyramid_tokenizer.cli.words import (
     TextCache,
     TokenFiles,
     cache_folder,
+    embed_names,
     find_inputs,
     read_background,
     read_names,
@@ -159,9 +160,10 @@ def segment(
     at_photo_size = size is not None and output_size is OutputSize.photo
     outputs = _plan(inputs.sources, out=out, labels_of=len(names) if labels else None, force=force or skip_existing)
     label_maps = frozenset(map(_labels_path, outputs))
-    segmenter = load_segmenter(model, device, text_cache=cache_folder(text_cache))
+    segmenter = load_segmenter(model, device)
     console = make_console()
     tell_passed_over(console, inputs.sources, by_name=list_passed_over)
+    embed_names(segmenter.tok, names, console, background=words, text_cache=cache_folder(text_cache))
 
     def is_done(source: Source, output: Path) -> bool:
         count, image_size = _count_and_size(inputs, source, segmenter.tok, None if at_photo_size else size)

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from pyramid_tokenizer.cli.options import Device
-from pyramid_tokenizer.cli.terminal import load_tokenizer, make_console, make_table
+from pyramid_tokenizer.cli.terminal import load_tokenizer, make_console, make_table, show_waiting
 
 
 class Precision(StrEnum):
@@ -56,7 +56,8 @@ def selfcheck(
         )
         console.print(f"wrote {path}, {path.stat().st_size:,} bytes")
         return
-    found = check(tok)
+    with show_waiting(console, "computing every stage"):
+        found = check(tok)
     table = make_table(f"{found.device}, beside {found.origin}", "stage", "difference", "limit", "")
     for stage, difference in found.differences.items():
         limit = STAGES[stage][0]

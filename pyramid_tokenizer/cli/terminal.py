@@ -119,6 +119,16 @@ def show_share(console: Console, what: str) -> Iterator[Callable[[int, int], Non
         advance = _nothing
 
 
+@contextmanager
+def show_waiting(console: Console, what: str) -> Iterator[None]:
+    """Shows on a terminal that one step of unknown length is under way."""
+    if not console.is_terminal:
+        yield
+        return
+    with console.status(what):
+        yield
+
+
 def _nothing(steps: int = 1) -> None:
     """Takes the place of a bar's function."""
 

@@ -11,11 +11,14 @@ import typer
 
 from pyramid_tokenizer.checks.arguments import nearest_file
 from pyramid_tokenizer.cli.files import TOKEN_SUFFIX, Source, Sources, find_images, find_tokens
+from pyramid_tokenizer.cli.terminal import show_share
 from pyramid_tokenizer.errors import ConfigError
 
 if TYPE_CHECKING:
+    from rich.console import Console
     from torch import Tensor
 
+    from pyramid_tokenizer.tokenizer import PyramidTokenizer
     from pyramid_tokenizer.tokens.pyramid import TokenPyramid
 
 Images = Annotated[
@@ -91,6 +94,26 @@ def find_inputs(images: Sequence[str] | None, tokens: Sequence[str] | None, *, s
 def cache_folder(typed: str) -> str | None:
     """Converts the value of `--text-cache` to the `cache_dir` of `TextEncoder`."""
     return None if typed == "none" else typed
+
+
+def embed_names(
+    tok: PyramidTokenizer,
+    names: Sequence[str],
+    console: Console,
+    *,
+    background: Sequence[str] | None = None,
+    text_cache: str | None,
+) -> None:
+    """Gives the tokenizer a text encoder that remembers the embeddings of the names, and shows a bar while they are computed.
+
+    Raises:
+        ConfigError, BackboneError: As for `TextEncoder.encode_names`.
+    """
+    from pyramid_tokenizer.text import TextEncoder
+
+    with show_share(console, "words") as tell:
+        tok.text = TextEncoder(tok.backbone, cache_dir=text_cache, progress=tell)
+        tok.text.encode_names(names, background=background)
 
 
 def split_words(listed: str, *, option: str) -> list[str]:

@@ -7,7 +7,7 @@ from rich.console import Console
 from rich.live import Live
 
 from pyramid_tokenizer.cli.progress import Shown, show_steps
-from pyramid_tokenizer.cli.terminal import show_share
+from pyramid_tokenizer.cli.terminal import show_share, show_waiting
 
 REPORTS = [
     {"stage": "fit", "step": 1, "steps": 1, "vectors": 640, "pixels_explained": 0.5},
@@ -89,3 +89,13 @@ def test_work_that_tells_its_share_has_a_bar_from_its_first_call_to_the_end_of_t
 
 def test_a_pipe_has_no_bar():
     assert share(Console(file=io.StringIO(), width=80, force_terminal=False)) == ("", "")
+
+
+def test_a_step_of_unknown_length_is_named_on_a_terminal_alone():
+    files = []
+    for terminal in (True, False):
+        console = Console(file=io.StringIO(), width=80, force_terminal=terminal, color_system=None)
+        with show_waiting(console, "recording"):
+            pass
+        files.append(console.file.getvalue())
+    assert "recording" in files[0] and files[1] == ""

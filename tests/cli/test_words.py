@@ -133,3 +133,10 @@ def test_images_that_cannot_be_read_are_passed_over_named_and_counted(run, model
     told = done.stderr.splitlines()
     assert "aa.jpg" in told[0]
     assert "1 of 4" in told[1]
+
+
+@pytest.mark.parametrize("command", [["segment", "--classes", "cat,dog,sky"], ["classify", "--names", "cat,dog,sky"]])
+def test_words_are_read_before_the_images_with_a_bar_of_their_own(run, model, photos, bars, command):
+    done = run(command[0], photos / "a.png", *command[1:], "--model", model, "--text-cache", "none")
+    assert done.exit_code == 0, done.stderr
+    assert bars == {"words": (3, 3)}
