@@ -16,7 +16,7 @@ import typer
 from pyramid_tokenizer.cli.files import OutputError, Sources
 from pyramid_tokenizer.cli.group import printable, tell_error
 from pyramid_tokenizer.cli.json_output import collected
-from pyramid_tokenizer.errors import ConfigError, ImageError, PyramidTokenizerError, TokenError, TokenRangeError
+from pyramid_tokenizer.errors import ImageError, PyramidTokenizerError, TokenError, TokenRangeError
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -251,9 +251,10 @@ def load_tokenizer(name: str, device: str = "cpu") -> PyramidTokenizer:
         ConfigError: The machine has no such device.
         PyramidTokenizerError: `PyramidTokenizer.from_pretrained` cannot load the model.
     """
+    from pyramid_tokenizer.checks.devices import check_device
     from pyramid_tokenizer.tokenizer import PyramidTokenizer
 
-    _check_device(device)
+    check_device(device)
     return PyramidTokenizer.from_pretrained(name, device=device)
 
 
@@ -264,20 +265,11 @@ def load_segmenter(name: str, device: str = "cpu", *, text_cache: str | None = N
         ConfigError: The machine has no such device.
         PyramidTokenizerError: `Segmenter.from_pretrained` cannot load the model.
     """
+    from pyramid_tokenizer.checks.devices import check_device
     from pyramid_tokenizer.segmentation.segmenter import Segmenter
 
-    _check_device(device)
+    check_device(device)
     return Segmenter.from_pretrained(name, text_cache=text_cache, device=device)
-
-
-def _check_device(device: str) -> None:
-    import torch
-
-    try:
-        torch.zeros(1, device=device)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        reason = str(error).splitlines()[0]
-        raise ConfigError(f'expected a device of this machine such as "cpu", got {device!r}: {reason}') from error
 
 
 def cut_levels(tokens: TokenPyramid, levels: int | None) -> TokenPyramid:

@@ -97,7 +97,7 @@ def test_a_bug_is_not_hidden_behind_a_line(run, monkeypatch, photos):
         run("encode", photos)
 
 
-@pytest.mark.parametrize(("device", "told"), [("toaster", "'toaster'"), ("cuda:99", "'cuda:99'")])
+@pytest.mark.parametrize(("device", "told"), [("toaster", '"cpu"'), ("cuda:99", "'cuda:99'"), ("meta", "'meta'")])
 def test_a_device_that_is_not_there_is_one_line(run, model, photos, device, told):
     done = run("encode", photos / "a.png", "--model", model, "--device", device)
     assert done.exit_code == 1
