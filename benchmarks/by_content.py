@@ -30,8 +30,12 @@ from benchmarks.recipe import centre_crop, read_labels
 from benchmarks.reconstruction import number, say, table
 from benchmarks.speed import machine
 from pyramid_tokenizer import PyramidTokenizer, Segmenter, TokenPyramid
-from pyramid_tokenizer.evaluation import evaluate_segmentation, psnr
+from pyramid_tokenizer.evaluation import ConfusionMatrix, psnr
+from pyramid_tokenizer.evaluation.bootstrap import bootstrap_difference
+from pyramid_tokenizer.evaluation.confusion import ClassCounts
 from pyramid_tokenizer.images.labelled import open_segmentation_set
+from pyramid_tokenizer.images.labelled.labels import IGNORED
+from pyramid_tokenizer.segmentation.segmenter import Mode
 from pyramid_tokenizer.tokens.thinning import Gains, SplitOrder, split_order, thinned
 
 SIDE_PX = 256
@@ -225,29 +229,37 @@ def zero_shot(tok: PyramidTokenizer, images: Path, labels: Path, *, limit: int) 
     ]
 
 
-def masks(seg: Segmenter, folder: Path, *, limit: int) -> list[dict[str, Any]]:
+def masks(seg: Segmenter, folder: Path, *, limit: int | None) -> list[dict[str, Any]]:
     """Mean IoU of a labelled set from full pyramids and from those with half of the finest level's tokens."""
     labelled = open_segmentation_set(folder, "folder", split="test")
-    samples, names = [labelled[i] for i in range(min(limit, len(labelled)))], labelled.protocol.names
-    modes = ["lookup"] + (["decoder"] if seg.head is not None else [])
-    rows = []
-    for mode in modes:
-        row: dict[str, Any] = {"set": folder.name, "mode": mode}
-        for what in ("full", "half"):
+    names, tok = labelled.protocol.names, seg.tok
+    modes: list[Mode] = ["lookup", "decoder"] if seg.head is not None else ["lookup"]
+    counts: dict[tuple[Mode, str], list[ClassCounts]] = {
+        (mode, what): [] for mode in modes for what in ("full", "half")
+    }
+    for index in range(len(labelled) if limit is None else min(limit, len(labelled))):
+        sample = labelled[index]
+        full = tok.encode(sample.image)
+        pyramids = {"full": full, "half": tok.thin(full, tok.gains(full, sample.image), max_tokens=without_half(full))}
+        for (mode, what), own in counts.items():
+            matrix = ConfusionMatrix(labelled.num_classes, ignore=IGNORED)
+            matrix.add(seg.segment(pyramids[what], names, mode=mode).labels[0], sample.labels, name=sample.name)
+            own.append(matrix.class_counts())
+    return [mask_row(folder.name, mode, counts[mode, "full"], counts[mode, "half"]) for mode in modes]
 
-            def predict(image: Any, mode: Any = mode, half: bool = what == "half") -> Tensor:
-                full = seg.tok.encode(image)
-                tokens = seg.tok.thin(full, seg.tok.gains(full, image), max_tokens=without_half(full)) if half else full
-                return seg.segment(tokens, names, mode=mode).labels[0].cpu()
 
-            with warnings.catch_warnings(action="ignore"):  # in a part of a set some classes do not occur
-                scores = evaluate_segmentation(
-                    predict, samples, num_classes=len(names), names=names, bootstrap_samples=0
-                )
-            row[what] = scores.scores.miou_present
-        say(f"{folder.name}, {mode}: {row['full']:.3f} full, {row['half']:.3f} half")
-        rows.append(row)
-    return rows
+def mask_row(name: str, mode: str, full: list[ClassCounts], half: list[ClassCounts]) -> dict[str, Any]:
+    """Mean IoU of all images of a set, and the 95 % interval of what is lost, by drawing images."""
+    found = {what: total(own).scores().miou_present for what, own in (("full", full), ("half", half))}
+    low, high = bootstrap_difference(full, half)["miou_present"]
+    say(f"{name}, {mode}: {found['full']:.3f} full, {found['half']:.3f} half")
+    return {"set": name, "mode": mode, "images": len(full), **found, "lost": (low, high)}
+
+
+def total(counts: Sequence[ClassCounts]) -> ClassCounts:
+    """The counts of all images together."""
+    fields = ("correct", "wanted", "predicted")
+    return ClassCounts(**{field: torch.stack([getattr(own, field) for own in counts]).sum(0) for field in fields})
 
 
 def measure(args: argparse.Namespace) -> dict[str, Any]:
@@ -296,8 +308,7 @@ def to_markdown(found: dict[str, Any]) -> str:
         named = [(row["tokens"], percent(row["accuracy"]), row["images"]) for row in found["zero_shot"]]
         parts.append(table(("zero-shot from", "accuracy", "images"), named))
     if found["masks"]:
-        masked = [(row["set"], row["mode"], percent(row["full"]), percent(row["half"])) for row in found["masks"]]
-        parts.append(table(("set", "mode", "mIoU, full", "mIoU, half of the finest level's tokens"), masked))
+        parts.append(masks_table(found["masks"]))
     return "\n\n".join(parts) + "\n"
 
 
@@ -316,6 +327,22 @@ def curves_table(found: dict[str, Any]) -> str:
             for row in curve["rows"]
         ]
     return table(("tokens", "finer tokens kept", "bits per pixel", "PSNR, dB", "tokens of an image"), rows)
+
+
+def masks_table(found: Sequence[dict[str, Any]]) -> str:
+    """What masks lose without half of the finest level's tokens."""
+    head = ("set", "images", "mode", "mIoU, full", "mIoU, half of the finest level's tokens", "lost, 95 % interval")
+    rows = [
+        (
+            row["set"],
+            row["images"],
+            row["mode"],
+            *(f"{100 * row[what]:.2f} %" for what in ("full", "half")),
+            " to ".join(f"{100 * bound:.2f}" for bound in row["lost"]),
+        )
+        for row in found
+    ]
+    return table(head, rows)
 
 
 def targets_table(found: Sequence[dict[str, Any]]) -> str:
@@ -354,7 +381,7 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--labels", type=Path, metavar="CSV", help="file and label, as for benchmarks/recipe.py")
     parser.add_argument("--labels-limit", type=int, default=700, help="images to name, at most (default: %(default)s)")
     parser.add_argument("--masks", type=Path, nargs="*", default=[], help="labelled sets whose masks are measured")
-    parser.add_argument("--masks-limit", type=int, default=60, help="images of each of them (default: %(default)s)")
+    parser.add_argument("--masks-limit", type=int, help="only the first so many test images of each of them")
     parser.add_argument("--threads", type=int, default=1, help="torch threads (default: %(default)s)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the figures there")
     return parser.parse_args(argv)

@@ -1,4 +1,4 @@
-"""How much a figure would vary over other images of the same kind: `bootstrap_interval` of a score of masks, `mean_interval`."""
+"""How much a score of masks, a difference of two methods or a mean would vary over other images of the same kind."""
 
 from __future__ import annotations
 
@@ -62,15 +62,42 @@ def bootstrap_intervals(
     per_image: Sequence[ClassCounts | ConfusionMatrix], *, samples: int = 1000, seed: int = 0
 ) -> dict[str, tuple[float, float]]:
     """Computes the interval of every score, by its name, from the same draws; see `bootstrap_interval`."""
-    if samples < 1:
-        raise ConfigError(f"expected samples of at least 1, got {samples}: 1000 is usual")
-    table = _stack(per_image)  # (M, 3, N)
-    num_images = len(table)
-    times = _draws(num_images, samples, seed)
-    counts = (times @ table.flatten(1)).unflatten(1, table.shape[1:])  # (samples, 3, N), exact below 2^53
-    _, values = score_counts(*counts.unbind(1))
+    values = _drawn_scores(_stack(per_image), samples, seed)
     # a draw without any labelled pixel has the score NaN and is left out
     bounds = {name: torch.nanquantile(value, _TAILS).tolist() for name, value in values.items()}
+    return {name: (low, high) for name, (low, high) in bounds.items()}
+
+
+def bootstrap_difference(
+    per_image: Sequence[ClassCounts | ConfusionMatrix],
+    reference: Sequence[ClassCounts | ConfusionMatrix],
+    *,
+    samples: int = 1000,
+    seed: int = 0,
+) -> dict[str, tuple[float, float]]:
+    """Computes the 95 % interval of every score less that of a reference, both of the same images in each draw.
+
+    Args:
+        per_image: As `bootstrap_interval` takes them.
+        reference: The counts of another method for the same images, in the same order.
+        samples: How many sets of images are drawn, at least 1.
+        seed: Seed of the draws.
+
+    Raises:
+        ConfigError: `samples` is below 1.
+        DataError: There is no image, the images have different class lists, or the two methods have different numbers of them.
+
+    Example:
+        >>> one = ConfusionMatrix(2)
+        >>> one.add(torch.zeros(1, 4, dtype=torch.int64), torch.tensor([[0, 0, 0, 1]]))
+        >>> bootstrap_difference([one, one], [one, one])["miou_present"]
+        (0.0, 0.0)
+    """
+    if len(per_image) != len(reference):
+        got = f"{len(per_image)} and {len(reference)}"
+        raise DataError(f"expected counts of the same images by both methods, got {got}: measure both on all images")
+    both = [_drawn_scores(_stack(counts), samples, seed) for counts in (per_image, reference)]
+    bounds = {name: torch.nanquantile(value - both[1][name], _TAILS).tolist() for name, value in both[0].items()}
     return {name: (low, high) for name, (low, high) in bounds.items()}
 
 
@@ -94,6 +121,15 @@ def mean_interval(values: Tensor, *, samples: int = 1000, seed: int = 0) -> tupl
     means = _draws(len(values), samples, seed) @ values.double() / len(values)
     low, high = torch.quantile(means, _TAILS).tolist()
     return low, high
+
+
+def _drawn_scores(table: Tensor, samples: int, seed: int) -> dict[str, Tensor]:
+    """Every score, (samples,) float64, of sets of images that are drawn from counts (M, 3, N)."""
+    if samples < 1:
+        raise ConfigError(f"expected samples of at least 1, got {samples}: 1000 is usual")
+    times = _draws(len(table), samples, seed)
+    counts = (times @ table.flatten(1)).unflatten(1, table.shape[1:])  # (samples, 3, N), exact below 2^53
+    return score_counts(*counts.unbind(1))[1]
 
 
 def _draws(num_images: int, samples: int, seed: int) -> Tensor:

@@ -3,6 +3,9 @@
 import pytest
 
 from benchmarks import by_content
+from pyramid_tokenizer import Segmenter
+from pyramid_tokenizer.evaluation import ConfusionMatrix
+from pyramid_tokenizer.images.labelled.labels import IGNORED
 from pyramid_tokenizer.images.pixels import to_pil
 
 
@@ -41,3 +44,24 @@ def test_every_table_is_printed_from_a_folder_of_images(detailed_tokenizer, smoo
     ):
         assert part in shown
     assert (tmp_path / "f.json").exists()
+
+
+def test_masks_of_a_set_are_scored_from_full_pyramids_and_from_half(detailed_tokenizer, labelled):
+    five = labelled(["red", "green", "blue", "yellow", "black"], 3)
+    folder = five.files[0].image.parent.parent
+    (folder / "splits").mkdir()
+    (folder / "splits" / "test.txt").write_text("00\n01\n02\n")
+    seg = Segmenter(detailed_tokenizer)
+    (row,) = by_content.masks(seg, folder, limit=2)
+    assert (row["set"], row["mode"], row["images"]) == (folder.name, "lookup", 2)
+    wanted = {"full": ConfusionMatrix(5, ignore=IGNORED), "half": ConfusionMatrix(5, ignore=IGNORED)}
+    for sample in (five[0], five[1]):
+        full = detailed_tokenizer.encode(sample.image)
+        most = full.num_tokens - full.ids[-1][0].numel() // 2
+        half = detailed_tokenizer.encode(sample.image, max_tokens=most, levels=len(full))
+        for what, tokens in (("full", full), ("half", half)):
+            wanted[what].add(seg.segment(tokens, five.protocol.names).labels[0], sample.labels)
+    for what, matrix in wanted.items():
+        assert row[what] == pytest.approx(matrix.scores().miou_present)
+    assert row["lost"][0] <= row["full"] - row["half"] <= row["lost"][1]
+    assert f"| {folder.name}" in by_content.masks_table([row])

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from pyramid_tokenizer.errors import ConfigError, DataError
-from pyramid_tokenizer.evaluation.bootstrap import bootstrap_interval, bootstrap_intervals
+from pyramid_tokenizer.evaluation.bootstrap import bootstrap_difference, bootstrap_interval, bootstrap_intervals
 from pyramid_tokenizer.evaluation.confusion import SCORES, ConfusionMatrix
 
 
@@ -65,6 +65,20 @@ def test_a_draw_without_a_labelled_pixel_says_nothing():
     low, high = bootstrap_interval([*images(1), empty], samples=100)
     assert low == pytest.approx(high)
     assert all(math.isnan(bound) for bound in bootstrap_interval([empty], samples=2))
+
+
+def test_a_difference_is_that_of_both_methods_in_each_draw():
+    first, second = images(seed=1), images(seed=2)
+    low, high = bootstrap_difference(first, second)["pixel_accuracy"]
+    points = [sum(own[1:], own[0]).scores().pixel_accuracy for own in (first, second)]
+    assert low < points[0] - points[1] < high
+    swapped = bootstrap_difference(second, first)["pixel_accuracy"]
+    assert swapped == pytest.approx((-high, -low))
+    # a method that is right wherever the other is, and once more in every image, is never behind
+    better = [ConfusionMatrix.from_counts(own.counts + torch.eye(4, 5, dtype=torch.int64)) for own in first]
+    assert bootstrap_difference(better, first)["pixel_accuracy"][0] > 0
+    with pytest.raises(DataError, match="30 and 29"):
+        bootstrap_difference(first, second[1:])
 
 
 def test_what_cannot_be_drawn_from_is_refused():
