@@ -1,10 +1,12 @@
 """Measures what large images take: peak memory and CPU time per pixel, beside those of an image of 1024 px.
 
     python benchmarks/large_images.py [decode encode] [--sizes 1024x1024 4096x4096 8000x6000] [--model tiny]
+    python benchmarks/large_images.py ids --sizes 3333x2500
 
 Every row is a process of its own with one thread, as the peak of a process never falls. The peak is that of the process,
 torch and model included; `start` is its size before the work begins, with its input in memory, random ids or random
-pixels. The last line of the output is JSON.
+pixels. The last line of the output is JSON. `ids` counts the ids of a made-up image, of all levels, that differ between
+encoding it in bands and whole.
 """
 
 from __future__ import annotations
@@ -56,6 +58,32 @@ def measure_here(part: str, width: int, height: int, model: str) -> dict[str, fl
     return {"seconds": time.process_time() - begun, "start_mb": start, "peak_mb": _peak_mb()}
 
 
+def count_different(width: int, height: int, model: str) -> tuple[int, int]:
+    """Ids that differ between bands and whole, and all ids, of an image with detail of every size."""
+    import torch
+    import torch.nn.functional as F
+
+    from pyramid_tokenizer import PyramidTokenizer
+    from pyramid_tokenizer.encoding import by_rows
+
+    generator = torch.Generator().manual_seed(3)
+    layers = [
+        F.interpolate(
+            torch.rand(1, 3, height // side + 1, width // side + 1, generator=generator),
+            (height, width),
+            mode="bilinear",
+        )
+        for side in (160, 40, 10, 2)
+    ]
+    image = torch.stack([share * layer for share, layer in zip((0.4, 0.3, 0.2, 0.1), layers, strict=True)]).sum(0)
+    tok = PyramidTokenizer.from_pretrained(model)
+    levels, found = len(tok.quantizer.levels), []
+    for by_rows.LARGE_PIXELS in (0, 2**40):
+        found.append(tok.encode(image, levels=levels).ids)
+    differ = [int((banded != whole).sum()) for banded, whole in zip(*found, strict=True)]
+    return sum(differ), sum(ids.numel() for ids in found[0])
+
+
 def _peak_mb() -> float:
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**20
@@ -82,7 +110,7 @@ def to_markdown(rows: Sequence[dict[str, Any]]) -> str:
 
 def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("parts", nargs="*", default=PARTS, help="default: decode encode")
+    parser.add_argument("parts", nargs="*", default=PARTS, help="decode and encode (the default), or ids")
     parser.add_argument("--sizes", nargs="+", default=SIZES, help="width x height (default: %(default)s)")
     parser.add_argument("--model", default="tiny", help="bundled name or directory (default: %(default)s)")
     parser.add_argument("--here", action="store_true", help="measure in this process and print one line of JSON")
@@ -94,6 +122,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     if args.here:
         width, height = (int(side) for side in args.sizes[0].split("x"))
         print(json.dumps(measure_here(args.parts[0], width, height, args.model)))
+        return 0
+    if list(args.parts) == ["ids"]:
+        for size in args.sizes:
+            width, height = (int(side) for side in size.split("x"))
+            differ, count = count_different(width, height, args.model)
+            print(json.dumps({"benchmark": "large_images", "ids": size, "differ": differ, "of": count}))
         return 0
     here, rows = machine(), []
     for part in args.parts:

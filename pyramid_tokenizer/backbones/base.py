@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -118,6 +118,36 @@ class Backbone(Protocol):
         Args:
             directory: Made where it is missing.
             half: Store tensors as float16 where that loses nothing; the others stay as they are.
+        """
+        ...
+
+
+RowReader = Callable[[int, Tensor, bool], None]
+"""Takes the index of a map, coarse to fine, the next rows of it, (B, C, h, w) float32, and whether they are the last."""
+
+
+class RowBackbone(Backbone, Protocol):
+    """A backbone that may also read large images in bands of rows. One without this property reads them whole."""
+
+    @property
+    def runs_by_rows(self) -> bool:
+        """Whether `by_rows` can be called. A ViT never can, as each of its patches attends to all others."""
+        ...
+
+    def by_rows(self, bands: Iterable[Tensor], read: RowReader, *, with_dense: bool = False) -> FeaturePyramid:
+        """Runs on bands of a batch of large images, with the memory of a band, and hands on the rows of the maps as they come.
+
+        Args:
+            bands: (B, 3, h, W) each, as for `forward`, from the top; h and W multiples of `multiple_px`.
+            read: Called with the index of a map, the next rows of it, and whether these are the last ones.
+            with_dense: As for `forward`.
+
+        Returns:
+            `embedding` and `dense` of the whole batch, as `forward` gives them; `maps` is empty.
+
+        Raises:
+            CapabilityError: The backbone does not run by rows.
+            ImageValueError: As for `forward`.
         """
         ...
 

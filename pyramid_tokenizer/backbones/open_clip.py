@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pyramid_tokenizer.backbones.base import (
+    RowReader,
     check_images,
     check_reading,
     check_texts,
@@ -21,6 +22,7 @@ from pyramid_tokenizer.backbones.base import (
     order_readings,
     resolve_blocks,
 )
+from pyramid_tokenizer.backbones.by_rows import STEM, Reaches, measure_reaches, run_by_rows
 from pyramid_tokenizer.backbones.features import FeaturePyramid
 from pyramid_tokenizer.backbones.reader import MapReader, run_small
 from pyramid_tokenizer.backbones.resnet import ResNetReader
@@ -31,7 +33,7 @@ from pyramid_tokenizer.backbones.vit import VitReader
 from pyramid_tokenizer.checks.devices import exact_float32
 from pyramid_tokenizer.checks.finite import require_finite
 from pyramid_tokenizer.config.models import BackboneConfig
-from pyramid_tokenizer.errors import BackboneError, CheckpointError
+from pyramid_tokenizer.errors import BackboneError, CapabilityError, CheckpointError
 from pyramid_tokenizer.files import replacing
 
 
@@ -181,8 +183,10 @@ class OpenClipBackbone(nn.Module):
         self.multiple_px = found.strides[-1]
         self.channels, self.strides = found.select(self.blocks, stem=config.stem)
         self._shallow_px = found.strides[self.blocks[0]]
+        self._stem = found.stem
         if config.stem:
             watch_stem(visual, found.stem)
+        self._reaches: tuple[Reaches | None] | None = None
         self.embedding_dim = found.embedding_dim
         self.dense_readings = order_readings(config.dense_reading, self._reader.dense_readings)
         self.has_dense = bool(self.dense_readings)
@@ -215,6 +219,48 @@ class OpenClipBackbone(nn.Module):
     def _coarse_to_fine(self, maps: Sequence[Tensor], stem: Sequence[Tensor]) -> tuple[Tensor, ...]:
         """The maps of blocks, shallow to deep, in the order of `strides` and in float32, with the stem where it is read."""
         return tuple(m.float() for m in (*reversed(maps), *stem[: self.config.stem]))
+
+    @property
+    def runs_by_rows(self) -> bool:
+        """Whether `by_rows` is possible: the backbone is a chain of units, which is tried at the first call."""
+        return self._measured() is not None
+
+    def by_rows(self, bands: Iterable[Tensor], read: RowReader, *, with_dense: bool = False) -> FeaturePyramid:
+        """Reads an image in bands of rows; see `Backbone`."""
+        reaches, chain = self._measured(), self._reader.chain()
+        if reaches is None or chain is None:
+            raise CapabilityError(
+                f"expected a backbone that is a chain of local units, got {self._describe()}: read the image whole"
+            )
+        indices = {block: index for index, block in enumerate(reversed(self.blocks))} | {STEM: len(self.blocks)}
+
+        def read_block(block: int, rows: Tensor, last: bool) -> None:
+            read(indices[block], rows.float(), last)
+
+        def checked() -> Iterator[Tensor]:
+            for band in bands:
+                check_images(band, multiple=self.multiple_px)
+                yield self._normalise(band)
+
+        device = next(self.model.parameters()).device
+        options = {"blocks": self.blocks, "stem": self._stem_module(), "to_the_end": with_dense}
+        with torch.no_grad(), exact_float32(), torch.autocast(device.type, enabled=False):
+            last = run_by_rows(chain, reaches, checked(), read_block, **options)
+            output = None if last is None else chain.finish(last)
+        dense = None if output is None or output.dense is None else output.dense.float()
+        embedding = None if output is None else output.embedding.float()
+        return FeaturePyramid(maps=(), strides=(), embedding=embedding, dense=dense)
+
+    def _measured(self) -> Reaches | None:
+        """What its units depend on, found once: the structure of a backbone never changes."""
+        if self._reaches is None:
+            weight = next(self.model.visual.parameters())
+            with torch.no_grad(), exact_float32(), torch.autocast(weight.device.type, enabled=False):
+                self._reaches = (measure_reaches(self._reader, self._stem_module(), like=weight),)
+        return self._reaches[0]
+
+    def _stem_module(self) -> nn.Module | None:
+        return self.model.visual.get_submodule(self._stem) if self.config.stem else None
 
     def shallow(self, images: Tensor) -> Tensor:
         """(B, C, h, w) float32: the shallowest block's map of a batch of any range, with a gradient to `images`."""

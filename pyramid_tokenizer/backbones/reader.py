@@ -17,6 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from pyramid_tokenizer.backbones.rows import Unit
 from pyramid_tokenizer.errors import BackboneError
 
 Output = TypeVar("Output")
@@ -32,6 +33,16 @@ class ReaderOutput:
     """(B, D), as `visual(x)` gives it."""
     dense: Tensor | None
     """(B, D, h, w); None where the family has none."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Chain:
+    """A backbone that is a chain of units, each reading the map before it, and a head that reads the last map."""
+
+    units: Sequence[Unit]
+    """From the pixels to the last block; the first one reads normalised pixels."""
+    finish: Callable[[Tensor], ReaderOutput]
+    """Embedding and dense features, by the default reading, of the last block's map (B, C, h, w); `maps` is empty."""
 
 
 class MapReader(Protocol):
@@ -50,6 +61,10 @@ class MapReader(Protocol):
 
     def with_dense(self, x: Tensor, blocks: Sequence[int] | None, *, reading: str | None = None) -> ReaderOutput:
         """The same maps with embedding and dense features; None takes the first of `dense_readings`."""
+        ...
+
+    def chain(self) -> Chain | None:
+        """What seems to be the backbone's units, which `by_rows.check_chain` verifies; None where they are no chain."""
         ...
 
 
@@ -94,3 +109,21 @@ def with_block(blocks: Sequence[int] | None, count: int, block: int) -> tuple[li
 def as_indices(blocks: Sequence[int] | None) -> list[int] | None:
     """The blocks as the list that open_clip and timm take; None, which means all blocks, stays None."""
     return None if blocks is None else list(blocks)
+
+
+def stage_units(stage: nn.Module, block: int) -> list[Unit]:
+    """The parts of a stage that is a downsampling and blocks one after the other, or the stage as one unit.
+
+    Args:
+        stage: Of a convolutional network.
+        block: The index of the block whose map the stage gives.
+    """
+    children = dict(stage.named_children())
+    if isinstance(stage, nn.Sequential):
+        parts = list(stage)
+    elif set(children) == {"downsample", "blocks"} and isinstance(children["blocks"], nn.Sequential):
+        parts = [children["downsample"], *children["blocks"]]
+    else:
+        parts = [stage]
+    parts = [part for part in parts if not isinstance(part, nn.Identity)] or [stage]
+    return [*(Unit(run=part) for part in parts[:-1]), Unit(run=parts[-1], block=block)]

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from pyramid_tokenizer.backbones.reader import ReaderOutput, as_indices, resample_positions
+from pyramid_tokenizer.backbones.reader import Chain, ReaderOutput, as_indices, resample_positions, stage_units
+from pyramid_tokenizer.backbones.rows import Unit
 
 
 class ResNetReader:
@@ -43,9 +45,19 @@ class ResNetReader:
         asked = range(self._last + 1) if blocks is None else blocks
         read = sorted({*asked, self._last})
         maps = dict(zip(read, self.maps(x, read), strict=True))
-        last = maps[self._last]
+        return replace(self._finish(maps[self._last]), maps=[maps[b] for b in asked])
+
+    def chain(self) -> Chain:
+        """The stem and the residual blocks of the four layers."""
+        visual = self._visual
+        layers = (visual.layer1, visual.layer2, visual.layer3, visual.layer4)
+        later = [unit for block, layer in enumerate(layers, start=1) for unit in stage_units(layer, block)]
+        return Chain(units=[Unit(run=visual.stem, block=0), *later], finish=self._finish)
+
+    def _finish(self, last: Tensor) -> ReaderOutput:
+        """Embedding and dense features of the last block's map."""
         dense = F.linear(last.permute(0, 2, 3, 1), *self._value_map()).permute(0, 3, 1, 2)  # (B, D, h, w)
-        return ReaderOutput(maps=[maps[b] for b in asked], embedding=self._embed(last), dense=dense)
+        return ReaderOutput(maps=[], embedding=self._embed(last), dense=dense)
 
     def _value_map(self) -> tuple[Tensor, Tensor]:
         """Weight (D, C) and bias (D,) of value and output projection in one: a third of the cost of one after the other.

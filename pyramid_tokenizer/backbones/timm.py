@@ -14,7 +14,19 @@ from torch import Tensor, nn
 from pyramid_tokenizer.backbones.dense import DENSE_READINGS, dense_features
 from pyramid_tokenizer.backbones.last_block import timm_block, timm_has_plain_block
 from pyramid_tokenizer.backbones.locations import PROJECTION, VALUES, apply_to_cells, timm_head
-from pyramid_tokenizer.backbones.reader import ReaderOutput, as_indices, run_small, with_block, with_part
+from pyramid_tokenizer.backbones.reader import (
+    Chain,
+    ReaderOutput,
+    as_indices,
+    run_small,
+    stage_units,
+    with_block,
+    with_part,
+)
+from pyramid_tokenizer.backbones.rows import Unit
+
+_CELLS_PER_HEAD = 2**13
+"""Cells that the head gets at a time, those of 8 megapixels: some heads (FasterNet's) make thousands of numbers of each."""
 
 
 class TimmReader:
@@ -52,6 +64,23 @@ class TimmReader:
             return self._with_dense_vit(x, blocks, reading or self.dense_readings[0])
         features, maps = self._at_size(x).forward_intermediates(x, indices=as_indices(blocks))
         return ReaderOutput(maps=maps, embedding=_head(self._visual, features), dense=self._dense(x, features))
+
+    def chain(self) -> Chain | None:
+        """Stem, downsamplings and blocks of a trunk that has stages and whose head reads a map."""
+        trunk = self._trunk
+        stem = getattr(trunk, "stem", None) or getattr(trunk, "patch_embed", None)
+        stages = getattr(trunk, "stages", None)
+        if not isinstance(stem, nn.Module) or not isinstance(stages, (nn.Sequential, nn.ModuleList)):
+            return None
+        later = [unit for block, stage in enumerate(stages) for unit in stage_units(stage, block)]
+        return Chain(units=[Unit(run=stem), *later], finish=self._finish)
+
+    def _finish(self, last: Tensor) -> ReaderOutput:
+        """Embedding and dense features of the last stage's map."""
+        features = last
+        for name in ("norm_pre", "final_conv"):  # of ConvNeXt and of FastViT
+            features = getattr(self._trunk, name, nn.Identity())(features)
+        return ReaderOutput(maps=[], embedding=_head(self._visual, features), dense=self._dense(last, features))
 
     def _with_dense_vit(self, x: Tensor, blocks: Sequence[int] | None, reading: str) -> ReaderOutput:
         before_last = len(self._trunk.blocks) - 2
@@ -103,9 +132,9 @@ class TimmReader:
     def _head_per_cell(self, features: Tensor) -> Tensor:
         batch, channels, height, width = features.shape
         cells = features.permute(0, 2, 3, 1).reshape(-1, channels, 1, 1)  # (B * h * w, C, 1, 1)
-        return (
-            _head(_for_single_cells(self._visual), cells).reshape(batch, height, width, -1).permute(0, 3, 1, 2)
-        )  # (B, D, h, w)
+        visual = _for_single_cells(self._visual)
+        found = torch.cat([_head(visual, part) for part in cells.split(_CELLS_PER_HEAD)])
+        return found.reshape(batch, height, width, -1).permute(0, 3, 1, 2)  # (B, D, h, w)
 
     def _pools_by_mean(self) -> bool:
         """Whether the head reads a (B, C, h, w) map through the mean of its cells alone, tried on one made-up map."""

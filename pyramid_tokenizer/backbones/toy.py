@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pyramid_tokenizer.backbones.base import (
+    RowReader,
     check_images,
     check_reading,
     check_texts,
@@ -21,6 +22,7 @@ from pyramid_tokenizer.backbones.base import (
     resolve_blocks,
 )
 from pyramid_tokenizer.backbones.features import FeaturePyramid
+from pyramid_tokenizer.backbones.rows import with_last
 from pyramid_tokenizer.checks.devices import exact_float32
 from pyramid_tokenizer.config.models import BackboneConfig
 from pyramid_tokenizer.errors import ConfigError
@@ -98,6 +100,22 @@ class ToyBackbone(nn.Module):
             embedding=dense.mean(dim=(2, 3)) if dense is not None else None,
             dense=dense,
         )
+
+    @property
+    def runs_by_rows(self) -> bool:
+        """True: every step reads blocks of rows."""
+        return True
+
+    def by_rows(self, bands: Iterable[Tensor], read: RowReader, *, with_dense: bool = False) -> FeaturePyramid:
+        """Runs on bands of rows, none of which depends on another; see `Backbone`."""
+        parts: list[Tensor] = []
+        for band, last in with_last(bands):
+            features = self(band, with_dense=with_dense)
+            for index, rows in enumerate(features.maps):
+                read(index, rows, last)
+            parts += [features.dense] if features.dense is not None else []
+        dense = torch.cat(parts, 2) if parts else None
+        return FeaturePyramid(maps=(), strides=(), embedding=None if dense is None else dense.mean((2, 3)), dense=dense)
 
     def shallow(self, images: Tensor) -> Tensor:
         """(B, C, h, w) float32: the shallowest block's map of a batch of any range, with a gradient to `images`."""

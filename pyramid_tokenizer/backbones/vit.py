@@ -49,6 +49,9 @@ class VitReader:
             dense = apply_to_cells(open_clip_head(visual), maps[source])
         return ReaderOutput(maps=[maps[b] for b in asked], embedding=output["image_features"], dense=dense)
 
+    def chain(self) -> None:
+        """None: every patch attends to all others."""
+
     def _at_size(self, x: Tensor) -> Any:
         """The backbone with position embeddings for the grid of `x`: a shallow copy that shares every other weight."""
         grid = (x.shape[-2] // self._visual.patch_size[0], x.shape[-1] // self._visual.patch_size[1])

@@ -17,6 +17,7 @@ from pyramid_tokenizer.backbones.features import FeaturePyramid
 from pyramid_tokenizer.checks.arguments import check_kind
 from pyramid_tokenizer.config.budget import Budget
 from pyramid_tokenizer.encoding.by_content import Kept, keep_to_budget, warn_of_misses
+from pyramid_tokenizer.encoding.by_rows import encode_by_rows, is_large, runs_by_rows
 from pyramid_tokenizer.encoding.by_size import OnError, encode_by_size
 from pyramid_tokenizer.errors import ConfigError, ImageValueError, TokenError
 from pyramid_tokenizer.hub.pretrained import PretrainedModel
@@ -254,7 +255,11 @@ class Encoder(PretrainedModel):
         """Full pyramids of a batch (B, 3, H, W)."""
         count = self.quantizer.base_levels if levels is None else self._checked_levels(levels)
         height, width = batch.shape[-2:]
-        ids = self.quantizer.encode(self._features(batch), levels=count)
+        if is_large(batch) and runs_by_rows(self.backbone):
+            parts = {"multiple_px": self.multiple_px, "levels": count}
+            ids = encode_by_rows(self.backbone, self.quantizer, batch, **parts)
+        else:
+            ids = self.quantizer.encode(self._features(batch), levels=count)
         return trusted_pyramid(
             ids=[level.contiguous() for level in cut_to_grids(ids, (height, width), self.quantizer.strides[:count])],
             codebook_sizes=self.quantizer.codebook_sizes[:count],

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from pyramid_tokenizer.quantizer.codebooks import CodebookKind, Learned
 from pyramid_tokenizer.quantizer.nearest import affine_cells, nearest
-from pyramid_tokenizer.quantizer.regrid import Part, depth_to_space, times_parts
+from pyramid_tokenizer.quantizer.regrid import Part, Product, depth_to_space, times_parts
 from pyramid_tokenizer.tokens.presence import keep_present
 
 
@@ -83,7 +83,7 @@ class LevelQuantizer(nn.Module):
         """
         return self.constrain(self.linear(parts))
 
-    def linear(self, parts: Sequence[Part]) -> Tensor:
+    def linear(self, parts: Sequence[Part | Product]) -> Tensor:
         """The linear part of `project`, whitening and adapter: (B, d, h, w) float32."""
         with float32_on(self.codebook.device):
             weight = self.adapter.weight / self.std  # whitening folded in

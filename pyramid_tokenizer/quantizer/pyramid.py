@@ -130,17 +130,17 @@ class PyramidQuantizer(nn.Module):
             ImageValueError: The image size is no multiple of the coarsest stride.
             BackboneError, CheckpointError: Features or weights that decide ids are NaN or infinite; the message says which.
         """
-        self._require_fitted()
+        self.require_fitted()
         ids: dict[int, Tensor] = {}
         codes: dict[int, Tensor] = {}
         linear: list[Tensor] = []
         with float32_on(features.maps[0].device), exact_float32():
-            for index in self._first(levels):
+            for index in self.first_levels(levels):
                 level = self.level(index)
                 linear.append(level.linear(self.level_input(index, features, codes)))
                 ids[index] = level.assign(level.constrain(linear[-1]))
                 codes[index] = level.look_up(ids[index])
-        self._require_finite(features, [*linear, *codes.values()])
+        self.require_finite(features, [*linear, *codes.values()])
         return tuple(ids[i] for i in sorted(ids))
 
     @torch.no_grad()
@@ -158,18 +158,18 @@ class PyramidQuantizer(nn.Module):
             ImageValueError: The image size is no multiple of the coarsest stride.
             BackboneError, CheckpointError: As for `encode`.
         """
-        self._require_fitted()
+        self.require_fitted()
         projected: dict[int, Tensor] = {}
         linear: list[Tensor] = []
         with float32_on(features.maps[0].device), exact_float32():
-            for index in self._first(levels):
+            for index in self.first_levels(levels):
                 level = self.level(index)
                 linear.append(level.linear(self.level_input(index, features, projected)))
                 projected[index] = level.constrain(linear[-1])
-        self._require_finite(features, linear)
+        self.require_finite(features, linear)
         return tuple(projected[i] for i in sorted(projected))
 
-    def _first(self, levels: int | None) -> list[int]:
+    def first_levels(self, levels: int | None) -> list[int]:
         """The coarsest levels, in the order in which they are computed; none of them reads another."""
         count = self.base_levels if levels is None else levels
         return [index for index in self.order if index < count]
@@ -346,7 +346,7 @@ class PyramidQuantizer(nn.Module):
         """Raises CheckpointError, naming the tensor, where a number of the quantizer is NaN or infinite."""
         require_finite(self.state_dict(), stage="the quantizer", advice=WEIGHTS_ADVICE, error=CheckpointError)
 
-    def _require_finite(self, features: FeaturePyramid, deciding: Sequence[Tensor]) -> None:
+    def require_finite(self, features: FeaturePyramid, deciding: Sequence[Tensor]) -> None:
         """Tells what is NaN or infinite where something that decides ids is: infinity can survive no linear map unseen."""
         deviations = [
             self.level(index).std for index in range(len(self.levels))
@@ -361,7 +361,8 @@ class PyramidQuantizer(nn.Module):
         )
         require_finite(named, stage="the projections of the levels", advice=advice, error=BackboneError)
 
-    def _require_fitted(self) -> None:
+    def require_fitted(self) -> None:
+        """Raises NotFittedError where the codebooks are empty."""
         if not self.is_fitted:
             raise NotFittedError("expected fitted codebooks, got empty ones: call fit(images) or load a trained model")
 

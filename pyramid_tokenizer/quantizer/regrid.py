@@ -128,11 +128,25 @@ class EnlargedImage:
         return enlarge(ones, self.ratio)[..., inside, inside].flatten(1).T
 
 
+@dataclass(frozen=True, slots=True)
+class Product:
+    """A part that was multiplied by its matrix before, row by row as its map came."""
+
+    product: Tensor
+    """(B, T, h, w) float32, what `times` gives."""
+    channels: int
+    """The number of channels of what was multiplied."""
+
+    def times(self, weight: Tensor) -> Tensor:
+        """The product (B, T, h, w), which was made of the same matrix (T, channels)."""
+        return self.product
+
+
 Part = InputPart | EnlargedImage
 """What a level reads, on whatever grid it is."""
 
 
-def times_parts(parts: Sequence[Part], weight: Tensor, bias: Tensor) -> Tensor:
+def times_parts(parts: Sequence[Part | Product], weight: Tensor, bias: Tensor) -> Tensor:
     """The product of all parts side by side with a matrix, plus a bias: (B, T, h, w) float32.
 
     Args:
@@ -181,9 +195,12 @@ class BackboneInput:
         parts = [InputPart(features.maps[m].float(), features.strides[m], self.stride) for m in self.maps]
         if self.reads_dense:
             height, width = features.image_size
-            dense = semantic_target(features, (height // self.stride, width // self.stride))
-            parts.append(InputPart(dense, self.stride, self.stride))
+            parts.append(self.dense_part(features, (height // self.stride, width // self.stride)))
         return parts
+
+    def dense_part(self, features: FeaturePyramid, grid: Sequence[int]) -> InputPart:
+        """The dense features, or the image embedding where there are none, on the level's grid (h, w)."""
+        return InputPart(semantic_target(features, grid), self.stride, self.stride)
 
     def channels(self, channels: Sequence[int], strides: Sequence[int], embedding_dim: int) -> int:
         """Channels of all parts of `of` together.

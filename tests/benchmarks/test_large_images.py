@@ -7,6 +7,8 @@ from benchmarks import large_images
 
 def test_a_part_is_measured_and_its_table_has_ratios(toy_tokenizer, tmp_path, capsys):
     folder = str(toy_tokenizer.save_pretrained(tmp_path / "model"))
+    assert large_images.main(["ids", "--sizes", "96x64", "--model", folder]) == 0
+    assert json.loads(capsys.readouterr().out)["differ"] == 0
     rows = []
     for part in large_images.PARTS:
         assert large_images.main(["--here", part, "--sizes", "96x64", "--model", folder]) == 0
