@@ -23,7 +23,7 @@ install := $(enter) ./.ci/install $(venv) $(call quote,$(PYTHON))
 pytest := $(python) -m pytest -n $(WORKERS) --maxprocesses 8 --dist worksteal
 
 .NOTPARALLEL:
-.PHONY: help install demo test test-slow test-long test-gpu test-network test-pythons check docs format cov bench golden build
+.PHONY: help install demo test test-slow test-long test-gpu test-network test-pythons check docs browser format cov bench golden build
 
 help: ## list the commands
 	@$(enter) sed -n 's/^\([a-z-]*\):.*## /  make \1@/p' Makefile | awk -F@ '{printf "%-18s %s\n", $$1, $$2}'
@@ -84,6 +84,11 @@ docs: ## the documentation site, into build/site: warnings are errors, links and
 	@echo "docs: build/site"
 	@$(enter) NO_MKDOCS_2_WARNING=1 $(venv)/bin/python -m mkdocs build --strict -f docs/site/mkdocs.yml
 	@$(python) docs/site/check.py build/site
+
+browser: ## the page that runs the bundled model in a browser, into build/browser; npm fetches its runtime once
+	@$(install) dev
+	@echo "browser: build/browser"
+	@$(python) docs/browser/build.py $(ARGS)
 
 format: ## rewrite the code in the project's style
 	@$(install) dev
