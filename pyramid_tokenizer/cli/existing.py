@@ -31,6 +31,7 @@ def tokens_are_done(
     Raises:
         OutputError: It is whole and does not fit, and `force` is off.
     """
+    from pyramid_tokenizer.images.files import header_size
     from pyramid_tokenizer.tokens.pyramid import TokenPyramid
 
     if not os.path.lexists(path):
@@ -39,7 +40,7 @@ def tokens_are_done(
         tokens = TokenPyramid.load(path)
     except TokenError:
         return False
-    expected = header_size(image, size)
+    expected = header_size(image, size=size)
     if expected is None:  # reading the image says what is wrong with it
         return False
     misfit = _misfit(tokens, tok, expected, limits)
@@ -90,24 +91,6 @@ def images_are_done(
             wanted = f"pixels of {' or '.join(modes)}" + (f" at {describe_size(size)} px" if size else "")
             return _refuse(path, wanted, f"{mode} at {describe_size(got)} px", force)
     return True
-
-
-def header_size(image: Path, short_side: int | None) -> tuple[int, int] | None:
-    """Height and width by the header of an image file, after resizing its short side; None if it cannot be read.
-
-    The orientation that EXIF gives is not applied: an image may be stored the other way round.
-    """
-    from PIL import Image
-
-    try:
-        with open(image, "rb") as file, Image.open(file) as opened:
-            width, height = opened.size
-    except Exception:  # damaged bytes make Pillow's readers raise nearly any class
-        return None
-    if short_side is None:
-        return height, width
-    short = min(height, width)
-    return round(height * short_side / short), round(width * short_side / short)
 
 
 def _read_size_and_mode(path: Path) -> tuple[tuple[int, int], str] | None:

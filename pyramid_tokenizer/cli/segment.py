@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pyramid_tokenizer.cli.existing import header_size, images_are_done
+from pyramid_tokenizer.cli.existing import images_are_done
 from pyramid_tokenizer.cli.files import OutputError, Source, check_absent, number_paths, plan_outputs
 from pyramid_tokenizer.cli.group import printable
 from pyramid_tokenizer.cli.json_output import record_file
@@ -37,7 +37,6 @@ from pyramid_tokenizer.cli.words import (
 from pyramid_tokenizer.errors import ConfigError
 
 if TYPE_CHECKING:
-    from PIL import Image
     from torch import Tensor
 
     from pyramid_tokenizer.segmentation.segmenter import SegmentationMap
@@ -221,7 +220,9 @@ def _count_and_size(
 ) -> tuple[int, tuple[int, int] | None]:
     """How many images a file has, and the height and width of their results; None where segmenting it will be an error."""
     if not inputs.are_tokens:
-        return 1, header_size(source.path, size)
+        from pyramid_tokenizer.images.files import header_size
+
+        return 1, header_size(source.path, size=size)
     from pyramid_tokenizer.tokens.pyramid import TokenPyramid
 
     tokens = TokenPyramid.load(source.path)
@@ -264,6 +265,7 @@ def _images(tok: PyramidTokenizer, what: TokenPyramid | Tensor) -> Tensor:
 def _write(images: Tensor, found: SegmentationMap, output: Path, *, labels: bool, force: bool) -> list[str]:
     """Writes an overlay and, with `labels`, a label map per image; returns a summary of each image."""
     from pyramid_tokenizer.images.files import save_image
+    from pyramid_tokenizer.images.labelled.labels import label_image
     from pyramid_tokenizer.visualize import overlay
 
     paths = number_paths(output, len(images))
@@ -276,20 +278,11 @@ def _write(images: Tensor, found: SegmentationMap, output: Path, *, labels: bool
         written = [str(path)]
         if labels:
             written.append(str(_labels_path(path)))
-            save_image(_label_map(image_labels, len(found.names)), written[-1])
+            save_image(label_image(image_labels, len(found.names)), written[-1])
         height, width = image_labels.shape
         shares = describe_shares(image_labels, found.names)
         summaries.append(f"{describe_size((height, width))} px, {shares} -> {', '.join(map(printable, written))}")
     return summaries
-
-
-def _label_map(labels: Tensor, num_classes: int) -> Image.Image:
-    """Turns labels into an image of 8 bits per pixel, or of 16 for many classes; -1 becomes the highest value."""
-    import numpy as np
-    from PIL import Image
-
-    # unsigned integers wrap -1 around to their highest value
-    return Image.fromarray(labels.numpy().astype(np.uint8 if num_classes <= 255 else np.uint16))
 
 
 def describe_shares(labels: Tensor, names: Sequence[str]) -> str:

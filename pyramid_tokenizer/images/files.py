@@ -106,6 +106,26 @@ def _expand_braces(pattern: str) -> list[str]:
     ]
 
 
+def header_size(path: str | os.PathLike[str], *, size: int | None) -> tuple[int, int] | None:
+    """Height and width by the header of an image file, after resizing its short side; None if it cannot be read.
+
+    The orientation that EXIF gives is not applied: an image may be stored the other way round.
+
+    Args:
+        path: The file's name.
+        size: Short side in pixels; None for that of the file.
+    """
+    try:
+        with open(path, "rb") as file, Image.open(file) as opened:
+            width, height = opened.size
+    except Exception:  # damaged bytes make Pillow's readers raise nearly any class
+        return None
+    if size is None:
+        return height, width
+    short = min(height, width)
+    return round(height * size / short), round(width * size / short)
+
+
 def save_image(image: Image.Image, path: str | os.PathLike[str]) -> None:
     """Writes an image file whole or not at all, in the format that the suffix of its name says.
 

@@ -6,13 +6,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from PIL import Image, ImageDraw
+from PIL import Image
 from torch import Tensor
 
 from pyramid_tokenizer.errors import TokenRangeError
 from pyramid_tokenizer.images.pixels import to_pil
 from pyramid_tokenizer.tokenizer import PyramidTokenizer
 from pyramid_tokenizer.tokens.pyramid import TokenPyramid
+from pyramid_tokenizer.visualize.highlight import highlight_cells
 from pyramid_tokenizer.visualize.maps import check_strides, enlarge_image
 from pyramid_tokenizer.visualize.sheets import contact_sheet
 
@@ -20,7 +21,6 @@ _SIDE_PX = 320
 """Small images are enlarged to about this long side."""
 _LEAST_VIEW_PX = 64
 """The least side of the square around a token that is shown enlarged."""
-_OUTLINE, _EDGE = "#ffde28", "#101010"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -172,7 +172,8 @@ def contribution_sheet(
         height = whole.height * scale
         size = max(1, round((box[2] - box[0]) * height / (box[3] - box[1]))), height
         views = [view.resize(size, Image.Resampling.NEAREST) for view in views]
-        rows.append([_outlined(enlarge_image(whole, scale), one, cell * scale), *views])
+        shown = highlight_cells(enlarge_image(whole, scale), [(one.row, one.column)], cell_px=cell * scale)
+        rows.append([shown, *views])
         closer = f"{box[2] - box[0]} x {box[3] - box[1]} px around it"
         texts.append([caption, closer, closer, f"at most {255 * largest:.0f} of 255"])
     return contact_sheet(
@@ -195,19 +196,6 @@ def _surroundings(one: Contribution, cell: int) -> tuple[int, int, int, int]:
 def _window(middle: int, side: int, length: int) -> tuple[int, int]:
     start = min(max(0, middle - side // 2), max(0, length - side))
     return start, min(length, start + side)
-
-
-def _outlined(image: Image.Image, one: Contribution, cell: int) -> Image.Image:
-    """The image, paler, with its cell in full colour and outlined."""
-    pale = Image.blend(image.convert("L").convert("RGB"), Image.new("RGB", image.size, "white"), 0.45)
-    box = one.column * cell, one.row * cell, (one.column + 1) * cell, (one.row + 1) * cell
-    pale.paste(image.crop(box), box)
-    draw = ImageDraw.Draw(pale)
-    for distance, colour in ((1, _OUTLINE), (2, _OUTLINE), (3, _EDGE)):
-        draw.rectangle(
-            (box[0] - distance, box[1] - distance, box[2] + distance - 1, box[3] + distance - 1), outline=colour
-        )
-    return pale
 
 
 def _check_cell(tokens: TokenPyramid, level: int, row: int, column: int) -> None:

@@ -70,7 +70,7 @@ def map_sheet(tokens: TokenPyramid, image: Image.Image, *, strides: Sequence[int
         >>> map_sheet(tokens, Image.new("RGB", (64, 32)), strides=(32,)).width > 2 * 64
         True
     """
-    scale = enlargement(tokens)
+    scale = enlargement(tokens.image_size)
     maps = token_maps(tokens, strides=strides, scale=scale)
     captions = [
         describe_level(ids[0], size).replace(", ", "\n")
@@ -84,9 +84,9 @@ def map_sheet(tokens: TokenPyramid, image: Image.Image, *, strides: Sequence[int
     )
 
 
-def enlargement(tokens: TokenPyramid) -> int:
-    """By how much a sheet enlarges an image of these tokens, at least 1: see `SIDE_PX`."""
-    return max(1, round(SIDE_PX / max(tokens.image_size)))
+def enlargement(image_size: tuple[int, int]) -> int:
+    """By how much a sheet enlarges an image of this height and width, at least 1: see `SIDE_PX`."""
+    return max(1, round(SIDE_PX / max(image_size)))
 
 
 def enlarge_image(image: Image.Image, scale: int) -> Image.Image:

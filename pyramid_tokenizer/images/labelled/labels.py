@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import numpy as np
+from PIL import Image
+from torch import Tensor
+
 NO_CLASS = -1
 """In predicted maps: the pixel shows none of the classes; it belongs to the background."""
 
@@ -11,6 +15,22 @@ write 255, 65535, 459 or 0 for it.
 
 Both are -1 and never meet: one stands in what a model predicts, the other in what it is compared with.
 """
+
+
+def label_image(labels: Tensor, num_classes: int) -> Image.Image:
+    """Labels as an image of 8 bits per pixel, or of 16 for more than 255 classes; `NO_CLASS` becomes the highest value.
+
+    Args:
+        labels: (H, W) int64 on the CPU: the index of each pixel's class, or `NO_CLASS`.
+        num_classes: How many classes there are, at most 65,535.
+
+    Example:
+        >>> import torch
+        >>> np.asarray(label_image(torch.tensor([[0, 2, -1]]), 3)).tolist()
+        [[0, 2, 255]]
+    """
+    # unsigned integers wrap -1 around to their highest value
+    return Image.fromarray(labels.numpy().astype(np.uint8 if num_classes <= 255 else np.uint16))
 
 
 def size_mismatch(image: tuple[int, ...], labels: tuple[int, ...], name: str) -> str:
