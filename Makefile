@@ -23,7 +23,7 @@ install := $(enter) ./.ci/install $(venv) $(call quote,$(PYTHON))
 pytest := $(python) -m pytest -n $(WORKERS) --maxprocesses 8 --dist worksteal
 
 .NOTPARALLEL:
-.PHONY: help install demo test test-slow test-long test-gpu test-network test-pythons check docs browser format cov bench golden build
+.PHONY: help install demo test test-slow test-long test-gpu test-network test-pythons check docs browser images format cov bench golden build
 
 help: ## list the commands
 	@$(enter) sed -n 's/^\([a-z-]*\):.*## /  make \1@/p' Makefile | awk -F@ '{printf "%-18s %s\n", $$1, $$2}'
@@ -89,6 +89,13 @@ browser: ## the page that runs the bundled model in a browser, into build/browse
 	@$(install) dev
 	@echo "browser: build/browser"
 	@$(python) docs/browser/build.py $(ARGS)
+
+images: ## remake the images of the documentation; needs chromium and chromedriver
+	@$(install) dev
+	@echo "images: docs/*.jpg from out/, and docs/app.png from a browser"
+	@$(python) -m pyramid_tokenizer.cli demo --out "$$PWD/out"
+	@$(python) docs/make_images.py out
+	@$(python) -m docs.make_app_image
 
 format: ## rewrite the code in the project's style
 	@$(install) dev

@@ -5,6 +5,7 @@
 
 It writes docs/demo.jpg (the sheet of reconstructions), docs/words.jpg (the three overlays side by side), docs/tokens.jpg
 (where the tokens of five photos are, at one quality), and of one photo docs/token-maps.jpg and docs/contributions.jpg.
+docs/make_app_image.py makes docs/app.png; `make images` runs all of it.
 """
 
 from __future__ import annotations

@@ -163,6 +163,16 @@ class Browser:
         lines = self._session.ask("POST", "/se/log", {"type": "browser"})
         return [line["message"] for line in lines if line["level"] == "SEVERE"]
 
+    @property
+    def requests(self) -> list[str]:
+        """The addresses, http and ws alone, that the browser has asked for since the last call."""
+        lines = self._session.ask("POST", "/se/log", {"type": "performance"})
+        events = [json.loads(line["message"])["message"] for line in lines]
+        kinds = {"Network.requestWillBeSent", "Network.webSocketCreated"}
+        asked = [one["params"] for one in events if one["method"] in kinds]
+        addresses = [one["url"] if "url" in one else one["request"]["url"] for one in asked]
+        return [address for address in addresses if address.startswith(("http", "ws"))]
+
     def screenshot(self, file: Path) -> None:
         """Writes what can be seen as PNG."""
         file.write_bytes(base64.b64decode(self._session.ask("GET", "/screenshot")))
@@ -187,7 +197,8 @@ def open_browser(folder: Path, *, width: int = 1280, height: int = 900) -> Itera
     ]
     preferences = {"download.default_directory": str(downloads), "download.prompt_for_download": False}
     options = {"binary": _CHROMIUM, "args": arguments, "prefs": preferences}
-    wanted = {"browserName": "chrome", "goog:chromeOptions": options, "goog:loggingPrefs": {"browser": "ALL"}}
+    logs = {"browser": "ALL", "performance": "ALL"}
+    wanted = {"browserName": "chrome", "goog:chromeOptions": options, "goog:loggingPrefs": logs}
     with _driver(_DRIVER, folder) as address:
         started = Session(address).ask("POST", "/session", {"capabilities": {"alwaysMatch": wanted}})
         session = Session(f"{address}/session/{started['sessionId']}")

@@ -15,6 +15,7 @@
     pyramid-tokenizer search tokens "a red flower" --sheet found.png
     pyramid-tokenizer atlas tiny --images photos --out atlas
     pyramid-tokenizer inspect photo.jpg         token maps, prefixes, and what single tokens add
+    pyramid-tokenizer app                       a page in the browser: levels, single tokens, masks, search
     pyramid-tokenizer export tiny --to onnx --out exported
     pyramid-tokenizer selfcheck tiny --device cuda
 
@@ -46,6 +47,7 @@ from pyramid_tokenizer.cli import (
     selfcheck,
     tokenize,
     train,
+    web_app,
 )
 from pyramid_tokenizer.cli.examples import EXAMPLES
 from pyramid_tokenizer.cli.group import OneLineErrors
@@ -73,6 +75,7 @@ for _command in (
     search.search,
     inspection.inspect,
     atlas.atlas,
+    web_app.app,
     export.export,
     selfcheck.selfcheck,
     demo.demo,

@@ -15,6 +15,7 @@ EXAMPLES = {
     "search": 'pyramid-tokenizer search tokens "a red flower" --sheet found.png',
     "inspect": "pyramid-tokenizer inspect photo.jpg --out inspected",
     "atlas": "pyramid-tokenizer atlas tiny --images photos --out atlas",
+    "app": "pyramid-tokenizer app --model tiny --dataset tokens --port 7860",
     "export": "pyramid-tokenizer export tiny --to onnx --out exported",
     "selfcheck": "pyramid-tokenizer selfcheck tiny --device cuda",
     "demo": "pyramid-tokenizer demo --out demo",
