@@ -16,7 +16,7 @@ from collections.abc import Sequence
 
 from pyramid_tokenizer.backbones import describe_backbone
 from pyramid_tokenizer.errors import BackboneError
-from pyramid_tokenizer.quantizer.recipe import preset_levels
+from pyramid_tokenizer.quantizer.recipe import preset_config
 
 NAMES = (
     "ViT-B-16",
@@ -45,8 +45,9 @@ HEAD = ("name", "family", "strides of the blocks and of the stem", "levels: stri
 def row_of(name: str) -> tuple[str, ...]:
     """Cells of one backbone's row; tokens and bits per pixel of an image of 256x256 px, padding included."""
     backbone = describe_backbone(name)
-    levels = preset_levels(backbone.strides)
-    told, tokens, bits = [], 0, 0.0
+    layout = preset_config(backbone.config, strides=backbone.strides).quantizer
+    levels, image = layout.levels, layout.image_codebooks
+    told, tokens, bits = [], len(image), sum(map(math.log2, image))
     for level in levels:
         told.append(f"{level.stride} {level.codebook_size}")
         count = (math.ceil(SIDE_PX / levels[0].stride) * levels[0].stride // level.stride) ** 2

@@ -31,6 +31,11 @@ def with_null_ids(vocabulary: Vocabulary, tokens: TokenPyramid) -> Any:
     integers = [vocabulary.flatten(tokens[:1])[:, :-1]]  # without the end
     kinds = [(integers[0] >= vocabulary.level_offsets[0]).long()]
     choices = [torch.tensor([vocabulary.end]), _ids(vocabulary, 0)]
+    for number, (first, count) in enumerate(
+        zip(vocabulary.image_offsets, vocabulary.image_codebook_sizes, strict=True)
+    ):
+        kinds[0][:, 3 + number] = len(choices)  # behind the begin and the two crops
+        choices.append(torch.arange(first, first + count))
     for level in range(1, len(tokens)):
         ids, ratio = tokens.ids[level], tokens.grids[level][0] // tokens.grids[level - 1][0]
         may_be = children_of(tokens.ids[level - 1] >= 0, ratio)

@@ -27,9 +27,10 @@ except ImportError:  # a copy of this file, without the package
         """Token bytes that are altered, cut short or not of this format."""
 
 
-VERSION = 3
+VERSION = 4
 PRECISIONS = (None, "float32", "bfloat16", "float16", "float64")
-_FIXED, _LEVEL, _COUNT = struct.Struct("<6sBBBBIII32s"), struct.Struct("<III"), struct.Struct("<Q")
+_FIXED, _LEVEL, _COUNT = struct.Struct("<6sBBBBBIII32s"), struct.Struct("<III"), struct.Struct("<Q")
+_SIZE_BYTES = 4
 _CHECKSUM_BYTES = 16
 _MOST_CELLS_PER_BYTE = 1 << 12
 
@@ -48,6 +49,10 @@ class NumpyTokens:
     """64 hexadecimal digits that name the tokenizer; ids of different ones mean different things."""
     precision: str | None
     """Of the backbone that made the ids; None where none took part."""
+    image_ids: np.ndarray
+    """(B, M) int64, the ids of the image tokens; M is 0 where there are none."""
+    image_codebook_sizes: tuple[int, ...]
+    """K of each image token."""
 
 
 def read_tokens(source: str | os.PathLike[str] | bytes, *, levels: int | None = None) -> NumpyTokens:
@@ -79,18 +84,23 @@ def _parse(data: bytes, levels: int | None) -> NumpyTokens:
     _require(data[:6] == b"PYRTOK", f"one that begins with {data[:6]!r}: name a file that `save` wrote")
     _require(len(data) > 6 and data[6] == VERSION, f"version {data[6:7].hex()}: use the reader of its release")
     _require(len(data) >= _FIXED.size, f"{len(data)} bytes: it is cut short, copy it again")
-    _, _, num_levels, num_full, precision, batch, *size, fingerprint = _FIXED.unpack_from(data)
-    start = _FIXED.size + num_levels * _LEVEL.size + max(0, num_levels - num_full) * _COUNT.size
+    _, _, num_levels, num_full, precision, num_image, batch, *size, fingerprint = _FIXED.unpack_from(data)
+    levels_end = _FIXED.size + num_levels * _LEVEL.size
+    sizes_end = levels_end + num_image * _SIZE_BYTES
+    start = sizes_end + max(0, num_levels - num_full) * _COUNT.size
     _require(len(data) >= start, f"{len(data)} bytes: it is cut short, copy it again")
     rows = [_LEVEL.unpack_from(data, _FIXED.size + i * _LEVEL.size) for i in range(num_levels)]
-    sparse = struct.unpack_from(f"<{max(0, num_levels - num_full)}Q", data, _FIXED.size + num_levels * _LEVEL.size)
+    image_sizes = struct.unpack_from(f"<{num_image}I", data, levels_end)
+    sparse = struct.unpack_from(f"<{max(0, num_levels - num_full)}Q", data, sizes_end)
     _check_header(num_full, precision, batch, size, rows)
+    _require(all(k >= 2 for k in image_sizes), f"image codebooks {image_sizes[:4]}: bytes were altered")
     counts = [*(batch * h * w for _, h, w in rows[:num_full]), *sparse]
     _check_counts(batch, rows, counts, num_full)
     bits = [(k - 1).bit_length() for k, _, _ in rows]
     id_bytes = [-(-n * b // 8) for n, b in zip(counts, bits, strict=True)]
     split_bytes = [-(-counts[i - 1] // 8) if i >= num_full else 0 for i in range(num_levels)]
-    total = start + sum(id_bytes) + sum(split_bytes) + _CHECKSUM_BYTES
+    image_bytes = [-(-batch * (k - 1).bit_length() // 8) for k in image_sizes]
+    total = start + sum(image_bytes) + sum(id_bytes) + sum(split_bytes) + _CHECKSUM_BYTES
     _require(len(data) == total, f"{len(data)} bytes where its header says {total}: copy it again")
     cells = sum(batch * h * w for _, h, w in rows)
     _require(
@@ -100,6 +110,12 @@ def _parse(data: bytes, levels: int | None) -> NumpyTokens:
     _require(data[-_CHECKSUM_BYTES:] == checksum, "a wrong checksum: bytes were altered, copy it again")
     keep = num_levels if levels is None else levels
     _require(isinstance(keep, int) and 1 <= keep <= num_levels, f"{num_levels} levels where {levels} are wanted")
+    image_ids = np.empty((batch, num_image), np.int64)
+    for number, (k, length) in enumerate(zip(image_sizes, image_bytes, strict=True)):
+        image_ids[:, number] = _unpack(data[start : start + length], batch, (k - 1).bit_length())
+        highest = int(image_ids[:, number].max())
+        _require(highest < k, f"id {highest} of image token {number}, which has {k} codes")
+        start += length
     ids: list[np.ndarray] = []
     for level, (k, h, w) in enumerate(rows):
         stop = start + split_bytes[level]
@@ -113,7 +129,8 @@ def _parse(data: bytes, levels: int | None) -> NumpyTokens:
             ids.append(_fill(flat, data[start:stop], ids[-1], (batch, h, w)))
         start = stop + id_bytes[level]
     sizes = tuple(k for k, _, _ in rows[:keep])
-    return NumpyTokens(tuple(ids[:keep]), sizes, (size[0], size[1]), fingerprint.hex(), PRECISIONS[precision])
+    origin = fingerprint.hex(), PRECISIONS[precision]
+    return NumpyTokens(tuple(ids[:keep]), sizes, (size[0], size[1]), *origin, image_ids, image_sizes)
 
 
 def _check_header(num_full: int, precision: int, batch: int, size: list[int], rows: list[tuple[int, int, int]]) -> None:

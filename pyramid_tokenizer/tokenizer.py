@@ -30,7 +30,7 @@ from pyramid_tokenizer.text.language_models import Layout
 from pyramid_tokenizer.tokens import TokenHealth, TokenPyramid, Vocabulary, measure_health
 from pyramid_tokenizer.tokens.geometry import cut_to_grids
 from pyramid_tokenizer.tokens.splits import Presence
-from pyramid_tokenizer.tokens.wrapping import check_fits, check_own, check_pyramid, pyramid_of_ids
+from pyramid_tokenizer.tokens.wrapping import check_fits, check_image_tokens, check_own, check_pyramid, pyramid_of_ids
 
 
 class PyramidTokenizer(Encoder):
@@ -67,8 +67,7 @@ class PyramidTokenizer(Encoder):
     @property
     def vocabulary(self) -> Vocabulary:
         """Flattens token pyramids to one integer sequence and back."""
-        sizes, strides = self.quantizer.codebook_sizes, self.quantizer.strides
-        return Vocabulary(codebook_sizes=sizes, strides=strides, fingerprint=self.fingerprint)
+        return Vocabulary(fingerprint=self.fingerprint, **self._kind())
 
     def to_language_model(self, tokenizer: Any, *, layout: Layout = "pyramid") -> LanguageModelTokenizer:
         """A language model's tokenizer of texts, extended by the tokens of images.
@@ -128,23 +127,26 @@ class PyramidTokenizer(Encoder):
         check_own(tokens.fingerprint, self.fingerprint)
         if not self._fitted:
             raise NotFittedError("expected fitted codebooks, got empty ones: call fit(images) or load a trained model")
-        check_fits(tokens, codebook_sizes=self.quantizer.codebook_sizes, strides=self.quantizer.strides)
+        check_fits(tokens, **self._kind())
         return [ids.to(self.device) for ids in tokens.ids]
 
     def present(self, tokens: TokenPyramid) -> Presence:
         """The masks of sparse levels, (B, h_l, w_l) bool, on the tokenizer's device; None for a full level."""
         return tuple(None if mask is None else mask.to(self.device) for mask in tokens.present)
 
-    def tokens(self, ids: Sequence[Any], *, image_size: tuple[int, int]) -> TokenPyramid:
+    def tokens(self, ids: Sequence[Any], *, image_size: tuple[int, int], image_ids: Any = None) -> TokenPyramid:
         """Tokens of ids of this tokenizer that came without the rest, checked; `tokens.wrapping.pyramid_of_ids` has the rules.
+
+        Without `image_ids` they can be decoded and segmented, but have no image embedding where the tokenizer has image tokens.
 
         Example:
             >>> tok = PyramidTokenizer.from_pretrained("tiny")
             >>> tok.decode(tok.tokens([[[7, 5, 3]]], image_size=(32, 96))).shape  # level 0 of one image, one row of three ids
             torch.Size([1, 3, 32, 96])
         """
-        kind = {"codebook_sizes": self.quantizer.codebook_sizes, "strides": self.quantizer.strides}
-        return pyramid_of_ids(ids, image_size=image_size, fingerprint=self.fingerprint, precision=None, **kind)
+        return pyramid_of_ids(
+            ids, image_size=image_size, image_ids=image_ids, fingerprint=self.fingerprint, **self._kind()
+        )
 
     def codes(self, tokens: TokenPyramid) -> tuple[Tensor, ...]:
         """Codebook vectors of the tokens: (B, d_l, h_l, w_l) float32 per level, zero where a token is absent."""
@@ -164,7 +166,9 @@ class PyramidTokenizer(Encoder):
     @torch.no_grad()
     def embedding(self, tokens: TokenPyramid) -> Tensor:
         """The images' embeddings in CLIP's joint space, from tokens alone: (B, D) float32, unit norm."""
-        return self.quantizer.embedding(self.ids(tokens), self.present(tokens))
+        ids = self.ids(tokens)
+        check_image_tokens(tokens, self.quantizer.image.codebook_sizes)
+        return self.quantizer.embedding(ids, self.present(tokens), image_ids=tokens.image_ids.to(self.device))
 
     def similarity(self, source: TokenPyramid | Images, texts: Sequence[str], *, size: int | None = None) -> Tensor:
         """Cosine of every image with every text, from tokens alone: (B, N) float32 in [-1, 1].
@@ -255,6 +259,11 @@ class PyramidTokenizer(Encoder):
         if self.pixel_decoder.is_trained and not keep_adapters:
             self.reset_decoder()
         return reports
+
+    def _kind(self) -> dict[str, Any]:
+        """What tokens must fit."""
+        kind = {"codebook_sizes": self.quantizer.codebook_sizes, "strides": self.quantizer.strides}
+        return {**kind, "image_codebook_sizes": self.quantizer.image.codebook_sizes}
 
     def _to_images(self, codes: Sequence[Tensor], image_size: tuple[int, int], present: Presence = ()) -> Tensor:
         fused = self.trunk([level.to(self.dtype) for level in codes], present)[-1]

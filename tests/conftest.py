@@ -103,7 +103,8 @@ def toy_config() -> TokenizerConfig:
                 LevelConfig(stride=32, maps=(0, 1), codebook_size=8, dim=6, distance="cosine", semantic_weight=0.5),
                 LevelConfig(stride=16, maps=(1, 2), codebook_size=16, dim=6),
                 LevelConfig(stride=8, maps=(2, 3), codebook_size=64, dim=6),
-            )
+            ),
+            image_codebooks=(5, 3),
         ),
         decoder=DecoderConfig(widths=(8, 8, 8), depths=(1, 1, 1), pixel_widths=(8,), pixel_depth=1),
     )

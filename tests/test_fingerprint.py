@@ -109,6 +109,7 @@ FIELDS: dict[str, tuple[str, Callable[[TokenizerConfig], TokenizerConfig]]] = {
     "LevelConfig.reads_dense": (DETERMINES, level(1, reads_dense=True)),
     "QuantizerConfig.levels": (DETERMINES, one_level),
     "QuantizerConfig.composition": (DETERMINES, part("quantizer", composition="none")),
+    "QuantizerConfig.image_codebooks": (DETERMINES, part("quantizer", image_codebooks=(4, 3))),
     "QuantizerConfig.detail_levels": (DETERMINES, one_detail_level),  # the patches of the coarser levels grow
     "DecoderConfig.widths": (HARMLESS, part("decoder", widths=(6, 5))),
     "DecoderConfig.depths": (HARMLESS, part("decoder", depths=(0, 2))),
@@ -132,6 +133,7 @@ TENSORS = {
     r"tok\.quantizer\.levels\.0\.pixel_readout\.(weight|bias)": DETERMINES,  # level 1 reads the linear reconstruction
     r"tok\.quantizer\.levels\.1\.pixel_readout\.(weight|bias)": HARMLESS,  # no finer level reads it
     r"tok\.quantizer\.levels\.\d\.(text_weight|text_readout\.(weight|bias))": HARMLESS,
+    r"tok\.quantizer\.image\.codebook_\d": DETERMINES,
     r"tok\.quantizer\.to_embedding\.(weight|bias)": HARMLESS,
     r"tok\.(trunk|pixel_decoder)\..*": HARMLESS,
     r"head\..*": HARMLESS,

@@ -62,8 +62,8 @@ assert "torch" not in sys.modules
 @pytest.mark.parametrize("words", [["--help"], ["encode", "--help"], ["info", "x.tokens"], ["info", "sparse.tokens"]])
 def test_help_and_what_a_token_file_holds_are_shown_without_torch(words: list[str], tmp_path: Path) -> None:
     golden = REPOSITORY / "tests" / "golden"
-    shutil.copy(golden / "tokens_v3.bin", tmp_path / "x.tokens")
-    shutil.copy(golden / "tokens_v3_sparse.bin", tmp_path / "sparse.tokens")
+    shutil.copy(golden / "tokens_v4.bin", tmp_path / "x.tokens")
+    shutil.copy(golden / "tokens_v4_sparse.bin", tmp_path / "sparse.tokens")
     environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
     command = [sys.executable, "-c", COMMAND, *words]
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)

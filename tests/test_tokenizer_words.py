@@ -1,11 +1,15 @@
 """The tokenizer and words: embeddings of images from tokens, similarities and classes."""
 
+import dataclasses
+
 import pytest
 import torch
 
 from pyramid_tokenizer.errors import (
     ConfigError,
+    TokenError,
     TokenMismatchError,
+    TokenRangeError,
 )
 from pyramid_tokenizer.text import TextEncoder
 from pyramid_tokenizer.tokenizer import PyramidTokenizer
@@ -18,6 +22,22 @@ def test_embeddings_have_unit_norm_for_every_prefix_and_differ_between_images(to
         assert embedding.shape == (4, 16)
         torch.testing.assert_close(embedding.norm(dim=1), torch.ones(4))
         assert len(embedding.round(decimals=4).unique(dim=0)) == 4
+
+
+def test_ids_without_image_tokens_decode_but_have_no_embedding(toy_tokenizer, smooth):
+    tokens = toy_tokenizer.encode(smooth(2, seed=2))
+    assert tokens.image_ids.shape == (2, 2) and tokens[:1].image_codebook_sizes == (5, 3)
+    levels = [level.numpy() for level in tokens.ids]
+    bare = toy_tokenizer.tokens(levels, image_size=tokens.image_size)
+    assert torch.equal(toy_tokenizer.decode(bare), toy_tokenizer.decode(tokens))
+    for refused in (toy_tokenizer.embedding, toy_tokenizer.vocabulary.flatten):
+        with pytest.raises((TokenError, TokenMismatchError), match="image"):
+            refused(bare)
+    whole = toy_tokenizer.tokens(levels, image_size=tokens.image_size, image_ids=tokens.image_ids.tolist())
+    assert whole == dataclasses.replace(tokens, precision=None)
+    assert torch.equal(toy_tokenizer.embedding(whole), toy_tokenizer.embedding(tokens))
+    with pytest.raises(TokenRangeError, match=r"image token 1 in \[0, 3\), got 3"):
+        toy_tokenizer.tokens(levels, image_size=tokens.image_size, image_ids=[[0, 0], [0, 3]])
 
 
 def test_embeddings_of_tokens_lie_near_the_backbones_own(toy_config, smooth):

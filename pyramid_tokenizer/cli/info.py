@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from pyramid_tokenizer.backbones import BackboneDescription
-    from pyramid_tokenizer.config.models import LevelConfig
+    from pyramid_tokenizer.config.models import QuantizerConfig
     from pyramid_tokenizer.segmentation.segmenter import Segmenter
     from pyramid_tokenizer.tokens.outline import TokenOutline
 
@@ -92,20 +92,24 @@ def _show_tokens(path: Path, console: Console) -> None:
 
 def _describe_counts(outline: TokenOutline) -> str:
     """The tokens of an image in words, such as "1,344 an image" or "212 to 640 an image, of 1,344"."""
+    image_tokens = len(outline.header.image_codebook_sizes)
     if not outline.is_sparse:
-        return f"{outline.num_cells:,} an image"
-    totals = outline.counts.sum(0)
+        return f"{outline.num_cells + image_tokens:,} an image"
+    totals = outline.counts.sum(0) + image_tokens
     least, most = int(totals.min()), int(totals.max())
     counts = f"{least:,}" if least == most else f"{least:,} to {most:,}"
-    return f"{counts} an image, of {outline.num_cells:,}"
+    return f"{counts} an image, of {outline.num_cells + image_tokens:,}"
 
 
 def _token_table(outline: TokenOutline) -> Table:
-    """A row per level; numbers of tokens are means over the images, and the rate has the split bits in it."""
+    """A row for the image tokens and one per level; numbers of tokens are means over the images, rates include split bits."""
     header = outline.header
     means = outline.counts.mean(1).tolist()
     share = ["present"] if outline.is_sparse else []
     table = make_table(None, "level", "grid", "tokens", *share, "entries", "bits/token", "bits/px so far")
+    if header.image_codebook_sizes:
+        count, entries, bits = _image_cells(header.image_codebook_sizes)
+        table.add_row("image", "", count, *[""] * len(share), entries, bits, f"{outline.bits_per_pixel(0):.4f}")
     for level, ((height, width), entries) in enumerate(zip(header.grids, header.codebook_sizes, strict=True)):
         present = [f"{means[level] / (height * width):.1%}"] if outline.is_sparse else []
         count = f"{means[level]:,.{0 if means[level].is_integer() else 1}f}"
@@ -114,6 +118,12 @@ def _token_table(outline: TokenOutline) -> Table:
             str(level), f"{width}x{height}", count, *present, f"{entries:,}", f"{math.log2(entries):.2f}", rate
         )
     return table
+
+
+def _image_cells(sizes: Sequence[int]) -> tuple[str, str, str]:
+    """Tokens, entries and bits per token of the image tokens."""
+    entries = f"{sizes[0]:,}" if len(set(sizes)) == 1 else "+".join(f"{size:,}" for size in sizes)
+    return str(len(sizes)), entries, f"{sum(map(math.log2, sizes)) / len(sizes):.2f}"
 
 
 def _show_model(name: str, size: int, console: Console) -> None:
@@ -131,16 +141,16 @@ def _show_model(name: str, size: int, console: Console) -> None:
     console.print(f"composition  {tok.config.quantizer.composition}")
     console.print(f"vocabulary   {tok.vocabulary.size:,} integers")
     console.print(f"terms        of the code: Apache-2.0; of the weights: {hub.weight_terms(directory)}")
-    _show_levels(tok.config.quantizer.levels, size, console, base_levels=tok.quantizer.base_levels)
+    _show_levels(tok.config.quantizer, size, console)
     _show_sizes(segmenter, directory, console)
 
 
 def _show_backbone(name: str, size: int, console: Console) -> None:
     from pyramid_tokenizer.backbones import describe_backbone
-    from pyramid_tokenizer.quantizer.recipe import preset_levels
+    from pyramid_tokenizer.quantizer.recipe import preset_config
 
     found = describe_backbone(name)
-    levels = preset_levels(found.strides)
+    layout = preset_config(found.config, strides=found.strides).quantizer
     console.print(f"backbone     {name}")
     console.print(f"family       {found.family}, {found.num_parameters:,} parameters, frozen")
     console.print(f"blocks       {', '.join(str(block) for block in found.config.blocks)} of {found.num_blocks}")
@@ -150,9 +160,9 @@ def _show_backbone(name: str, size: int, console: Console) -> None:
         f"text-aligned {f'features of every location: {readings}' if readings else 'embedding of the whole image only'}"
     )
     console.print(f"weights      {', '.join(found.pretrained) or 'open_clip publishes none'}")
-    _show_levels(levels, size, console)
+    _show_levels(layout, size, console)
     console.print()
-    console.print(f"train it     {_train_command(name, found, levels[0].stride)}")
+    console.print(f"train it     {_train_command(name, found, layout.levels[0].stride)}")
 
 
 def _train_command(name: str, found: BackboneDescription, stride: int) -> str:
@@ -171,14 +181,17 @@ def _describe_maps(found: Any) -> str:
     return f"channels {maps}; {found.embedding_dim} dimensions shared with text"
 
 
-def _show_levels(levels: Sequence[LevelConfig], size: int, console: Console, *, base_levels: int | None = None) -> None:
-    """A table of the levels; the sums are those of the base levels, which are all that is encoded without a limit."""
-    base = len(levels) if base_levels is None else base_levels
+def _show_levels(layout: QuantizerConfig, size: int, console: Console) -> None:
+    """A table of image tokens and levels; the sums are without detail levels: what is encoded without a limit."""
+    levels, base, image = layout.levels, layout.base_levels, layout.image_codebooks
     padded = math.ceil(size / levels[0].stride) * levels[0].stride
     note = f", padded to {padded}x{padded}" if padded > size else ""
     titles = "level", "stride", "grid", "tokens", "entries", "dims", "bits/token", "bits/px"
     table = make_table(f"levels, for an image of {size}x{size} px{note}", *titles)
-    total_tokens, total_bits = 0, 0.0
+    total_tokens, total_bits = len(image), sum(map(math.log2, image), 0.0)
+    if image:
+        count, entries, bits_each = _image_cells(image)
+        table.add_row("image", "", "", count, entries, "", bits_each, f"{total_bits / size**2:.4f}")
     for index, level in enumerate(levels):
         side = padded // level.stride
         bits = math.log2(level.codebook_size)
@@ -187,7 +200,7 @@ def _show_levels(levels: Sequence[LevelConfig], size: int, console: Console, *, 
         table.add_row(f"{index}{' detail' if index >= base else ''}", str(level.stride), *counts, *rates)
         if index < base:
             total_tokens, total_bits = total_tokens + side**2, total_bits + side**2 * bits
-    entries = f"{sum(level.codebook_size for level in levels[:base]):,}"
+    entries = f"{sum(image) + sum(level.codebook_size for level in levels[:base]):,}"
     name = "all" if base == len(levels) else "all without detail"
     table.add_row(name, "", "", f"{total_tokens:,}", entries, "", "", f"{total_bits / size**2:.4f}")
     console.print()

@@ -153,6 +153,10 @@ class QuantizerConfig:
     """How many of the finest levels are left out of a pyramid unless asked for: by `levels=`, or by a budget that opens them
     where they pay. They hold pixels alone: trunk and text embeddings of an image end at the level before them."""
 
+    image_codebooks: tuple[int, ...] = ()
+    """Entries of the codebook of each image token, 2 or more each: residual codes of the backbone's image embedding, which say
+    what the image as a whole shows. () for none; then the levels' codes alone tell an image's embedding."""
+
     @property
     def base_levels(self) -> int:
         """The levels of a pyramid that is not asked for more."""
@@ -177,6 +181,9 @@ class QuantizerConfig:
                 "e.g. 32, 16, 8",
             )
         self._check_detail_levels()
+        sizes = self.image_codebooks
+        whole = isinstance(sizes, tuple) and all(type(size) is int and size >= 2 for size in sizes)
+        check(whole and len(sizes) <= 255, "image_codebooks of 2 entries or more", sizes, "write e.g. (256, 256, 256)")
 
     def _check_detail_levels(self) -> None:
         count, most = self.detail_levels, len(self.levels) - 1

@@ -19,19 +19,20 @@ from numpy.typing import NDArray
 
 from pyramid_tokenizer.datasets.manifest import Plan, ShardRecord, checksum
 from pyramid_tokenizer.datasets.schema import (
+    IMAGE_COLUMN,
     SPLIT_PREFIX,
     TOKEN_PREFIX,
     build_schema,
     id_types,
     import_pyarrow,
-    level_columns,
+    token_columns,
 )
 from pyramid_tokenizer.datasets.storage import Storage
 from pyramid_tokenizer.errors import DatasetError
 from pyramid_tokenizer.files import replacing
 from pyramid_tokenizer.tokens.geometry import grids_of
 
-FORMAT = 2
+FORMAT = 3
 """Counts changes of the copy; part of its name."""
 COPY_NAME = "rows.arrow"
 GROUP_ROWS = 16_384
@@ -54,6 +55,8 @@ class Group:
     """As `starts`, of the splits of each level but the finest; none in a full dataset."""
     splits: tuple[NDArray[np.uint8], ...]
     """The splits of all rows per level, 0 or 1 for each present cell."""
+    image_ids: NDArray[np.unsignedinteger[Any]]
+    """(rows, M) the ids of the image tokens of all rows."""
     batch: Any
     """The `pyarrow.RecordBatch`."""
 
@@ -211,7 +214,7 @@ def read_shard(storage: Storage, plan: Plan, record: ShardRecord) -> Any:
     check_bytes(data, record, name, storage.address)
     table = pq.read_table(io.BytesIO(data), use_threads=False)
     _check_types(plan, table.schema, name)
-    splits, bytes_of_bits = level_columns(plan)[1], pa.list_(pa.field("element", pa.uint8(), nullable=False))
+    splits, bytes_of_bits = token_columns(plan)[1], pa.list_(pa.field("element", pa.uint8(), nullable=False))
     for index, field in enumerate(table.schema):
         kind = field.type
         if field.name in splits:
@@ -250,8 +253,21 @@ def _view(batch: Any) -> Group:
         values=tuple(column.values.to_numpy() for column in lists),
         split_starts=tuple(column.offsets.to_numpy() for column in splits),
         splits=tuple(column.values.to_numpy() for column in splits),
+        image_ids=_image_ids(batch),
         batch=batch,
     )
+
+
+def _image_ids(batch: Any) -> NDArray[np.unsignedinteger[Any]]:
+    """(rows, M), where `_check_rows` has seen that every row has M of them; else (rows, 0)."""
+    if IMAGE_COLUMN not in batch.schema.names or not len(batch):
+        return np.empty((len(batch), 0), np.uint8)
+    column = batch.column(IMAGE_COLUMN)
+    counts = np.diff(column.offsets.to_numpy())
+    if (counts != counts[0]).any():
+        return np.empty((len(batch), 0), np.uint8)
+    first = column.offsets[0].as_py()
+    return column.values.to_numpy()[first : first + len(batch) * int(counts[0])].reshape(len(batch), int(counts[0]))
 
 
 def _numbered(batch: Any, prefix: str) -> list[Any]:
@@ -263,7 +279,7 @@ def _numbered(batch: Any, prefix: str) -> list[Any]:
 def _check_types(plan: Plan, schema: Any, name: str) -> None:
     """Columns of levels must have the types that `tokenize` gives them: a signed type could hold a negative id."""
     expected = build_schema(plan, None)
-    for column in itertools.chain(*level_columns(plan)):
+    for column in itertools.chain(*token_columns(plan)):
         kind = schema.field(column).type if column in schema.names else "no such column"
         if kind != expected.field(column).type:
             raise _foreign(name, f"a column {column} of type {expected.field(column).type}", kind)
@@ -278,6 +294,11 @@ def _check_rows(plan: Plan, record: ShardRecord, group: Group | None, name: str)
         return
     if len(group.values) != len(plan.strides):
         raise _foreign(name, f"{len(plan.strides)} levels", len(group.values))
+    wanted = np.array(plan.image_codebook_sizes, np.int64)
+    if group.image_ids.shape[1] != len(wanted):
+        raise _foreign(name, f"{len(wanted)} image tokens in every row", f"{group.image_ids.shape[1]} or other numbers")
+    if (group.image_ids >= wanted).any():
+        raise _foreign(name, f"image tokens below {wanted.tolist()}", group.image_ids.max(0).tolist())
     for level, (starts, ids) in enumerate(zip(group.starts, group.values, strict=True)):
         _check_counts(name, f"ids of level {level}", starts, _expected_ids(plan, group, level))
         if len(ids) and int(ids.max()) >= plan.codebook_sizes[level]:

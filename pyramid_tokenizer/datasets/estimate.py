@@ -19,7 +19,7 @@ from pyramid_tokenizer.datasets.keys import Keys
 from pyramid_tokenizer.datasets.manifest import Plan, check_plan, fixed_bits
 from pyramid_tokenizer.datasets.options import TokenizeOptions, cores
 from pyramid_tokenizer.datasets.plan import load_fitted, open_source, plan_dataset
-from pyramid_tokenizer.datasets.schema import Row, build_table, import_pyarrow, level_columns, rows_of, to_parquet
+from pyramid_tokenizer.datasets.schema import Row, build_table, import_pyarrow, rows_of, to_parquet, token_columns
 from pyramid_tokenizer.datasets.shards import check_size
 from pyramid_tokenizer.errors import ConfigError, DataError, ImageError, TokenRangeError
 from pyramid_tokenizer.images.columns import SourceColumns, open_columns
@@ -122,7 +122,7 @@ def estimate(
         reading_seconds=reading,
         encoding_seconds=encoding,
         images_per_second=at_once / per_image,
-        tokens_per_image=sum(len(ids) for row in rows for ids in row.ids) / len(rows),
+        tokens_per_image=len(plan.image_codebook_sizes) + sum(len(ids) for row in rows for ids in row.ids) / len(rows),
         bytes_per_image=_bytes_per_row(plan, rows, own),
     )
 
@@ -149,16 +149,17 @@ def _try(
             )  # the first pass of a process takes longer than the others
         begun = time.perf_counter()
         tokens = tok.encode_within(batch, plan.budget, levels=len(plan.strides)).tokens
-        (ids, splits), *_ = rows_of(tokens, plan)
+        parts, *_ = rows_of(tokens, plan)
         encoding += (time.perf_counter() - begun) / plan.batch_size
-        rows.append(Row(keys[number], number, tokens.image_size, ids, splits))
+        rows.append(Row(keys[number], number, tokens.image_size, *parts))
     return rows, reading / max(1, len(rows)), encoding / max(1, len(rows))
 
 
 def _bytes_per_row(plan: Plan, rows: list[Row], own: SourceColumns | None) -> float:
     """Token columns at their fixed rate, and the rest as it is stored; a sample is too small for a shard's dictionaries."""
     table = build_table(plan, rows, None if own is None else own.read([row.source_row for row in rows]))
-    names = [*itertools.chain(*level_columns(plan))]
+    names = [*itertools.chain(*token_columns(plan))]
     rest, _ = to_parquet(table.drop_columns([name for name in table.schema.names if name in names]))
-    bits = fixed_bits(plan, [sum(map(len, ids)) for ids in zip(*(row.ids for row in rows), strict=True)])
+    counts = [sum(map(len, ids)) for ids in zip(*(row.ids for row in rows), strict=True)]
+    bits = fixed_bits(plan, counts, len(rows))
     return (_PARQUET * bits / 8 + len(rest)) / len(rows)

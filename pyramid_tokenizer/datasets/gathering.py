@@ -42,6 +42,15 @@ def gather_full(stretches: Sequence[Stretch], grids: Sequence[tuple[int, int]]) 
     return out
 
 
+def gather_image(stretches: Sequence[Stretch]) -> NDArray[np.int64]:
+    """(n, M) int64: the ids of the image tokens of n rows.
+
+    Args:
+        stretches: The rows, in their order.
+    """
+    return np.concatenate([s.group.image_ids[s.first : s.first + s.count] for s in stretches]).astype(np.int64)
+
+
 def gather_sparse(stretches: Sequence[Stretch], grids: Sequence[tuple[int, int]]) -> list[NDArray[np.int64]]:
     """(n, h_l, w_l) int64 per level: the ids of n rows of one image size, -1 where a cell is absent.
 

@@ -29,7 +29,7 @@ from pyramid_tokenizer.files import load_json
 from pyramid_tokenizer.tokens.vocabulary import Vocabulary
 
 FORMAT = "pyramid-tokenizer token dataset"
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 """Counts changes of the columns and of the manifest that a reader of older versions cannot read."""
 MANIFEST_NAME, ERRORS_NAME = "manifest.json", "errors.jsonl"
 PROGRESS, PLAN_NAME, KEYS_NAME = "progress/", "progress/plan.json", "progress/keys.gz"
@@ -63,6 +63,8 @@ class Plan:
     """The dataset's columns that come from the source -> their names there."""
     limit: Mapping[str, float] = field(default_factory=dict)
     """How many tokens an image got, as `config.Budget` names it, such as {"quality": 0.5}; empty where all levels are full."""
+    image_codebook_sizes: tuple[int, ...] = ()
+    """K of each image token; empty where there are none."""
 
     @property
     def budget(self) -> Budget:
@@ -122,15 +124,17 @@ class ShardRecord:
     """Images that do not reach the `target_psnr` of the plan with all their tokens."""
 
 
-def fixed_bits(plan: Plan, tokens: Sequence[int]) -> float:
-    """What so many tokens of each level take at their fixed rate, in bits: log2(K_l) each, and their splits.
+def fixed_bits(plan: Plan, tokens: Sequence[int], rows: int) -> float:
+    """What the tokens of images take at their fixed rate, in bits: log2(K) each, and their splits.
 
     Args:
         plan: Of the dataset.
-        tokens: Number of tokens per level.
+        tokens: Number of tokens per level, of all images.
+        rows: Number of images.
     """
     ids = sum(count * log2(size) for count, size in zip(tokens, plan.codebook_sizes, strict=True))
-    return ids + (sum(tokens[:-1]) if plan.is_sparse else 0)
+    image = rows * sum(map(log2, plan.image_codebook_sizes))
+    return ids + image + (sum(tokens[:-1]) if plan.is_sparse else 0)
 
 
 def dump_plan(plan: Plan) -> bytes:
@@ -202,11 +206,12 @@ def parse_plan(data: bytes, where: str) -> Plan:
     try:
         plan = Plan(**{field.name: found[field.name] for field in dataclasses.fields(Plan)})
         plan.budget  # noqa: B018 - refuses a limit that is none
-        levels = {"codebook_sizes": tuple(plan.codebook_sizes), "strides": tuple(plan.strides)}
-        Vocabulary(**levels, fingerprint=plan.fingerprint)  # refuses what no tokenizer has
+        names = ("codebook_sizes", "strides", "image_codebook_sizes")
+        codebooks = {name: tuple(getattr(plan, name)) for name in names}
+        Vocabulary(**codebooks, fingerprint=plan.fingerprint)  # refuses what no tokenizer has
         if min(plan.batch_size, plan.shard_images) < 1:
             raise ValueError(f"{plan.shard_images} images per shard and batches of {plan.batch_size}")
-        return _of_its_kinds(dataclasses.replace(plan, **levels))
+        return _of_its_kinds(dataclasses.replace(plan, **codebooks))
     except (KeyError, TypeError, ValueError, ConfigError, TokenError) as error:
         raise _damaged(where, error) from error
 

@@ -47,6 +47,7 @@ def plan_dataset(
         images=len(keys),
         keys_sha256=digest_of(keys),
         columns=name_columns(columns, levels),
+        image_codebook_sizes=tok.quantizer.image.codebook_sizes,
         limit={name: int(n) if name == "max_tokens" else float(n) for name, n in options.budget.limit.items()},
     )
 

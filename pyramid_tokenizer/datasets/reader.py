@@ -26,11 +26,11 @@ from pyramid_tokenizer.datasets.arrow_copy import (
     read_groups,
     user_folder,
 )
-from pyramid_tokenizer.datasets.gathering import Stretch, gather_full, gather_sparse
+from pyramid_tokenizer.datasets.gathering import Stretch, gather_full, gather_image, gather_sparse
 from pyramid_tokenizer.datasets.manifest import ERRORS_NAME, MANIFEST_NAME, checksum, parse_manifest, parse_plan
 from pyramid_tokenizer.datasets.rows import Rows, TokenBatch, TokenRow
 from pyramid_tokenizer.datasets.sampler import RowSampler
-from pyramid_tokenizer.datasets.schema import OWN_COLUMNS, level_columns
+from pyramid_tokenizer.datasets.schema import OWN_COLUMNS, token_columns
 from pyramid_tokenizer.datasets.search import Match, search
 from pyramid_tokenizer.datasets.sequences import SequenceOrder, TokenSequences, checked_levels
 from pyramid_tokenizer.datasets.storage import open_storage
@@ -39,7 +39,7 @@ from pyramid_tokenizer.images.read import ImageLike
 from pyramid_tokenizer.tokenizer import PyramidTokenizer
 from pyramid_tokenizer.tokens import TokenPyramid, Vocabulary
 from pyramid_tokenizer.tokens.geometry import grids_of
-from pyramid_tokenizer.tokens.pyramid import trusted_pyramid
+from pyramid_tokenizer.tokens.trusted import trusted_pyramid
 
 
 class TokenDataset(Dataset[TokenRow]):
@@ -103,7 +103,7 @@ class TokenDataset(Dataset[TokenRow]):
         )
         self._copy = ArrowCopy(self.cache_folder / COPY_NAME)
         make_copy(self._storage, self.plan, self._records, self._copy.path)
-        known = {*OWN_COLUMNS, *itertools.chain(*level_columns(self.plan))}
+        known = {*OWN_COLUMNS, *itertools.chain(*token_columns(self.plan))}
         self.columns = tuple(name for name in self._copy.group(0).batch.schema.names if name not in known)
         """Names of the dataset's own columns."""
 
@@ -111,7 +111,10 @@ class TokenDataset(Dataset[TokenRow]):
     def vocabulary(self) -> Vocabulary:
         """The integers of the dataset's tokens in a sequence, also where `levels` reads fewer of them."""
         return Vocabulary(
-            codebook_sizes=self.plan.codebook_sizes, strides=self.plan.strides, fingerprint=self.plan.fingerprint
+            codebook_sizes=self.plan.codebook_sizes,
+            strides=self.plan.strides,
+            fingerprint=self.plan.fingerprint,
+            image_codebook_sizes=self.plan.image_codebook_sizes,
         )
 
     @property
@@ -261,6 +264,8 @@ class TokenDataset(Dataset[TokenRow]):
             image_size=image_size,
             fingerprint=self.plan.fingerprint,
             precision=self.plan.precision,  # type: ignore[arg-type]
+            image_ids=torch.from_numpy(gather_image(stretches)),
+            image_codebook_sizes=self.plan.image_codebook_sizes,
         )
         return TokenBatch(tokens, tuple(keys), torch.from_numpy(numbers), columns)
 

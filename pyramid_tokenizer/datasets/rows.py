@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.utils.data._utils.collate import default_collate_fn_map
 
 from pyramid_tokenizer.errors import TokenError
-from pyramid_tokenizer.tokens.pyramid import TokenPyramid, trusted_pyramid
+from pyramid_tokenizer.tokens.pyramid import TokenPyramid
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,17 +47,8 @@ class TokenBatch:
 
     def row(self, index: int) -> TokenRow:
         """The image at a place of the batch; its tokens share the memory of the batch."""
-        tokens = self.tokens
-        one = trusted_pyramid(
-            ids=[ids[index : index + 1] for ids in tokens.ids],
-            present=tuple(None if mask is None else mask[index : index + 1] for mask in tokens.present),
-            codebook_sizes=tokens.codebook_sizes,
-            image_size=tokens.image_size,
-            fingerprint=tokens.fingerprint,
-            precision=tokens.precision,
-        )
         own = {name: values[index] for name, values in self.columns.items()}
-        return TokenRow(one, self.keys[index], int(self.rows[index]), own)
+        return TokenRow(self.tokens.image(index), self.keys[index], int(self.rows[index]), own)
 
     def pin_memory(self) -> TokenBatch:
         """The same batch in page-locked memory; a `DataLoader(pin_memory=True)` calls it."""

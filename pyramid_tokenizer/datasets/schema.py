@@ -4,6 +4,7 @@
     source_row  int64            number of the image in the source
     height      int32            of the encoded image in pixels, before padding
     width       int32
+    image_tokens list<uintN>     only where the tokenizer has image tokens: their ids, in the smallest type that holds them
     tokens_0    list<uintN>      ids of level 0, the coarsest, row by row from the top left
     tokens_1    list<uintN>      ... one column per level, in the smallest type that holds its ids
     splits_0    list<bool>       only in a sparse dataset, for each level but the finest: which of its cells are split
@@ -37,6 +38,7 @@ from pyramid_tokenizer.tokens.split_bits import split_bits
 
 OWN_COLUMNS = ("key", "source_row", "height", "width")
 """Columns that every token dataset has beside those of its levels."""
+IMAGE_COLUMN = "image_tokens"
 TOKEN_PREFIX, SPLIT_PREFIX = "tokens_", "splits_"
 RENAMED_PREFIX = "source_"
 """Put before a column of the source whose name a token dataset uses itself."""
@@ -57,6 +59,8 @@ class Row:
     """The ids of the present cells per level, of the types of `id_types`."""
     splits: tuple[NDArray[np.bool_], ...] = ()
     """Of a sparse dataset, for each level but the finest: one boolean for each of its present cells."""
+    image_ids: NDArray[np.unsignedinteger[Any]] | None = None
+    """(M,) the ids of the image tokens; None where the dataset has none."""
 
 
 def id_types(codebook_sizes: Sequence[int]) -> list[np.dtype[Any]]:
@@ -69,36 +73,46 @@ def id_types(codebook_sizes: Sequence[int]) -> list[np.dtype[Any]]:
     return [np.min_scalar_type(size - 1) for size in codebook_sizes]
 
 
-def rows_of(tokens: TokenPyramid, plan: Plan) -> list[tuple[tuple[Any, ...], tuple[Any, ...]]]:
-    """The ids and the splits of each image, as `Row` has them.
+def rows_of(tokens: TokenPyramid, plan: Plan) -> list[tuple[tuple[Any, ...], tuple[Any, ...], Any]]:
+    """The ids, the splits and the ids of the image tokens of each image, as `Row` has them.
 
     Args:
         tokens: Of B images.
         plan: Of the dataset.
     """
     levels, kinds = [ids.cpu().numpy() for ids in tokens.ids], id_types(plan.codebook_sizes)
+    image_ids: list[Any] = [None] * tokens.batch_size
+    if plan.image_codebook_sizes:
+        image_ids = list(tokens.image_ids.cpu().numpy().astype(image_type(plan)))
     if not plan.is_sparse:
         flat = [ids.reshape(len(ids), -1).astype(kind) for ids, kind in zip(levels, kinds, strict=True)]
-        return [(tuple(ids), ()) for ids in zip(*flat, strict=True)]
+        return [(tuple(ids), (), own) for ids, own in zip(zip(*flat, strict=True), image_ids, strict=True)]
     images = zip(*levels, strict=True)  # (h_l, w_l) per level
     return [
         (
             tuple(ids[ids >= 0].astype(kind) for ids, kind in zip(image, kinds, strict=True)),
             tuple(split_bits(coarse[None], fine[None]) for coarse, fine in itertools.pairwise(image)),
+            own,
         )
-        for image in images
+        for image, own in zip(images, image_ids, strict=True)
     ]
 
 
-def level_columns(plan: Plan) -> tuple[list[str], list[str]]:
-    """Names of the columns of ids, and of those of splits.
+def image_type(plan: Plan) -> np.dtype[Any]:
+    """The type of the ids of image tokens: the smallest that holds those of each."""
+    return np.min_scalar_type(max(plan.image_codebook_sizes) - 1)
+
+
+def token_columns(plan: Plan) -> tuple[list[str], list[str], list[str]]:
+    """Names of the columns of the levels' ids, of splits, and of the ids of image tokens.
 
     Args:
         plan: Of the dataset.
     """
     levels = range(len(plan.strides))
     splits = levels[:-1] if plan.is_sparse else ()
-    return [f"{TOKEN_PREFIX}{level}" for level in levels], [f"{SPLIT_PREFIX}{level}" for level in splits]
+    image = [IMAGE_COLUMN] if plan.image_codebook_sizes else []
+    return [f"{TOKEN_PREFIX}{level}" for level in levels], [f"{SPLIT_PREFIX}{level}" for level in splits], image
 
 
 def name_columns(names: Sequence[str], num_levels: int) -> dict[str, str]:
@@ -110,7 +124,11 @@ def name_columns(names: Sequence[str], num_levels: int) -> dict[str, str]:
         >>> name_columns(["caption", "key"], 3)
         {'caption': 'caption', 'source_key': 'key'}
     """
-    taken = {*OWN_COLUMNS, *(f"{prefix}{n}" for prefix in (TOKEN_PREFIX, SPLIT_PREFIX) for n in range(num_levels))}
+    taken = {
+        *OWN_COLUMNS,
+        IMAGE_COLUMN,
+        *(f"{prefix}{n}" for prefix in (TOKEN_PREFIX, SPLIT_PREFIX) for n in range(num_levels)),
+    }
     renamed = {name: RENAMED_PREFIX + name if name in taken else name for name in names}
     for name in names:  # "source_key" beside "key"
         while list(renamed.values()).count(renamed[name]) > 1:
@@ -132,9 +150,10 @@ def build_schema(plan: Plan, own: Any | None) -> Any:
         pa.field("height", pa.int32(), nullable=False),
         pa.field("width", pa.int32(), nullable=False),
     ]
-    tokens, splits = level_columns(plan)
+    tokens, splits, image = token_columns(plan)
     kinds = [pa.from_numpy_dtype(kind) for kind in id_types(plan.codebook_sizes)] + [pa.bool_()] * len(splits)
-    for name, kind in zip((*tokens, *splits), kinds, strict=True):
+    kinds += [pa.from_numpy_dtype(image_type(plan)) for _ in image]
+    for name, kind in zip((*tokens, *splits, *image), kinds, strict=True):
         fields.append(pa.field(name, pa.list_(pa.field("element", kind, nullable=False)), nullable=False))
     fields += [own.field(name).with_name(new) for new, name in plan.columns.items()] if own is not None else []
     facts = {
@@ -143,6 +162,7 @@ def build_schema(plan: Plan, own: Any | None) -> Any:
         "precision": plan.precision,
         "codebook_sizes": plan.codebook_sizes,
         "strides": plan.strides,
+        "image_codebook_sizes": plan.image_codebook_sizes,
         "image_recipe": plan.image_recipe,
         "limit": plan.limit,
     }
@@ -165,9 +185,10 @@ def build_table(plan: Plan, rows: Sequence[Row], own: Any | None) -> Any:
         pa.array([row.image_size[0] for row in rows], pa.int32()),
         pa.array([row.image_size[1] for row in rows], pa.int32()),
     ]
-    kinds, (_, splits) = id_types(plan.codebook_sizes), level_columns(plan)
-    levels = [(kind, [row.ids[level] for row in rows]) for level, kind in enumerate(kinds)]
+    kinds, (_, splits, image) = id_types(plan.codebook_sizes), token_columns(plan)
+    levels: list[tuple[Any, list[Any]]] = [(kind, [row.ids[level] for row in rows]) for level, kind in enumerate(kinds)]
     levels += [(np.dtype(bool), [row.splits[level] for row in rows]) for level in range(len(splits))]
+    levels += [(image_type(plan), [row.image_ids for row in rows]) for _ in image]
     for kind, lists in levels:
         ends = pa.array(np.cumsum([0, *map(len, lists)], dtype=np.int32))
         values = pa.array(np.concatenate([np.empty(0, kind), *lists]))
@@ -177,13 +198,13 @@ def build_table(plan: Plan, rows: Sequence[Row], own: Any | None) -> Any:
 
 
 def to_parquet(table: Any) -> tuple[bytes, int]:
-    """A shard's bytes, and how many of them the columns of ids and splits take.
+    """A shard's bytes, and how many of them the columns of tokens take.
 
     They depend on the table and on pyarrow's version alone.
     """
     import pyarrow.parquet as pq
 
-    tokens = [name for name in table.schema.names if name.startswith((TOKEN_PREFIX, SPLIT_PREFIX))]
+    tokens = [n for n in table.schema.names if n == IMAGE_COLUMN or n.startswith((TOKEN_PREFIX, SPLIT_PREFIX))]
     sink = io.BytesIO()
     pq.write_table(
         table,

@@ -182,7 +182,9 @@ def _embed_rows(ds: TokenDataset, tok: PyramidTokenizer, first: int, stop: int) 
 
 def _digest(ds: TokenDataset, tok: PyramidTokenizer) -> str:
     digest = hashlib.sha256(f"{_FORMAT} {ds.levels}".encode())
-    for tensor in (*tok.quantizer.weighted_text_embeddings(), *tok.quantizer.to_embedding.state_dict().values()):
+    quantizer = tok.quantizer
+    maps = (*quantizer.weighted_text_embeddings(), *quantizer.to_embedding.state_dict().values())
+    for tensor in (*maps, *quantizer.image.codebooks):
         digest.update(f"{tuple(tensor.shape)}".encode())
         digest.update(tensor.detach().float().cpu().contiguous().numpy().tobytes())
     return digest.hexdigest()

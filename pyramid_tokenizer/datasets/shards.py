@@ -113,8 +113,8 @@ def encode_shard(tok: PyramidTokenizer, work: Work, shard: int, *, readers: int,
         except PyramidTokenizerError as error:
             names = ", ".join(repr(work.keys[number]) for number in numbers)
             raise type(error)(f"{error} (while {names} was encoded)") from error
-        for number, (ids, splits) in zip(numbers, rows_of(kept.tokens, plan), strict=False):
-            rows[number] = Row(work.keys[number], number, kept.tokens.image_size, ids, splits)
+        for number, parts in zip(numbers, rows_of(kept.tokens, plan), strict=False):
+            rows[number] = Row(work.keys[number], number, kept.tokens.image_size, *parts)
         missed.update(number for place, number in enumerate(numbers) if place in kept.missed)
         tell("encoded", numbers)
 
@@ -195,7 +195,8 @@ def read_planned(work: Work, number: int) -> Tensor:
 def check_size(plan: Plan, pixels: Tensor) -> None:
     """Raises TokenRangeError for an image (3, H, W) with more cells on level 0 than the plan allows tokens."""
     size = int(pixels.shape[1]), int(pixels.shape[2])
-    check_smallest(plan.budget, grids_of(size, plan.strides[:1])[0], size)
+    image_tokens = len(plan.image_codebook_sizes)
+    check_smallest(plan.budget, grids_of(size, plan.strides[:1])[0], size, image_tokens=image_tokens)
 
 
 def _raise_of_the_machine(error: BaseException | None) -> None:

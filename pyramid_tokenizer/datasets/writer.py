@@ -196,11 +196,12 @@ def _report(
     storage: LocalStorage | RemoteStorage, plan: Plan, records: Mapping[int, ShardRecord], new: int
 ) -> TokenizeReport:
     tokens = [sum(record.tokens[level] for record in records.values()) for level in range(len(plan.strides))]
-    least = fixed_bits(plan, tokens) / 8
+    rows = sum(record.rows for record in records.values())
+    least = fixed_bits(plan, tokens, rows) / 8
     return TokenizeReport(
         out=storage.address,
         images=plan.images,
-        rows=sum(record.rows for record in records.values()),
+        rows=rows,
         errors=sum(len(record.errors) for record in records.values()),
         missed=sum(record.missed for record in records.values()),
         shards=plan.num_shards,

@@ -48,10 +48,10 @@ def keep_to_budget(
             Without it, `target_psnr` is that of the linear reconstruction.
 
     Raises:
-        TokenRangeError: `max_tokens` is below the cells of level 0.
+        TokenRangeError: `max_tokens` is below the image tokens and the cells of level 0.
         TokenError: The gains are of other tokens.
     """
-    check_smallest(budget, tokens.grids[0], tokens.image_size)
+    check_smallest(budget, tokens.grids[0], tokens.image_size, image_tokens=len(tokens.image_codebook_sizes))
     order = split_order(tokens, gains)
     if budget.max_tokens is not None:
         return Kept(thinned(tokens, order.masks(order.within_tokens(budget.max_tokens))))
@@ -67,18 +67,21 @@ def keep_to_budget(
     return Kept(thinned(tokens, order.masks(count)), reached)
 
 
-def check_smallest(budget: Budget, root: tuple[int, int], image_size: tuple[int, int]) -> None:
-    """Raises TokenRangeError where `max_tokens` is below the cells of level 0, which no pyramid is without.
+def check_smallest(
+    budget: Budget, root: tuple[int, int], image_size: tuple[int, int], *, image_tokens: int = 0
+) -> None:
+    """Raises TokenRangeError where `max_tokens` is below image tokens and cells of level 0, which no pyramid is without.
 
     Args:
         budget: Any.
         root: (h_0, w_0), the grid of level 0.
         image_size: (H, W) of the image in pixels.
+        image_tokens: How many the image has.
     """
-    least = root[0] * root[1]
+    least = root[0] * root[1] + image_tokens
     if budget.max_tokens is not None and budget.max_tokens < least:
         raise TokenRangeError(
-            f"expected max_tokens of {least} or more, the cells of level 0 of an image of {image_size} px, got "
+            f"expected max_tokens of {least} or more, image tokens and cells of level 0 of an image of {image_size} px, got "
             f"{budget.max_tokens}: allow more tokens, or make the image smaller by size="
         )
 
@@ -92,7 +95,7 @@ def warn_of_misses(kept: Kept, budget: Budget, *, stacklevel: int) -> None:
         stacklevel: As for `warnings.warn`, counted from the caller.
     """
     for image, reached in kept.missed.items():
-        most = sum(h * w for h, w in kept.tokens.grids)
+        most = int(kept.tokens.token_counts[image])
         warnings.warn(
             f"image {image} of the batch has {reached:.2f} dB with all its {most} tokens, not {budget.target_psnr:g} dB: it "
             "keeps them all; a finer level, a larger image or a lower target would help",

@@ -33,8 +33,8 @@ def runs_by_rows(backbone: Backbone) -> TypeGuard[RowBackbone]:
 
 def encode_by_rows(
     backbone: RowBackbone, quantizer: PyramidQuantizer, batch: Tensor, *, multiple_px: int, levels: int
-) -> tuple[Tensor, ...]:
-    """Ids per level of a batch, coarse to fine: (B, h_l, w_l) int64 each, on the grids of the padded batch.
+) -> tuple[tuple[Tensor, ...], Tensor | None]:
+    """Ids per level of a batch, coarse to fine: (B, h_l, w_l) int64 each, on the grids of the padded batch; and image ids.
 
     Args:
         backbone: One that `runs_by_rows`.
@@ -43,15 +43,21 @@ def encode_by_rows(
         multiple_px: Sides are padded to multiples of this.
         levels: How many of the coarsest levels.
 
+    Returns:
+        The ids, and (B, M) int64 of the image tokens; None where there are none.
+
     Raises:
         BackboneError, CheckpointError, ImageValueError: As for `PyramidTokenizer.encode`.
     """
-    ids = []
+    ids, image_ids = [], []
     for image in batch.split(1):
         by_rows = RowQuantizer(quantizer, channels=backbone.channels, strides=backbone.strides, levels=levels)
         bands = _bands(image, multiple_px, device=next(quantizer.buffers()).device)
-        ids.append(by_rows.ids(backbone.by_rows(bands, by_rows.read, with_dense=quantizer.reads_dense)))
-    return tuple(torch.cat(level) for level in zip(*ids, strict=True))
+        outputs = backbone.by_rows(bands, by_rows.read, with_dense=quantizer.needs_dense)
+        ids.append(by_rows.ids(outputs))
+        own = quantizer.encode_image(outputs)
+        image_ids += [] if own is None else [own]
+    return tuple(torch.cat(level) for level in zip(*ids, strict=True)), torch.cat(image_ids) if image_ids else None
 
 
 def _bands(image: Tensor, multiple_px: int, *, device: torch.device) -> Iterator[Tensor]:

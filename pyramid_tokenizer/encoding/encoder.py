@@ -26,8 +26,8 @@ from pyramid_tokenizer.images.checks import check_dense
 from pyramid_tokenizer.quantizer.gains import estimate_gains, measure_gains
 from pyramid_tokenizer.tokens import TokenPyramid
 from pyramid_tokenizer.tokens.geometry import cut_to_grids
-from pyramid_tokenizer.tokens.pyramid import trusted_pyramid
 from pyramid_tokenizer.tokens.thinning import Gains
+from pyramid_tokenizer.tokens.trusted import trusted_pyramid
 
 if TYPE_CHECKING:
     from typing import TypedDict
@@ -249,7 +249,7 @@ class Encoder(PretrainedModel):
     def _features(self, batch: Tensor, *, with_dense: bool = False) -> FeaturePyramid:
         """The features before the check for NaN; the quantizer makes its own on what it reads of them."""
         padded = pad_to_multiple(batch.to(self.device), multiple=self.multiple_px)
-        return self.backbone(padded, with_dense=with_dense or self.quantizer.reads_dense)
+        return self.backbone(padded, with_dense=with_dense or self.quantizer.needs_dense)
 
     def _encode(self, batch: Tensor, levels: int | None) -> TokenPyramid:
         """Full pyramids of a batch (B, 3, H, W)."""
@@ -257,15 +257,18 @@ class Encoder(PretrainedModel):
         height, width = batch.shape[-2:]
         if is_large(batch) and runs_by_rows(self.backbone):
             parts = {"multiple_px": self.multiple_px, "levels": count}
-            ids = encode_by_rows(self.backbone, self.quantizer, batch, **parts)
+            ids, image_ids = encode_by_rows(self.backbone, self.quantizer, batch, **parts)
         else:
-            ids = self.quantizer.encode(self._features(batch), levels=count)
+            features = self._features(batch)
+            ids, image_ids = self.quantizer.encode(features, levels=count), self.quantizer.encode_image(features)
         return trusted_pyramid(
             ids=[level.contiguous() for level in cut_to_grids(ids, (height, width), self.quantizer.strides[:count])],
             codebook_sizes=self.quantizer.codebook_sizes[:count],
             image_size=(height, width),
             fingerprint=self.fingerprint,
             precision=self.precision,
+            image_ids=image_ids,
+            image_codebook_sizes=self.quantizer.image.codebook_sizes,
         )
 
     def _checked_levels(self, levels: int) -> int:

@@ -187,7 +187,7 @@ def _observe(tok: PyramidTokenizer, ids: Sequence[Tensor]) -> dict[str, NDArray[
     """What each stage gives where it reads the given ids; of "nearest" the ids themselves, level after level."""
     pixels, quantizer = _images(tok), tok.quantizer
     resized = read_image(pixels[0].transpose(1, 2, 0), size=max(8, min(pixels.shape[2:]) * 5 // 8))
-    features = tok.features(torch.from_numpy(pixels).to(tok.device).float() / 255, with_dense=quantizer.reads_dense)
+    features = tok.features(torch.from_numpy(pixels).to(tok.device).float() / 255, with_dense=quantizer.needs_dense)
     codes = quantizer.codes(ids)
     by_level = dict(enumerate(codes))
     projected = [

@@ -77,8 +77,9 @@ def compare(tok: PyramidTokenizer, part: str, run: Run, size: tuple[int, int] | 
         tokens = tok.encode(images, levels=len(tok.quantizer.levels))
         if part == "encode":
             found = run([images.numpy()])
-            differ += sum(int((torch.from_numpy(a) != b).sum()) for a, b in zip(found, tokens.ids, strict=True))
-            compared += sum(ids.numel() for ids in tokens.ids)
+            expected = [*tokens.ids, *([tokens.image_ids] if tokens.image_codebook_sizes else [])]
+            differ += sum(int((torch.from_numpy(a) != b).sum()) for a, b in zip(found, expected, strict=True))
+            compared += sum(ids.numel() for ids in expected)
             continue
         for inputs, expected in _cases(tok, part, tokens):
             found = torch.from_numpy(run([ids.numpy() for ids in inputs])[0])
@@ -103,4 +104,8 @@ def _cases(tok: PyramidTokenizer, part: str, tokens: TokenPyramid) -> Iterator[t
     count = len(tokens) if part == "decode" else tok.quantizer.base_levels
     for levels in range(1, count + 1):
         ids = [own if level < levels else torch.full_like(own, -1) for level, own in enumerate(tokens.ids[:count])]
-        yield ids, tok.decode(tokens[:levels]) if part == "decode" else tok.embedding(tokens[:levels])
+        if part == "decode":
+            yield ids, tok.decode(tokens[:levels])
+        else:
+            image_ids = [tokens.image_ids] if tokens.image_codebook_sizes else []
+            yield [*ids, *image_ids], tok.embedding(tokens[:levels])

@@ -172,6 +172,7 @@ def facts_of(tok: PyramidTokenizer, part: str, size: tuple[int, int] | None) -> 
         "image_recipe": IMAGE_RECIPE_VERSION,
         "codebook_sizes": list(quantizer.codebook_sizes),
         "strides": list(quantizer.strides),
+        "image_codebook_sizes": list(quantizer.image.codebook_sizes),
         "base_levels": quantizer.base_levels,
         "multiple_px": tok.multiple_px,
         "size": list(size) if size else None,

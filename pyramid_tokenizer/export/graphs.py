@@ -13,7 +13,7 @@ from pyramid_tokenizer.tokens.splits import Presence
 
 
 class EncodeGraph(nn.Module):
-    """Images to the ids of all levels, detail levels included.
+    """Images to the ids of all levels, detail levels included, and of the image tokens where there are some.
 
     Example:
         >>> import torch
@@ -28,16 +28,20 @@ class EncodeGraph(nn.Module):
         self.backbone, self.quantizer = tok.backbone, tok.quantizer
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
-        """(B, 3, H, W) float32 in [0, 1], sides in multiples of `multiple_px` -> (B, h_l, w_l) int64 per level."""
+        """(B, 3, H, W) float32 in [0, 1], sides in multiples of `multiple_px` -> (B, h_l, w_l) int64 per level [, (B, M)]."""
         ids: dict[int, Tensor] = {}
         codes: dict[int, Tensor] = {}
         with whole_products():
-            features = self.backbone(images, with_dense=self.quantizer.reads_dense)
+            features = self.backbone(images, with_dense=self.quantizer.needs_dense)
             for index in self.quantizer.order:
                 level = self.quantizer.level(index)
                 ids[index] = level.assign(level.project(self.quantizer.level_input(index, features, codes)))
                 codes[index] = level.look_up(ids[index])
-        return tuple(ids[index] for index in sorted(ids))
+            of_levels = tuple(ids[index] for index in sorted(ids))
+            if not self.quantizer.image.codebook_sizes:
+                return of_levels
+            assert features.embedding is not None
+            return (*of_levels, self.quantizer.image.encode(features.embedding))
 
 
 class DecodeGraph(nn.Module):
@@ -67,7 +71,7 @@ class DecodeGraph(nn.Module):
 
 
 class EmbedGraph(nn.Module):
-    """Ids of all levels that are no detail levels to image embeddings; -1 stands where there is no token.
+    """Ids of all levels that are no detail levels, and of the image tokens, to image embeddings; -1 where there is no token.
 
     Example:
         >>> import torch
@@ -82,8 +86,9 @@ class EmbedGraph(nn.Module):
         self.quantizer = tok.quantizer
 
     def forward(self, ids: Sequence[Tensor]) -> Tensor:
-        """(B, h_l, w_l) int64 per level -> (B, D) float32 of unit norm."""
-        return F.normalize(self.quantizer.to_embedding(self.quantizer.mean_text_embedding(ids, _presence(ids))), dim=1)
+        """(B, h_l, w_l) int64 per level [, (B, M) of the image tokens] -> (B, D) float32 of unit norm."""
+        levels, image_ids = (ids[:-1], ids[-1]) if self.quantizer.image.codebook_sizes else (ids, None)
+        return F.normalize(self.quantizer.unscaled_embedding(levels, _presence(levels), image_ids), dim=1)
 
 
 def _presence(ids: Sequence[Tensor]) -> Presence:

@@ -58,6 +58,8 @@ def plan_recording(tok: PyramidTokenizer, part: str, size: tuple[int, int] | Non
     height, width = size or (2 * step, 3 * step)
     batch, rows, columns = Dim("batch", min=1, max=MOST_IMAGES), *(_side(name, size) for name in ("rows", "columns"))
     names = tuple(f"ids_{level}" for level in range(count))
+    image_tokens = len(quantizer.image.codebook_sizes) if part != "decode" else 0
+    names += ("image_ids",) if image_tokens else ()
     if part == "encode":
         images = torch.linspace(0, 1, 6 * height * width).view(2, 3, height, width)
         dims = _vary(batch, rows, columns, first=2, steps=step)
@@ -67,6 +69,8 @@ def plan_recording(tok: PyramidTokenizer, part: str, size: tuple[int, int] | Non
     strides = quantizer.strides[:count]
     ids = tuple(torch.zeros(2, height // s, width // s, dtype=torch.int64) for s in strides)
     dims = tuple(_vary(batch, rows, columns, first=1, steps=strides[0] // stride) for stride in strides)
+    if image_tokens:
+        ids, dims = (*ids, torch.zeros(2, image_tokens, dtype=torch.int64)), (*dims, {0: batch})
     graph, output = (DecodeGraph(tok), "images") if part == "decode" else (EmbedGraph(tok), "embedding")
     return Recording(part=part, graph=graph, example=(ids,), dims=(dims,), inputs=names, outputs=(output,))
 

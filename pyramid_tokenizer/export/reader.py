@@ -1,7 +1,7 @@
 """`OnnxTokenizer`: exported models with numpy, Pillow and onnxruntime alone. This one file can be copied into another project.
 
     tok = OnnxTokenizer("exported")            # the folder that `pyramid-tokenizer export tiny --to onnx --out exported` wrote
-    ids = tok.encode("photo.jpg")              # one int64 array (1, h_l, w_l) per level, coarse to fine
+    ids = tok.encode("photo.jpg")              # one int64 array (1, h_l, w_l) per level, coarse to fine, and `ids.image_ids`
     images = tok.decode(ids[:1], (480, 640))   # (1, 3, 480, 640) float32 in [0, 1]; every prefix of levels decodes
     tok.classify(ids)                          # names and cosines, by the words that were exported beside the model
 
@@ -30,6 +30,18 @@ WORDS_FILE = "words.npz"
 _ORIENTATION_TAG = 0x0112
 # EXIF orientation -> what makes it upright, in this order: t(ranspose), v(ertical flip), h(orizontal flip)
 _TURNS = {2: "h", 3: "vh", 4: "v", 5: "t", 6: "th", 7: "tvh", 8: "tv"}
+
+
+class TokenIds(list[NDArray[np.int64]]):
+    """One array of ids (B, h_l, w_l) per level, coarse to fine, and `image_ids` (B, M) or None; also a prefix `ids[:n]`."""
+
+    def __init__(self, levels: Sequence[NDArray[np.int64]], image_ids: NDArray[np.int64] | None = None):
+        super().__init__(levels)
+        self.image_ids = image_ids
+
+    def __getitem__(self, key: Any) -> Any:
+        found = super().__getitem__(key)
+        return TokenIds(found, self.image_ids) if isinstance(key, slice) else found
 
 
 class OnnxTokenizer:
@@ -61,10 +73,7 @@ class OnnxTokenizer:
         self._read_words: dict[Path, tuple[list[str], NDArray[np.float32], NDArray[np.int64]]] = {}
         parts = [part for part in ("encode", "decode", "embed") if (self.directory / f"{part}.onnx").is_file()]
         if not parts:
-            raise FileNotFoundError(
-                f"expected encode.onnx, decode.onnx or embed.onnx in {str(self.directory)!r}, got none: write them by "
-                "pyramid-tokenizer export MODEL --to onnx --out DIR"
-            )
+            raise FileNotFoundError(f"expected encode.onnx or others in {str(self.directory)!r}, got none: export it")
         self._session(parts[0])
 
     @property
@@ -99,8 +108,8 @@ class OnnxTokenizer:
             return read_image(image, size)
         return _cover(read_image(image), self.size)
 
-    def encode(self, images: Any, *, size: int | None = None, levels: int | None = None) -> list[NDArray[np.int64]]:
-        """Ids, one array (B, h_l, w_l) int64 per level, coarse to fine.
+    def encode(self, images: Any, *, size: int | None = None, levels: int | None = None) -> TokenIds:
+        """Ids, one array (B, h_l, w_l) int64 per level, coarse to fine, and those of the image tokens.
 
         Args:
             images: An image as `read` takes it, several in a list that are of one size when read, or a batch
@@ -120,8 +129,10 @@ class OnnxTokenizer:
         padded = _pad(batch, self._facts["multiple_px"])
         self._check_size(padded.shape[2:])
         wanted = [f"ids_{level}" for level in range(count)]
-        ids = session.run(wanted, {"images": padded}, _only_these())
-        return [np.ascontiguousarray(level[:, :h, :w]) for level, (h, w) in zip(ids, grids, strict=False)]
+        wanted += ["image_ids"] if self._facts["image_codebook_sizes"] else []
+        found = session.run(wanted, {"images": padded}, _only_these())
+        ids = [np.ascontiguousarray(level[:, :h, :w]) for level, (h, w) in zip(found[:count], grids, strict=False)]
+        return TokenIds(ids, *found[count:])
 
     def decode(self, ids: Sequence[Any], image_size: tuple[int, int] | None = None) -> NDArray[np.float32]:
         """Images of ids of all levels or of a prefix: (B, 3, H, W) float32 in [0, 1].
@@ -138,10 +149,14 @@ class OnnxTokenizer:
         return images if image_size is None else images[..., : image_size[0], : image_size[1]]
 
     def embedding(self, ids: Sequence[Any]) -> NDArray[np.float32]:
-        """Image embeddings of ids of all levels or of a prefix: (B, D) float32 of unit norm; arguments as for `decode`."""
+        """Image embeddings of ids of all levels or of a prefix: (B, D) float32 of unit norm.
+
+        Args:
+            ids: As for `decode`; of a model with image tokens, what `encode` gives or `TokenIds` of one's own.
+        """
         session = self._session("embed")
-        count = self._facts["base_levels"]
-        return session.run(None, self._inputs(self._check_ids(ids)[:count], count))[0]
+        count, levels = self._facts["base_levels"], self._check_ids(ids)
+        return session.run(None, self._inputs(levels[:count], count) | self._image_input(ids, len(levels[0])))[0]
 
     def classify(
         self, ids: Sequence[Any], words: str | os.PathLike[str] | None = None
@@ -171,9 +186,7 @@ class OnnxTokenizer:
 
             path = self.directory / f"{part}.onnx"
             if not path.is_file():
-                raise FileNotFoundError(
-                    f"expected {str(path)!r}, got no such file: export this part too, by --part {part}"
-                )
+                raise FileNotFoundError(f"expected {str(path)!r}, got no such file: export with --part {part}")
             options = onnxruntime.SessionOptions()
             options.intra_op_num_threads, options.log_severity_level = self._threads, 3
             session = onnxruntime.InferenceSession(str(path), options, providers=self._providers)
@@ -185,29 +198,19 @@ class OnnxTokenizer:
         facts = json.loads(metadata.get(METADATA, "{}"))
         if facts.get("format") != 1 or facts.get("image_recipe") != IMAGE_RECIPE:
             got = f"format {facts.get('format')} and recipe {facts.get('image_recipe')}"
-            raise ValueError(
-                f"expected a file of format 1 and image recipe {IMAGE_RECIPE}, got {got} in {str(path)!r}: use the reader of "
-                "the version that exported it"
-            )
-        if self._facts and facts["fingerprint"] != self.fingerprint:
-            raise ValueError(
-                f"expected a part of model {self.fingerprint[:12]}, got {facts['fingerprint'][:12]} in {str(path)!r}: export "
-                "all parts of one model"
-            )
-        if self._facts and facts["size"] != self._facts["size"]:
-            raise ValueError(
-                f"expected a part for images of {self._facts['size'] or 'all sizes'}, got {facts['size'] or 'all sizes'} in "
-                f"{str(path)!r}: export all parts for one size"
-            )
+            expected = f"a file of format 1 and image recipe {IMAGE_RECIPE}"
+            raise ValueError(f"expected {expected}, got {got} in {str(path)!r}: use that version's reader")
         self._facts = self._facts or facts
+        for fact, fix in (("fingerprint", "all parts of one model"), ("size", "all parts for one size")):
+            if facts[fact] != self._facts[fact]:
+                got = f"{facts[fact] or 'all sizes'} in {str(path)!r}"
+                raise ValueError(f"expected {fact} {self._facts[fact] or 'all sizes'}, got {got}: export {fix}")
 
     def _batch(self, images: Any, size: int | None) -> NDArray[np.float32]:
         if isinstance(images, np.ndarray) and images.ndim == 4:
             if size is not None or images.dtype != np.float32 or images.shape[1] != 3:
                 got = f"{images.dtype} {images.shape} with size={size}"
-                raise ValueError(
-                    f"expected a batch (B, 3, H, W) float32 and no size, got {got}: resize images by `read`"
-                )
+                raise ValueError(f"expected a batch (B, 3, H, W) float32 and no size, got {got}: resize by `read`")
             low, high = float(images.min()), float(images.max())
             if not (low >= 0 and high <= 1):  # NaN fails too
                 raise ValueError(f"expected pixels in [0, 1], got [{low:.4g}, {high:.4g}]: divide 0..255 by 255")
@@ -225,10 +228,8 @@ class OnnxTokenizer:
 
     def _check_size(self, image_size: Sequence[int]) -> None:
         if self.size is not None and tuple(image_size) != self.size:
-            raise ValueError(
-                f"expected images of {self.size[0]} x {self.size[1]} px (height x width), got {image_size[0]} x "
-                f"{image_size[1]}: leave size out, or export for another size or for all (--size dynamic)"
-            )
+            wanted, got = (f"{height} x {width} px" for height, width in (self.size, image_size))
+            raise ValueError(f"expected images of {wanted} (height x width), got {got}: export for that size")
 
     def _inputs(self, levels: list[NDArray[np.int64]], count: int) -> dict[str, NDArray[np.int64]]:
         """What decode.onnx and embed.onnx read: `count` levels, of which those behind a prefix have no token."""
@@ -237,41 +238,39 @@ class OnnxTokenizer:
         absent = [np.full((batch, height * r, width * r), -1, dtype=np.int64) for r in ratios]
         return {f"ids_{level}": own for level, own in enumerate([*levels, *absent])}
 
+    def _image_input(self, ids: Any, batch: int) -> dict[str, NDArray[np.int64]]:
+        """What embed.onnx reads of image tokens."""
+        sizes, own = self._facts["image_codebook_sizes"], getattr(ids, "image_ids", None)
+        if not sizes:
+            return {}
+        if own is None or own.shape != (batch, len(sizes)) or not ((own >= 0) & (own < sizes)).all():
+            raise ValueError(f"expected image_ids ({batch}, {len(sizes)}) below {sizes}, got {own}: pass what it gave")
+        return {"image_ids": np.ascontiguousarray(own, dtype=np.int64)}
+
     def _check_ids(self, ids: Sequence[Any]) -> list[NDArray[np.int64]]:
         levels = [np.ascontiguousarray(level, dtype=np.int64) for level in ids]
         if not 1 <= len(levels) <= len(self.strides) or levels[0].ndim != 3:
-            raise ValueError(
-                f"expected ids (B, h, w) of 1 to {len(self.strides)} levels, got {len(levels)}: see `encode`"
-            )
+            raise ValueError(f"expected ids (B, h, w) of 1 to {len(self.strides)} levels, got {len(levels)}: encode")
         batch, height, width = levels[0].shape
         self._check_size((height * self.strides[0], width * self.strides[0]))
         for index, (level, stride, entries) in enumerate(zip(levels, self.strides, self.codebook_sizes, strict=False)):
-            ratio = self.strides[0] // stride
-            if level.shape != (expected := (batch, height * ratio, width * ratio)):
-                raise ValueError(
-                    f"expected ids of level {index} of shape {expected}, got {level.shape}: use those of one encode"
-                )
-            if level.size and not (-1 if index else 0) <= level.min() <= level.max() < entries:
-                found = f"[{level.min()}, {level.max()}]"
-                raise ValueError(
-                    f"expected ids of level {index} in [0, {entries}), got {found}: use the model's own ids"
-                )
+            expected = (batch, height * (ratio := self.strides[0] // stride), width * ratio)
+            low, high = level.min(initial=0), level.max(initial=0)
+            if level.shape != expected or low < (-1 if index else 0) or high >= entries:
+                got = f"{level.shape} in [{low}, {high}]"
+                raise ValueError(f"expected ids of level {index}, {expected} in [0, {entries}), got {got}: use its own")
         return levels
 
     def _words(self, path: Path) -> tuple[list[str], NDArray[np.float32], NDArray[np.int64]]:
         if path not in self._read_words:
             if not path.is_file():
-                raise FileNotFoundError(
-                    f"expected {str(path)!r}, got no such file: export with --classes or --classes-file"
-                )
+                raise FileNotFoundError(f"expected {str(path)!r}, got no such file: export with --classes")
             with np.load(path) as stored:
                 fingerprint = str(stored["fingerprint"])
                 self._session("embed")
                 if fingerprint != self.fingerprint:
-                    raise ValueError(
-                        f"expected words of model {self.fingerprint[:12]}, got {fingerprint[:12]} in {str(path)!r}: export "
-                        "them with the model"
-                    )
+                    got = f"{fingerprint[:12]} in {str(path)!r}"
+                    raise ValueError(f"expected words of model {self.fingerprint[:12]}, got {got}: export them with it")
                 names = [str(name) for name in stored["names"]]
                 self._read_words[path] = names, stored["embeddings"], stored["owner"]
         return self._read_words[path]
@@ -294,7 +293,7 @@ def read_image(image: Any, size: int | None = None) -> NDArray[np.float32]:
     known = array.dtype.kind in "bf" or array.dtype.str[1:] in ("u1", "u2")
     if array.ndim != 3 or array.shape[2] not in (1, 2, 3, 4) or not known:
         raise ValueError(
-            f"expected (H, W) or (H, W, 1 to 4) of uint8, uint16 or float, got {array.dtype} {array.shape}: convert it first"
+            f"expected (H, W) or (H, W, 1 to 4) of 8 or 16 bit or float, got {array.dtype} {array.shape}: cast"
         )
     scale = np.iinfo(array.dtype).max if array.dtype.kind == "u" else 1
     planes = np.divide(array.transpose(2, 0, 1), scale, dtype=np.float32, order="C")

@@ -51,7 +51,11 @@ def open_model(
 
 
 def build_config(
-    backbone: Backbone, *, levels: Sequence[LevelConfig] = (), composition: Composition = "residual"
+    backbone: Backbone,
+    *,
+    levels: Sequence[LevelConfig] = (),
+    composition: Composition = "residual",
+    image_codebooks: Sequence[int] | None = None,
 ) -> TokenizerConfig:
     """The config of a new tokenizer on a loaded backbone; arguments and errors as for `preset_config`."""
     return preset_config(
@@ -59,6 +63,7 @@ def build_config(
         strides=backbone.strides,
         levels=levels,
         composition=composition,
+        image_codebooks=image_codebooks,
     )
 
 

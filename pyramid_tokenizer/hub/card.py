@@ -90,6 +90,8 @@ def _body(config: TokenizerConfig, fingerprint: str, evaluation: Mapping[str, An
         _level_row(index, level, is_detail=index >= config.quantizer.base_levels)
         for index, level in enumerate(config.quantizer.levels)
     )
+    image = config.quantizer.image_codebooks
+    image_tokens = f"- image tokens: {len(image)}, of {', '.join(map(str, image))} codes\n" if image else ""
     return f"""# A pyramid-tokenizer model
 
 Turns an image into a pyramid of discrete tokens over a frozen CLIP backbone, and tokens back into pixels.
@@ -103,7 +105,7 @@ images = tok.decode(tokens)         # (1, 3, H, W) in [0, 1]
 
 - backbone: {backbone}
 - composition of the levels: {config.quantizer.composition}
-- fingerprint: `{fingerprint}`
+{image_tokens}- fingerprint: `{fingerprint}`
 
 | level | stride, px | codes | dimensions | distance | bits per pixel |
 |---|---|---|---|---|---|

@@ -33,6 +33,7 @@ from pyramid_tokenizer.hub.upload import push_saved
 from pyramid_tokenizer.hub.weights import read_weights
 from pyramid_tokenizer.images import IMAGE_RECIPE_VERSION
 from pyramid_tokenizer.quantizer.build import build_quantizer
+from pyramid_tokenizer.quantizer.identity import identity_of
 from pyramid_tokenizer.quantizer.pyramid import WEIGHTS_ADVICE, PyramidQuantizer
 from pyramid_tokenizer.tokens.pyramid import Precision
 
@@ -101,6 +102,7 @@ class PretrainedModel(CheckedDevices):
         blocks: Sequence[int] = (),
         levels: Sequence[LevelConfig] = (),
         composition: Composition = "residual",
+        image_codebooks: Sequence[int] | None = None,
         **download: Any,
     ) -> Self:
         """A new tokenizer on a frozen backbone, in the layout that suits it, with empty codebooks: `fit` comes next.
@@ -111,6 +113,8 @@ class PretrainedModel(CheckedDevices):
             blocks: Which of the backbone's blocks are read; the family's preset if not given.
             levels: In place of the preset's (`quantizer.recipe.preset_levels`).
             composition: How levels see each other.
+            image_codebooks: Entries of the codebook of each image token, such as (256, 256), or () for none. None: the recipe's,
+                or none beside `levels`.
             download: `token`, `cache_dir` and `local_files_only`, as for `load_backbone`.
 
         Raises:
@@ -120,7 +124,8 @@ class PretrainedModel(CheckedDevices):
             check_path(pretrained, name="pretrained")
         wanted = name_backbone(name, pretrained=pretrained and str(pretrained), blocks=blocks)
         network = load_backbone(wanted, **download)
-        return cls.from_config(build_config(network, levels=levels, composition=composition), backbone=network)
+        layout = {"levels": levels, "composition": composition, "image_codebooks": image_codebooks}
+        return cls.from_config(build_config(network, **layout), backbone=network)  # type: ignore[arg-type]
 
     @classmethod
     def from_pretrained(
@@ -200,7 +205,7 @@ class PretrainedModel(CheckedDevices):
         stored. Loading, `fit` and training take it; a cast does not change it, as tokens hold the precision beside it.
         CheckpointError where one of these weights is NaN or infinite.
         """
-        facts, tensors = self.quantizer.identity()
+        facts, tensors = identity_of(self.quantizer)
         require_finite(tensors, stage="the quantizer", advice=WEIGHTS_ADVICE, error=CheckpointError)
         facts["backbone"] = self.backbone.fingerprint
         facts["dense_reading"] = list(self.backbone.dense_readings[:1]) if self.quantizer.reads_dense else []
@@ -264,5 +269,8 @@ class PretrainedModel(CheckedDevices):
             f"  {index:>5}  {level.stride:>9}  {level.codebook_size:>6}  {level.dim:>4}{'  detail' if index >= base else ''}"
             for index, level in enumerate(config.levels)
         ]
+        image = [f"  image tokens of {', '.join(map(str, config.image_codebooks))}"] if config.image_codebooks else []
         facts = f"{rate:.3g} bits per pixel, fingerprint {self.fingerprint[:12]}, {self.device}, {self.dtype}"
-        return "\n".join([f"PyramidTokenizer on {name}", "  level  stride px   codes  dims", *rows, f"  {facts}"])
+        return "\n".join(
+            [f"PyramidTokenizer on {name}", "  level  stride px   codes  dims", *rows, *image, f"  {facts}"]
+        )

@@ -54,7 +54,8 @@ def build_quantizer(
                 unit_text_embeddings=composition.unit_text_embeddings,
             )
         )
-    return PyramidQuantizer(levels, reads=reads, composition=composition, base_levels=config.base_levels)
+    sizes = {"base_levels": config.base_levels, "image_codebook_sizes": config.image_codebooks}
+    return PyramidQuantizer(levels, reads=reads, composition=composition, **sizes)
 
 
 def codebook_kind(level: LevelConfig) -> CodebookKind:

@@ -195,3 +195,12 @@ def gather_rows(rows: Sequence[Tensor], ids: Sequence[Tensor], present: Presence
     if total is None:
         raise ValueError("expected ids of one level or more, got none")
     return total
+
+
+def mean_row(rows: Tensor, ids: Tensor, mask: Tensor | None) -> Tensor:
+    """The mean over cells of the rows (K, D) that ids (B, h, w) name, zero for absent ones: (B, D)."""
+    cells = ids.flatten(1)
+    counts = torch.zeros(ids.shape[0], rows.shape[0], device=ids.device)
+    once = torch.ones_like(cells, dtype=counts.dtype) if mask is None else mask.flatten(1).to(counts.dtype)
+    counts.scatter_add_(1, cells if mask is None else cells.clamp(min=0), once)  # (B, K)
+    return counts @ rows / cells.shape[1]

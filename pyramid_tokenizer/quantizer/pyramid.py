@@ -1,5 +1,7 @@
 """Features to ids and back: `PyramidQuantizer` holds one `LevelQuantizer` per level and lets them build on each other.
 
+Beside them it holds the codebooks of the image tokens, `ImageQuantizer`, which no level reads.
+
 Decoding every cell of every level by its linear read-out gives the *linear reconstruction*, the image that ids hold
 without any trained decoder.
 
@@ -9,7 +11,6 @@ Everything here stays in float32 whatever the tokenizer is cast to: ids must not
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -20,7 +21,9 @@ from pyramid_tokenizer.checks.devices import exact_float32
 from pyramid_tokenizer.checks.finite import all_finite, require_finite
 from pyramid_tokenizer.errors import BackboneError, CheckpointError, ImageValueError, NotFittedError, TokenRangeError
 from pyramid_tokenizer.quantizer.compositions import Composition
+from pyramid_tokenizer.quantizer.image_codes import ImageQuantizer
 from pyramid_tokenizer.quantizer.level import LevelQuantizer, float32_on
+from pyramid_tokenizer.quantizer.nearest import mean_row
 from pyramid_tokenizer.quantizer.regrid import BackboneInput, Part
 from pyramid_tokenizer.tokens.presence import mask_of
 from pyramid_tokenizer.tokens.splits import Presence
@@ -37,6 +40,7 @@ class PyramidQuantizer(nn.Module):
         reads: What each level reads of the backbone.
         composition: How levels build on each other.
         base_levels: How many of them `encode` gives unless it is asked for more; None for all. The others are detail levels.
+        image_codebook_sizes: K of each image token; () for none.
 
     Example:
         >>> from pyramid_tokenizer.backbones import ToyBackbone
@@ -68,6 +72,7 @@ class PyramidQuantizer(nn.Module):
         reads: Sequence[BackboneInput],
         composition: Composition,
         base_levels: int | None = None,
+        image_codebook_sizes: Sequence[int] = (),
     ):
         super().__init__()
         self.base_levels = len(levels) if base_levels is None else base_levels
@@ -79,7 +84,8 @@ class PyramidQuantizer(nn.Module):
         self.order = composition.order(len(levels))
         """Levels in the order in which they are computed."""
         self.reads_dense = any(read.reads_dense for read in reads)
-        """Whether features need their text-aligned outputs (`with_dense=True`) to be encoded."""
+        """Whether levels read the text-aligned outputs of features."""
+        self.image = ImageQuantizer(image_codebook_sizes, embedding_dim=levels[0].embedding_dim)
         self.to_embedding = nn.Linear(levels[0].embedding_dim, levels[0].embedding_dim)
         nn.init.eye_(self.to_embedding.weight)  # until it is fitted, an image's embedding is the mean over its cells
         nn.init.zeros_(self.to_embedding.bias)
@@ -114,8 +120,13 @@ class PyramidQuantizer(nn.Module):
 
     @property
     def is_fitted(self) -> bool:
-        """Whether every codebook was filled."""
+        """Whether the codebook of every level was filled."""
         return all(self.level(i).is_fitted for i in range(len(self.levels)))
+
+    @property
+    def needs_dense(self) -> bool:
+        """Whether features must be made with `with_dense=True`: levels read dense features, or there are image tokens."""
+        return self.reads_dense or bool(self.image.codebook_sizes)
 
     @torch.no_grad()
     def encode(self, features: FeaturePyramid, *, levels: int | None = None) -> tuple[Tensor, ...]:
@@ -142,6 +153,27 @@ class PyramidQuantizer(nn.Module):
                 codes[index] = level.look_up(ids[index])
         self.require_finite(features, [*linear, *codes.values()])
         return tuple(ids[i] for i in sorted(ids))
+
+    @torch.no_grad()
+    def encode_image(self, features: FeaturePyramid) -> Tensor | None:
+        """Ids of the image tokens, (B, M) int64; None where there are none.
+
+        Args:
+            features: Of a batch.
+
+        Raises:
+            NotFittedError, BackboneError, CheckpointError: As for `encode`; the features have no image embedding.
+        """
+        self.require_fitted()
+        if not self.image.codebook_sizes:
+            return None
+        if features.embedding is None:
+            raise BackboneError(
+                "expected features with an image embedding for image tokens, got none: call the backbone with with_dense=True"
+            )
+        self.require_finite(features, [features.embedding, *self.image.codebooks])
+        with exact_float32():
+            return self.image.encode(features.embedding)
 
     @torch.no_grad()
     def encode_continuous(self, features: FeaturePyramid, *, levels: int | None = None) -> tuple[Tensor, ...]:
@@ -282,15 +314,16 @@ class PyramidQuantizer(nn.Module):
         levels = [self.level(i) for i in range(self.base_levels)]
         return tuple(level.text_weight * level.text_embeddings() for level in levels)
 
-    def embedding(self, ids: Sequence[Tensor], present: Presence = ()) -> Tensor:
+    def embedding(self, ids: Sequence[Tensor], present: Presence = (), *, image_ids: Tensor | None = None) -> Tensor:
         """Image embeddings of ids: (B, D) float32 of unit norm.
 
-        The mean text embedding of an image's cells goes through the linear map that was fitted to the backbone's own image
-        embedding.
+        They are the sum of the image tokens' entries and of what the mean text embedding of the image's cells adds, by the
+        linear map that was fitted to what image tokens leave of the backbone's own image embedding.
 
         Args:
             ids: As `codes` takes them.
             present: Masks of sparse levels; an absent token adds zero.
+            image_ids: (B, M) int64 of the image tokens; None where there are none.
 
         Raises:
             TokenRangeError: As `codes`.
@@ -299,11 +332,16 @@ class PyramidQuantizer(nn.Module):
         self._check_grids(ids)
         ids = ids[: self.base_levels]  # detail levels hold pixels alone
         with float32_on(ids[0].device):
-            found = self.to_embedding(self.mean_text_embedding(ids, present))
+            found = self.unscaled_embedding(ids, present, image_ids)
         if not all_finite([found]):
             self.require_finite_weights()
             require_finite({"them": found}, stage="image embeddings", advice=WEIGHTS_ADVICE, error=CheckpointError)
         return F.normalize(found, dim=1)
+
+    def unscaled_embedding(self, ids: Sequence[Tensor], present: Presence, image_ids: Tensor | None) -> Tensor:
+        """Image embeddings before they are brought to unit norm, (B, D); the ids are not checked."""
+        of_cells = self.to_embedding(self.mean_text_embedding(ids, present))
+        return of_cells if image_ids is None else of_cells + self.image.codes(image_ids)
 
     def mean_text_embedding(self, ids: Sequence[Tensor], present: Presence = ()) -> Tensor:
         """The mean over an image's cells of their text embeddings: (B, D) float32.
@@ -313,34 +351,8 @@ class PyramidQuantizer(nn.Module):
             present: Masks of sparse levels; an absent token adds zero.
         """
         rows = self.weighted_text_embeddings()
-        means = [_mean_row(rows[level], own, mask_of(present, level)) for level, own in enumerate(ids)]
+        means = [mean_row(rows[level], own, mask_of(present, level)) for level, own in enumerate(ids)]
         return torch.stack(means).sum(0)
-
-    def identity(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
-        """The facts and the tensors that determine the ids of given features, and no others; the tokenizer hashes them.
-
-        Text read-outs never determine ids. A pixel read-out does where finer levels read the linear reconstruction.
-
-        Returns:
-            JSON-ready values by name, and tensors by name.
-        """
-        facts: dict[str, Any] = {"composition": self.composition.name, "levels": []}
-        tensors: dict[str, Tensor] = {}
-        for index, read in enumerate(self.reads):
-            level = self.level(index)
-            kind = {"learned": level.kind.learned, "unit_norm": level.kind.unit_norm}
-            facts["levels"].append(
-                {"stride": read.stride, "maps": list(read.maps), "reads_dense": read.reads_dense, **kind}
-            )
-            used = {"mean": level.mean, "std": level.std, "codebook": level.codebook}
-            used |= {"adapter.weight": level.adapter.weight, "adapter.bias": level.adapter.bias}
-            if self.composition.reads_pixels and index + 1 < len(self.levels):
-                used |= {
-                    "pixel_readout.weight": level.pixel_readout.weight,
-                    "pixel_readout.bias": level.pixel_readout.bias,
-                }
-            tensors |= {f"levels.{index}.{name}": tensor for name, tensor in used.items()}
-        return facts, tensors
 
     def require_finite_weights(self) -> None:
         """Raises CheckpointError, naming the tensor, where a number of the quantizer is NaN or infinite."""
@@ -380,12 +392,3 @@ class PyramidQuantizer(nn.Module):
                     f"expected ids of level {index} of shape {expected}, got {tuple(level_ids.shape)}: "
                     "give ids of one encode"
                 )
-
-
-def _mean_row(rows: Tensor, ids: Tensor, mask: Tensor | None) -> Tensor:
-    """The mean over cells of the rows (K, D) that ids (B, h, w) name, zero for absent ones: (B, D)."""
-    cells = ids.flatten(1)
-    counts = torch.zeros(ids.shape[0], rows.shape[0], device=ids.device)
-    once = torch.ones_like(cells, dtype=counts.dtype) if mask is None else mask.flatten(1).to(counts.dtype)
-    counts.scatter_add_(1, cells if mask is None else cells.clamp(min=0), once)  # (B, K)
-    return counts @ rows / cells.shape[1]

@@ -1,4 +1,4 @@
-"""The recipe: levels, codebooks and decoder for any backbone, from the strides of its maps.
+"""The recipe: image tokens, levels, codebooks and decoder for any backbone, from the strides of its maps.
 
 Every level reads the stem, which holds the pixels; all levels but the finest also read the dense features, which hold the
 semantics. Levels have strides of 32, 16 and 8 px on most backbones. The rules below adapt them to other strides;
@@ -34,12 +34,19 @@ _SEMANTIC_WEIGHTS = (0.0, 0.55, 0.68)
 .4 dB, .9 dB at level 0."""
 
 
+IMAGE_CODEBOOKS = (256,) * 8
+"""Entries of each image token. Measured with image tokens alone on a distilled ViT that knows 30.3 % of 651 photos (153 names,
+mean of two seeds): three of them keep 25.5 % and a cosine of .78 with the image embedding, eight 26.5 % and .85; fitted on 4,800
+crops in place of 1,200, 26.0 % and .80, 26.6 % and .88. Fitted on 1,200 crops, more than eight have nothing left to learn."""
+
+
 def preset_config(
     backbone: BackboneConfig,
     *,
     strides: Sequence[int],
     levels: Sequence[LevelConfig] = (),
     composition: Composition = "residual",
+    image_codebooks: Sequence[int] | None = None,
 ) -> TokenizerConfig:
     """A tokenizer's whole config for a backbone, by the recipe.
 
@@ -48,6 +55,7 @@ def preset_config(
         strides: Strides of its maps, coarse to fine.
         levels: Levels of your own, coarse to fine, in place of `preset_levels`.
         composition: How levels build on each other.
+        image_codebooks: Entries of the codebook of each image token. None: the recipe's, or none beside levels of your own.
 
     Raises:
         ConfigError: `levels` do not go from coarse to fine, or there are no maps.
@@ -59,8 +67,10 @@ def preset_config(
         [(32, (4,), 4096), (16, (4,), 1024), (8, (4,), 8192)]
     """
     check_kind(levels, Sequence, name="levels", fix="write a list such as [LevelConfig(stride=8, ...)]")
+    if image_codebooks is None:
+        image_codebooks = () if levels else IMAGE_CODEBOOKS
     levels = tuple(levels) or preset_levels(strides)
-    quantizer = QuantizerConfig(levels=levels, composition=composition)
+    quantizer = QuantizerConfig(levels=levels, composition=composition, image_codebooks=tuple(image_codebooks))
     return TokenizerConfig(backbone=backbone, quantizer=quantizer, decoder=preset_decoder(levels))
 
 

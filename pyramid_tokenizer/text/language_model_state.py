@@ -40,7 +40,7 @@ def write_image(lm: LanguageModelTokenizer, image: TokenPyramid) -> list[int]:
             'them before they are encoded, or take the layout "pyramid", which writes any size'
         )
     rows, columns = image.grids[0]
-    level_0 = 4 + rows * (columns + 1)  # begin, two crops, the marker
+    level_0 = 4 + len(v.image_codebook_sizes) + rows * (columns + 1)  # begin, two crops, the marker
     return [ids[0], *lm.encode_plain(f"{rows}*{columns}"), *ids[3:level_0], lm.base_size, *ids[level_0:]]
 
 
@@ -139,27 +139,31 @@ class LanguageModelState(GrammarState):
 
     def _emu3_image(self) -> _Image:
         v, stride = self.lm.vocabulary, self.lm.vocabulary.strides[0]
-        rows, columns = yield from self._size()
+        rows, columns, following = yield from self._size()
         size = (rows * stride, columns * stride)
         state = SequenceState(v, image_size=size, levels=self.levels, sparse=self.sparse)
-        head = [v.begin, v.crop_offset, v.crop_offset, v.level_markers[0]]
-        level_0 = yield from self._integers(state, head, count=rows * (columns + 1))
+        head = [v.begin, v.crop_offset, v.crop_offset, following]
+        level_0 = yield from self._integers(state, head, count=len(v.image_codebook_sizes) + rows * (columns + 1))
         yield (range(self.lm.base_size, self.lm.base_size + 1),)
         return level_0 + (yield from self._integers(state, []))
 
-    def _size(self) -> Generator[Ranges, int, tuple[int, int]]:
-        """Rows and columns of level 0, as text, and then the marker."""
+    def _size(self) -> Generator[Ranges, int, tuple[int, int, int]]:
+        """Rows and columns of level 0, as text, and the integer that follows: the first image token, or else the marker."""
         lm, stride = self.lm, self.lm.vocabulary.strides[0]
         pieces, text, is_first = lm.size_pieces, "", True
         demanded = None if self.image_size is None else "*".join(str(side // stride) for side in self.image_size)
-        marker = lm.offset + lm.vocabulary.level_markers[0]
+        v = lm.vocabulary
+        following = range(v.level_markers[0], v.level_markers[0] + 1)
+        if v.image_codebook_sizes:
+            following = range(v.first_id, v.first_id + v.image_codebook_sizes[0])
+        following = range(following.start + lm.offset, following.stop + lm.offset)
         while True:
             ids = [i for i, piece in pieces.items() if (piece or is_first) and _may_be(text + piece, demanded)]
             whole = _SIZE.fullmatch(text) is not None and demanded in (None, text)
-            token = yield tuple(range(i, i + 1) for i in [*ids, *([marker] if whole else [])])
-            if token == marker:
+            token = yield (*(range(i, i + 1) for i in ids), *([following] if whole else []))
+            if token in following:
                 rows, columns = map(int, text.split("*"))
-                return rows, columns
+                return rows, columns, token - lm.offset
             text, is_first = text + pieces[token], False
 
     def _integers(self, state: SequenceState, head: list[int], count: int | None = None) -> _Image:

@@ -31,7 +31,7 @@ _OWN_KEY = "pyramid_tokenizer"
 class LanguageModelTokenizer:
     """A tokenizer of text that also has the tokens of images, made by `to_language_model`.
 
-    The new ids are one block behind those of the text: the marks, the crops, and then the ids of each level, coarse to fine, all
+    The new ids are one block behind those of the text: the marks, the crops, the ids of image tokens and of each level, all
     in the order of `Vocabulary`; with the layout "emu3" the mark of a frame's end stands before them. The language model needs
     as many more embeddings: `model.resize_token_embeddings(lm.size)` with transformers.
     """
@@ -43,7 +43,8 @@ class LanguageModelTokenizer:
     """Numbers the tokens of images; it has the grammar of their sequences."""
     layout: Layout
     """"pyramid": the grammar of `Vocabulary`. "emu3": Emu3's, in which level 0 is written as: begin, its "H*W" cells as text, the
-    marker, rows with their ends, the frame's end; finer levels follow as in the grammar of `Vocabulary`, then the end."""
+    ids of image tokens, the marker, rows with their ends, the frame's end; finer levels follow as in the grammar of `Vocabulary`,
+    then the end."""
     base_size: int
     """The first id of the block: one more than the largest of the tokenizer that was given."""
     size_pieces: dict[int, str] = field(default_factory=dict, repr=False)
@@ -163,11 +164,11 @@ class LanguageModelTokenizer:
     def omnimodal_config(self) -> dict[str, Any]:
         """Where the ids of images are, as the training code of Apertus reads it from `tokenizer_config.json`.
 
-        A single modality, "vision": `offset` and `vocab_size` are of the ids of all levels, `start_token` and `end_token` of the
-        marks, and `structure_token_ids` names all other new ids.
+        A single modality, "vision": `offset` and `vocab_size` are of the ids of image tokens and levels, `start_token` and
+        `end_token` of the marks, and `structure_token_ids` names all other new ids.
         """
         v = self.vocabulary
-        first = self.offset + v.level_offsets[0]
+        first = self.offset + v.first_id
         structure = {name: self.base_size + i for i, name in enumerate(self.names[: first - self.base_size])}
         vision = {
             "name": "vision",
@@ -233,6 +234,7 @@ class LanguageModelTokenizer:
             "codebook_sizes": list(v.codebook_sizes),
             "strides": list(v.strides),
             "fingerprint": v.fingerprint,
+            "image_codebook_sizes": list(v.image_codebook_sizes),
         }
         return {"base_vocab_size": self.base_size, "omnimodal_config": self.omnimodal_config(), _OWN_KEY: own}
 

@@ -64,8 +64,40 @@ def checked_ids(ids: Any, codebook_sizes: tuple[int, ...]) -> tuple[tuple[Tensor
     return own, tuple(present for _, present in levels)
 
 
+def checked_image_ids(image_ids: Any, codebook_sizes: tuple[int, ...], *, like: Tensor) -> Tensor:
+    """A copy of the ids of image tokens as int64 (B, M), for the images of `like` (B, h, w) and on its device.
+
+    TokenError or TokenRangeError for others.
+    """
+    if not isinstance(image_ids, Tensor) or not _is_integer(image_ids):
+        got = image_ids.dtype if isinstance(image_ids, Tensor) else type(image_ids).__name__
+        raise TokenError(f"expected image_ids as an integer tensor, got {got}: pass indices into the image codebooks")
+    if not codebook_sizes and not image_ids.numel():
+        return like.new_empty(len(like), 0)
+    expected = (len(like), len(codebook_sizes))
+    if tuple(image_ids.shape) != expected or image_ids.device != like.device:
+        got = f"{tuple(image_ids.shape)} on {image_ids.device}"
+        raise TokenError(
+            f"expected image_ids of shape {expected} on {like.device}, one for each of image_codebook_sizes, got {got}: use the "
+            "ids of one encode"
+        )
+    own = image_ids.to(torch.int64, copy=True, memory_format=torch.contiguous_format)
+    wrong = ((own < 0) | (own >= own.new_tensor(codebook_sizes))).nonzero()
+    if len(wrong):
+        image, number = wrong[0].tolist()
+        raise TokenRangeError(
+            f"expected ids of image token {number} in [0, {codebook_sizes[number]}), got {int(own[image, number])}: they belong "
+            "to another codebook"
+        )
+    return own
+
+
+def _is_integer(ids: Tensor) -> bool:
+    return not (ids.dtype.is_floating_point or ids.dtype.is_complex or ids.dtype == torch.bool)
+
+
 def _checked_level(level: int, ids: Any, codebook_size: int) -> tuple[Tensor, Tensor | None]:
-    if not isinstance(ids, Tensor) or ids.dtype.is_floating_point or ids.dtype.is_complex or ids.dtype == torch.bool:
+    if not isinstance(ids, Tensor) or not _is_integer(ids):
         got = ids.dtype if isinstance(ids, Tensor) else type(ids).__name__
         raise TokenError(
             f"expected ids of level {level} as an integer tensor, got {got}: pass indices into the codebook"
@@ -104,7 +136,7 @@ def check_joinable(pyramids: Sequence[TokenPyramid]) -> None:
     """Raises TokenMismatchError or TokenError for pyramids that are not of one kind; `TokenPyramid.cat` has the rules."""
     first = pyramids[0]
     for index, other in enumerate(pyramids):
-        if (other.fingerprint, other.codebook_sizes) != (first.fingerprint, first.codebook_sizes):
+        if _codebooks(other) != _codebooks(first):
             got = f"{first} and, at {index}, {other}"
             raise TokenMismatchError(f"expected one tokenizer and as many levels, got {got}: join each kind alone")
         if other.precision != first.precision:
@@ -119,3 +151,7 @@ def check_joinable(pyramids: Sequence[TokenPyramid]) -> None:
                 f"expected one image size, grid and device, got {got}: keep a list (in a DataLoader: collate_fn=list), encode "
                 "images of one size, or move them"
             )
+
+
+def _codebooks(tokens: TokenPyramid) -> tuple[Any, ...]:
+    return tokens.fingerprint, tokens.codebook_sizes, tokens.image_codebook_sizes

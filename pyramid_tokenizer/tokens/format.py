@@ -1,24 +1,28 @@
 """The bytes of a token pyramid: `pack` and `unpack`, and files that are whole or absent.
 
-The format, version 3. Integers are unsigned and little-endian.
+The format, version 4. Integers are unsigned and little-endian.
 
     offset      bytes   what
     0           6       b"PYRTOK"
-    6           1       version of the format: 3
+    6           1       version of the format: 4
     7           1       L, levels (1 to 255)
     8           1       F, full levels (1 to L): the first F levels are full, the others are sparse
     9           1       precision of the backbone: 0 none, 1 float32, 2 bfloat16, 3 float16, 4 float64
-    10          4       B, images
-    14          4 + 4   H, W of the original images in pixels
-    22          32      fingerprint of the tokenizer whose codebooks the ids point into (SHA-256)
-    54          12 · L  per level, coarse to fine: K (at least 2), h, w, 4 bytes each
-    54+12·L     8·(L-F) per sparse level, coarse to fine: N, how many of its B · h · w cells are present (fewer than all)
-    …           P       per level, coarse to fine: its split bits if it is sparse, then its ids, both packed
+    10          1       M, image tokens of each image (0 to 255)
+    11          4       B, images
+    15          4 + 4   H, W of the original images in pixels
+    23          32      fingerprint of the tokenizer whose codebooks the ids point into (SHA-256)
+    55          12 · L  per level, coarse to fine: K (at least 2), h, w, 4 bytes each
+    …           4 · M   per image token: K (at least 2)
+    …           8·(L-F) per sparse level, coarse to fine: N, how many of its B · h · w cells are present (fewer than all)
+    …           P       per image token: the ids of the B images, packed;
+                        then per level, coarse to fine: its split bits if it is sparse, then its ids, both packed
     …           16      checksum: the first 16 bytes of the SHA-256 of everything before
 
 The ids (B, h, w) of a full level go image by image, row by row, with n = ceil(log2 K) bits each, the lowest bit first:
 bit j of the i-th id is bit i · n + j of the level, and bit b of a level is bit b % 8 (value 1 << b % 8) of its byte
-b // 8. Each level is filled with zero bits to a whole byte, which makes ceil(B · h · w · n / 8) bytes.
+b // 8. Each level is filled with zero bits to a whole byte, which makes ceil(B · h · w · n / 8) bytes. The B ids of an image
+token are packed in the same way, as those of a level of one cell.
 
 A sparse level first has one split bit for every present cell of the next coarser level, image by image, row by row, filled
 with zero bits to a whole byte. It is one where all cells of the sparse level below that cell are present, and zero where all
@@ -45,21 +49,21 @@ import numpy as np
 
 from pyramid_tokenizer.errors import TokenFileError
 from pyramid_tokenizer.files import refuse_lfs_pointer, write_bytes
+from pyramid_tokenizer.tokens.packing import check_filling, pack_ids, unpack_ids
 from pyramid_tokenizer.tokens.split_bits import ABSENT, presence_of_bits, split_bits
 
 MAGIC = b"PYRTOK"
-VERSION = 3
+VERSION = 4
 PRECISIONS = (None, "float32", "bfloat16", "float16", "float64")
 """What the byte for the precision means, by its value. None: no backbone took part."""
 
-_FIXED = struct.Struct("<6sBBBBIII32s")
+_FIXED = struct.Struct("<6sBBBBBIII32s")
 _LEVEL = struct.Struct("<III")
+_SIZE = struct.Struct("<I")
 _COUNT = struct.Struct("<Q")
 _CHECKSUM_BYTES = 16
-_LONGEST_HEADER = _FIXED.size + 255 * _LEVEL.size + 254 * _COUNT.size
+_LONGEST_HEADER = _FIXED.size + 255 * (_LEVEL.size + _SIZE.size) + 254 * _COUNT.size
 _MOST_CELLS_PER_BYTE = 1 << 12
-# A multiple of 8, so that every chunk but the last ends on a whole byte; bounds the (chunk, 32) plane of bits at 2 MB.
-_CHUNK = 1 << 16
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -80,6 +84,8 @@ class TokenHeader:
     """One of `PRECISIONS`."""
     sparse_counts: tuple[int, ...] = ()
     """Present cells of all images together for each sparse level; these are the last levels."""
+    image_codebook_sizes: tuple[int, ...] = ()
+    """K per image token, in [2, 2^32)."""
 
     @property
     def num_full(self) -> int:
@@ -89,7 +95,7 @@ class TokenHeader:
     @property
     def num_bytes(self) -> int:
         """Bytes of the header itself."""
-        return _FIXED.size + _LEVEL.size * len(self.grids) + _COUNT.size * len(self.sparse_counts)
+        return _bytes_before_ids(len(self.grids), len(self.image_codebook_sizes), len(self.sparse_counts))
 
     @property
     def cells(self) -> list[int]:
@@ -102,6 +108,11 @@ class TokenHeader:
         return [*self.cells[: self.num_full], *self.sparse_counts]
 
     @property
+    def image_bytes(self) -> list[int]:
+        """Bytes of the packed ids of each image token."""
+        return [(self.batch_size * _bits(k) + 7) // 8 for k in self.image_codebook_sizes]
+
+    @property
     def level_bytes(self) -> list[tuple[int, int]]:
         """Bytes of each level's split bits, 0 if it is full, and of its packed ids."""
         splits = [0] * self.num_full + [(n + 7) // 8 for n in self.counts[self.num_full - 1 : -1]]
@@ -111,15 +122,17 @@ class TokenHeader:
     @property
     def total_bytes(self) -> int:
         """Bytes of the whole file."""
-        return self.num_bytes + sum(splits + ids for splits, ids in self.level_bytes) + _CHECKSUM_BYTES
+        levels = sum(splits + ids for splits, ids in self.level_bytes)
+        return self.num_bytes + sum(self.image_bytes) + levels + _CHECKSUM_BYTES
 
 
-def pack(header: TokenHeader, ids: Sequence[np.ndarray]) -> bytes:
+def pack(header: TokenHeader, ids: Sequence[np.ndarray], image_ids: np.ndarray | None = None) -> bytes:
     r"""The bytes of one batch of tokens.
 
     Args:
         header: Describes `ids`; its numbers must fit the format.
         ids: One integer array (B, h, w) per level, coarse to fine: in [0, K), and -1 for the absent cells of a sparse level.
+        image_ids: Integers (B, M) in [0, K) of each image token; None where there are none.
 
     Raises:
         TokenFileError: Nearly all cells of very fine levels are absent, more than the format allows.
@@ -128,25 +141,28 @@ def pack(header: TokenHeader, ids: Sequence[np.ndarray]) -> bytes:
         >>> sizes = {"codebook_sizes": (6,), "grids": ((1, 3),), "batch_size": 1, "image_size": (8, 24)}
         >>> header = TokenHeader(**sizes, fingerprint="0" * 64, precision="float32")
         >>> data = pack(header, [np.array([[[1, 0, 5]]])])
-        >>> data[:10], data[66:68].hex(), len(data)  # 1 + 0·8 + 5·64 = 0x141, in 9 bits
-        (b'PYRTOK\x03\x01\x01\x01', '4101', 84)
+        >>> data[:11], data[67:69].hex(), len(data)  # 1 + 0·8 + 5·64 = 0x141, in 9 bits
+        (b'PYRTOK\x04\x01\x01\x01\x00', '4101', 85)
     """
     _check_cells(header)
     levels, precision = len(header.grids), PRECISIONS.index(header.precision)
-    numbers = levels, header.num_full, precision, header.batch_size, *header.image_size
+    image_sizes, columns = header.image_codebook_sizes, () if image_ids is None else image_ids.T
+    numbers = levels, header.num_full, precision, len(image_sizes), header.batch_size, *header.image_size
     parts = [_FIXED.pack(MAGIC, VERSION, *numbers, bytes.fromhex(header.fingerprint))]
     parts += [_LEVEL.pack(k, h, w) for (h, w), k in zip(header.grids, header.codebook_sizes, strict=True)]
+    parts += [_SIZE.pack(k) for k in image_sizes]
     parts += [_COUNT.pack(n) for n in header.sparse_counts]
+    parts += [pack_ids(x, _bits(k)) for x, k in zip(columns, image_sizes, strict=True)]
     for level, (x, k) in enumerate(zip(ids, header.codebook_sizes, strict=True)):
         sparse = level >= header.num_full
         if sparse:
             parts.append(np.packbits(split_bits(ids[level - 1], x), bitorder="little").tobytes())
-        parts.append(_pack_ids(x[x >= 0] if sparse else x.reshape(-1), _bits(k)))
+        parts.append(pack_ids(x[x >= 0] if sparse else x.reshape(-1), _bits(k)))
     body = b"".join(parts)
     return body + _checksum(body)
 
 
-def unpack(data: bytes | bytearray | memoryview) -> tuple[TokenHeader, list[np.ndarray]]:
+def unpack(data: bytes | bytearray | memoryview) -> tuple[TokenHeader, list[np.ndarray], np.ndarray]:
     """The header and the ids that `pack` wrote; the ids are not checked against their codebooks here.
 
     Nothing is allocated before the length and the checksum are right, so a lying header costs no memory. Decoded ids take
@@ -156,7 +172,7 @@ def unpack(data: bytes | bytearray | memoryview) -> tuple[TokenHeader, list[np.n
         data: Exactly one token file.
 
     Returns:
-        The header and per level an int64 array (B, h, w), -1 where a cell is absent.
+        The header, per level an int64 array (B, h, w), -1 where a cell is absent, and the image ids, int64 (B, M).
 
     Raises:
         TokenFileError: `data` is of another format or version, too short, too long or altered.
@@ -170,19 +186,19 @@ def unpack(data: bytes | bytearray | memoryview) -> tuple[TokenHeader, list[np.n
             f"expected checksum {_checksum(body).hex()} of a token file, got {checksum.hex()}: bytes were altered; "
             "copy the file or encode the image again"
         )
+    image_ids, start = _unpack_image_ids(view, header)
     ids: list[np.ndarray] = []
-    start = header.num_bytes
     levels = zip(header.grids, header.codebook_sizes, header.counts, header.level_bytes, strict=True)
     for level, ((h, w), k, count, (split_bytes, id_bytes)) in enumerate(levels):
         middle, stop = start + split_bytes, start + split_bytes + id_bytes
-        flat = _unpack_ids(np.frombuffer(view[middle:stop], np.uint8), count, _bits(k))
+        flat = unpack_ids(np.frombuffer(view[middle:stop], np.uint8), count, _bits(k))
         shape = header.batch_size, h, w
         if level < header.num_full:
             ids.append(flat.reshape(shape))
         else:
             ids.append(_fill_level(flat, np.frombuffer(view[start:middle], np.uint8), ids[-1], shape))
         start = stop
-    return header, ids
+    return header, ids, image_ids
 
 
 def parse_header(data: bytes | memoryview) -> TokenHeader:
@@ -204,19 +220,22 @@ def parse_header(data: bytes | memoryview) -> TokenHeader:
             f"expected token format version {VERSION}, got {data[6]}: read it with the release of pyramid-tokenizer that "
             "wrote it, or encode the images again"
         )
-    levels, num_full = (data[7], data[8]) if len(data) > 8 else (0, 0)
-    needed = _FIXED.size + _LEVEL.size * levels + _COUNT.size * max(0, levels - num_full)
+    levels, num_full, num_image = (data[7], data[8], data[10]) if len(data) > 10 else (0, 0, 0)
+    needed = _bytes_before_ids(levels, num_image, max(0, levels - num_full))
     if len(data) < needed:
         raise TokenFileError(
             f"expected a header of at least {needed} bytes, got {len(data)}: the token file is truncated; copy it again"
         )
-    precision, batch_size, height, width, fingerprint = _FIXED.unpack_from(data)[4:]
+    precision, _, batch_size, height, width, fingerprint = _FIXED.unpack_from(data)[4:]
     numbers = [_LEVEL.unpack_from(data, _FIXED.size + i * _LEVEL.size) for i in range(levels)]
+    sizes = struct.unpack_from(f"<{num_image}I", data, _bytes_before_ids(levels, 0, 0))
     # A codebook of one entry takes no bits, so its grid could promise any number of ids in a short file.
-    if not levels or min(batch_size, height, width) < 1 or any(k < 2 or h < 1 or w < 1 for k, h, w in numbers):
+    wrong = any(k < 2 or h < 1 or w < 1 for k, h, w in numbers) or any(k < 2 for k in sizes)
+    if not levels or min(batch_size, height, width) < 1 or wrong:
         raise TokenFileError(
             f"expected levels, images, sizes and grids of 1 or more and codebooks of 2 or more, got {levels} levels, "
-            f"{batch_size} images of {height}x{width} px, (K, h, w) {numbers[:4]}: bytes were altered; copy it again"
+            f"{batch_size} images of {height}x{width} px, (K, h, w) {numbers[:4]}, image codebooks {sizes[:4]}: bytes were "
+            "altered; copy it again"
         )
     if precision >= len(PRECISIONS):
         raise TokenFileError(
@@ -226,7 +245,7 @@ def parse_header(data: bytes | memoryview) -> TokenHeader:
         raise TokenFileError(
             f"expected 1 to {levels} full levels, got {num_full}: bytes were altered; copy the file again"
         )
-    counts = struct.unpack_from(f"<{levels - num_full}Q", data, _FIXED.size + levels * _LEVEL.size)
+    counts = struct.unpack_from(f"<{levels - num_full}Q", data, _bytes_before_ids(levels, num_image, 0))
     header = TokenHeader(
         codebook_sizes=tuple(k for k, _, _ in numbers),
         grids=tuple((h, w) for _, h, w in numbers),
@@ -235,6 +254,7 @@ def parse_header(data: bytes | memoryview) -> TokenHeader:
         fingerprint=fingerprint.hex(),
         precision=PRECISIONS[precision],
         sparse_counts=counts,
+        image_codebook_sizes=sizes,
     )
     _check_counts(header)
     return header
@@ -284,6 +304,10 @@ def read_file(path: str | os.PathLike[str]) -> bytes:
         ) from error
 
 
+def _bytes_before_ids(levels: int, image_tokens: int, sparse_levels: int) -> int:
+    return _FIXED.size + _LEVEL.size * levels + _SIZE.size * image_tokens + _COUNT.size * sparse_levels
+
+
 def _bits(codebook_size: int) -> int:
     return (codebook_size - 1).bit_length()  # ceil(log2 K) without rounding
 
@@ -327,31 +351,19 @@ def _check_cells(header: TokenHeader) -> None:
         )
 
 
-def _pack_ids(ids: np.ndarray, bits: int) -> bytes:
-    parts = []
-    for start in range(0, len(ids), _CHUNK):
-        words = np.ascontiguousarray(ids[start : start + _CHUNK], dtype="<u4")
-        planes = np.unpackbits(words.view(np.uint8).reshape(-1, 4), axis=1, count=bits, bitorder="little")  # (n, bits)
-        parts.append(np.packbits(planes, bitorder="little").tobytes())
-    return b"".join(parts)
-
-
-def _unpack_ids(data: np.ndarray, count: int, bits: int) -> np.ndarray:
-    _check_filling(data, count * bits, "id")
-    ids = np.empty(count, np.int64)
-    for start in range(0, count, _CHUNK):
-        n = min(_CHUNK, count - start)
-        first, last = start * bits // 8, ((start + n) * bits + 7) // 8
-        planes = np.zeros((n, 32), np.uint8)
-        planes[:, :bits] = np.unpackbits(data[first:last], count=n * bits, bitorder="little").reshape(n, bits)
-        ids[start : start + n] = np.packbits(planes, axis=1, bitorder="little").view("<u4")[:, 0]
-    return ids
+def _unpack_image_ids(view: memoryview, header: TokenHeader) -> tuple[np.ndarray, int]:
+    """The ids (B, M) int64 of the image tokens, and where the levels begin."""
+    start, columns = header.num_bytes, []
+    for k, length in zip(header.image_codebook_sizes, header.image_bytes, strict=True):
+        columns.append(unpack_ids(np.frombuffer(view[start : start + length], np.uint8), header.batch_size, _bits(k)))
+        start += length
+    return np.stack(columns, 1) if columns else np.empty((header.batch_size, 0), np.int64), start
 
 
 def _fill_level(flat: np.ndarray, splits: np.ndarray, coarse: np.ndarray, shape: tuple[int, int, int]) -> np.ndarray:
     """A sparse level (B, h, w) of its ids, its packed split bits, and the next coarser level."""
     num_bits = int(np.count_nonzero(coarse >= 0))
-    _check_filling(splits, num_bits, "split bit")
+    check_filling(splits, num_bits, "split bit")
     bits = np.unpackbits(splits, count=num_bits, bitorder="little").astype(bool)
     present = presence_of_bits(bits, coarse, shape[1] // coarse.shape[1])
     if np.count_nonzero(present) != len(flat):
@@ -362,10 +374,3 @@ def _fill_level(flat: np.ndarray, splits: np.ndarray, coarse: np.ndarray, shape:
     ids = np.full(shape, ABSENT, np.int64)
     ids[present] = flat
     return ids
-
-
-def _check_filling(data: np.ndarray, num_bits: int, what: str) -> None:
-    if num_bits % 8 and data[-1] >> num_bits % 8:
-        raise TokenFileError(
-            f"expected zero bits behind the last {what} of a level, got ones: not `pack` wrote this; encode the image again"
-        )

@@ -3,6 +3,7 @@
 The sequence of an image is, with the integers of its `Vocabulary`:
 
     begin, crop, crop,                            rows, then columns of padding to remove at bottom and right
+    M ids,                                        one of each image token; none where the tokenizer has none
     marker of the finest level,                   tells how many levels there are
     (tree of each of w_0 cells, row) h_0 times,
     end
@@ -58,10 +59,11 @@ def interleave(vocabulary: Vocabulary, tokens: TokenPyramid) -> list[Tensor]:
     ends = torch.full((batch, rows, 1), vocabulary.row, device=trees.device)
     body = torch.cat([trees.flatten(2), ends], dim=2).flatten(1)
     head = [vocabulary.begin, *(vocabulary.crop_offset + pixels for pixels in crop)]
-    head.append(vocabulary.level_markers[len(tokens) - 1])
     first = torch.tensor(head, device=trees.device).expand(batch, -1)
+    image = tokens.image_ids + tokens.image_ids.new_tensor(vocabulary.image_offsets)
+    marker = torch.full((batch, 1), vocabulary.level_markers[len(tokens) - 1], device=trees.device)
     last = torch.full((batch, 1), vocabulary.end, device=trees.device)
-    wide = torch.cat([first, body, last], dim=1)
+    wide = torch.cat([first, image, marker, body, last], dim=1)
     return [row[row != ABSENT] for row in wide] if tokens.is_sparse else list(wide)
 
 
@@ -112,6 +114,8 @@ class _Reader:
         v = self.vocabulary
         self.take(v.begin, v.begin)
         crop = [self.take(v.crop_offset, v.crop_offset + v.strides[0] - 1) - v.crop_offset for _ in range(2)]
+        sizes = zip(v.image_offsets, v.image_codebook_sizes, strict=True)
+        image_ids = [self.take(offset, offset + size - 1) - offset for offset, size in sizes]
         marker = self.take(v.level_markers[0], v.level_markers[-1])
         self.levels = marker - v.level_markers[0] + 1
         rows: list[list[list[NDArray[np.int64]]]] = []  # per row and cell: the ids of each level below it
@@ -129,7 +133,8 @@ class _Reader:
         ids = [np.block([[cell[level] for cell in cells] for cells in rows])[None] for level in range(self.levels)]
         height, width = (n * v.strides[0] - px for n, px in zip((len(rows), len(rows[0])), crop, strict=True))
         kind = {"codebook_sizes": v.codebook_sizes, "strides": v.strides, "fingerprint": v.fingerprint}
-        return pyramid_of_ids(ids, image_size=(height, width), **kind)
+        image = {"image_ids": np.array(image_ids, np.int64), "image_codebook_sizes": v.image_codebook_sizes}
+        return pyramid_of_ids(ids, image_size=(height, width), **image, **kind)
 
     def tree(self, level: int) -> list[NDArray[np.int64]]:
         """The ids of a cell, and of all cells below it on each finer level, as square arrays."""

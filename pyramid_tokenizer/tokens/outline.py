@@ -43,11 +43,11 @@ class TokenOutline:
 
     @property
     def num_tokens(self) -> int:
-        """Tokens of all images together."""
-        return int(self.counts.sum())
+        """Tokens of all images together, image tokens included."""
+        return int(self.counts.sum()) + self.header.batch_size * len(self.header.image_codebook_sizes)
 
     def bits_per_pixel(self, levels: int | None = None) -> float:
-        """The size of the ids and split bits of the first levels, as `TokenPyramid.bits_per_pixel` counts them.
+        """The size of image tokens, ids and split bits of the first levels, as `TokenPyramid.bits_per_pixel` counts them.
 
         Args:
             levels: How many levels; None for all.
@@ -57,7 +57,9 @@ class TokenOutline:
         cells = np.array([height * width for height, width in self.header.grids[:levels]])
         splits = (counts[:-1] * (counts[1:] < cells[1:, None])).sum()
         height, width = self.header.image_size
-        return float((counts.sum(1) @ sizes + splits) / (self.header.batch_size * height * width))
+        image = sum(math.log2(k) for k in self.header.image_codebook_sizes)
+        batch = self.header.batch_size
+        return float((counts.sum(1) @ sizes + splits + batch * image) / (batch * height * width))
 
 
 def read_outline(path: str | os.PathLike[str]) -> TokenOutline:
@@ -72,11 +74,15 @@ def read_outline(path: str | os.PathLike[str]) -> TokenOutline:
     """
     data = read_file(path)
     try:
-        header, ids = unpack(data)
+        header, ids, image_ids = unpack(data)
         check_grids(header.grids, header.image_size)
         for level, (found, size) in enumerate(zip(ids, header.codebook_sizes, strict=True)):
             if found.max() >= size:
                 raise TokenRangeError(f"expected ids of level {level} below {size}, got {found.max()}: encode again")
+        if (image_ids >= np.array(header.image_codebook_sizes, int)).any():
+            raise TokenRangeError(
+                f"expected image ids below {header.image_codebook_sizes}, got {image_ids.max(0)}: encode again"
+            )
     except (TokenFileError, TokenRangeError) as error:
         raise TokenFileError(f"{os.fspath(path)}: {error}") from error
     counts = np.stack([(found >= 0).sum((1, 2)) for found in ids])

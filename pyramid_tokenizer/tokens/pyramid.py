@@ -5,7 +5,7 @@ from __future__ import annotations
 import operator
 import os
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any, Literal
 
 import numpy as np
@@ -20,9 +20,21 @@ from pyramid_tokenizer.errors import TokenError, TokenFileError
 from pyramid_tokenizer.files import refuse_lfs_bytes
 from pyramid_tokenizer.tokens import format as token_format
 from pyramid_tokenizer.tokens import notebook, summary
-from pyramid_tokenizer.tokens.checks import check_joinable, check_origin, checked_ids, prefix_length, whole_numbers
+from pyramid_tokenizer.tokens.checks import (
+    check_joinable,
+    check_origin,
+    checked_ids,
+    checked_image_ids,
+    prefix_length,
+    whole_numbers,
+)
 from pyramid_tokenizer.tokens.geometry import check_grids
 from pyramid_tokenizer.tokens.splits import Presence, check_tree
+
+
+def _no_image_ids() -> Tensor:
+    return torch.empty(0, 0, dtype=torch.int64)
+
 
 Precision = Literal["float32", "bfloat16", "float16", "float64"]
 """What a backbone can compute in: the name of its dtype."""
@@ -39,6 +51,9 @@ class TokenPyramid:
     A level below level 0 may be sparse: a cell of it is present and has an id, or is absent and has -1. Each present cell of the
     next coarser level is split, and then all cells below it are present, or it is not, and then all of them are absent; nothing
     is present below an absent cell. `present` follows from the ids.
+
+    Above level 0 there may be *image tokens*, a few ids for the image as a whole that say what the backbone's image embedding
+    says. All prefixes have them, and decoding does not need them.
 
     `tokens[:n]` is the coarsest n levels, a complete pyramid of its own that keeps nothing of the finer levels in memory.
     Two pyramids are equal if they hold the same ids of the same tokenizer for the same image size, on whatever devices;
@@ -82,6 +97,10 @@ fingerprint 00000000, precision None)
     """(H, W) of the original images in pixels, before padding."""
     fingerprint: str
     """64 lower-case hexadecimal digits that name the tokenizer whose codebooks the ids point into."""
+    image_ids: Tensor = field(default_factory=_no_image_ids)
+    """(B, M) int64 in [0, K) of each image token, on the ids' device; M is 0 where there are none. Any integer dtype is taken."""
+    image_codebook_sizes: tuple[int, ...] = ()
+    """K of each image token; one for each of M."""
     precision: Precision | None = None
     """Precision that the backbone computed in when the ids were made, because ids of one image differ slightly between
     precisions; None for ids that no encoder made, e.g. a language model's. Any precision can be decoded and searched."""
@@ -97,14 +116,14 @@ fingerprint 00000000, precision None)
                 f"expected image_size as (height, width), got {self.image_size}: give the original size in pixels"
             )
         check_origin(self.fingerprint, self.precision)
+        image_sizes = whole_numbers(self.image_codebook_sizes, "image_codebook_sizes", least=2)
         ids, present = checked_ids(self.ids, sizes)
+        image_ids = checked_image_ids(self.image_ids, image_sizes, like=ids[0])
         grids = [(x.shape[1], x.shape[2]) for x in ids]
         check_grids(grids, (image_size[0], image_size[1]))
         check_tree(present, grids)
-        for name, value in zip(
-            ("ids", "codebook_sizes", "image_size", "present"), (ids, sizes, image_size, present), strict=True
-        ):
-            object.__setattr__(self, name, value)
+        checked = {"ids": ids, "codebook_sizes": sizes, "image_size": image_size, "present": present}
+        set_fields(self, **checked, image_ids=image_ids, image_codebook_sizes=image_sizes)
 
     @property
     def batch_size(self) -> int:
@@ -123,13 +142,15 @@ fingerprint 00000000, precision None)
 
     @property
     def token_counts(self) -> Tensor:
-        """(B,) int64 on the ids' device: how many tokens each image has, over all levels."""
-        return summary.level_counts(self).sum(0)
+        """(B,) int64 on the ids' device: how many tokens each image has, over all levels and with the image tokens."""
+        return summary.level_counts(self).sum(0) + len(self.image_codebook_sizes)
 
     @property
     def num_tokens(self) -> int:
-        """Tokens of one image, over all levels; in a sparse batch, of the image that has the most of them."""
-        return int(self.token_counts.max()) if self.is_sparse else sum(h * w for h, w in self.grids)
+        """Tokens of one image, over all levels and with the image tokens; in a sparse batch, the most that an image has."""
+        if self.is_sparse:
+            return int(self.token_counts.max())
+        return sum(h * w for h, w in self.grids) + len(self.image_codebook_sizes)
 
     @property
     def bits_per_pixel(self) -> float:
@@ -158,12 +179,12 @@ fingerprint 00000000, precision None)
             TokenRangeError: Anything but a prefix of 1 to `len(tokens)` levels is asked for.
         """
         n = prefix_length(levels, len(self))
-        return self._with_ids(self.ids[:n], self.present[:n])
+        return self._with(ids=self.ids[:n], present=self.present[:n], codebook_sizes=self.codebook_sizes[:n])
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, TokenPyramid):
             return NotImplemented
-        pairs = zip(self.ids, other.ids, strict=False)
+        pairs = zip((*self.ids, self.image_ids), (*other.ids, other.image_ids), strict=False)
         return self._kind() == other._kind() and all(torch.equal(a.cpu(), b.cpu()) for a, b in pairs)
 
     __hash__ = None  # type: ignore[assignment]
@@ -177,7 +198,8 @@ fingerprint 00000000, precision None)
     def __reduce__(self) -> tuple[Any, ...]:
         """For pickling and copying: every level's own numbers, not those of the batch that it was taken from."""
         ids = tuple(_without_neighbours(x) for x in self.ids)
-        return _unpickled, (ids, self.codebook_sizes, self.image_size, self.fingerprint, self.precision)
+        image = _without_neighbours(self.image_ids), self.image_codebook_sizes
+        return _unpickled, (ids, self.codebook_sizes, self.image_size, self.fingerprint, self.precision, *image)
 
     def to(self, device: torch.device | str, *, non_blocking: bool = False) -> TokenPyramid:
         """The same tokens with their ids on another device.
@@ -202,7 +224,11 @@ fingerprint 00000000, precision None)
 
     def unbind(self) -> list[TokenPyramid]:
         """One pyramid of batch size 1 per image, in order; `cat` inverts it. They share the memory of the batch."""
-        return [self._each(operator.itemgetter(slice(i, i + 1))) for i in range(self.batch_size)]
+        return [self.image(i) for i in range(self.batch_size)]
+
+    def image(self, index: int) -> TokenPyramid:
+        """One image of the batch, counted from 0, as a batch of one that shares its memory."""
+        return self._each(operator.itemgetter(slice(index, index + 1)))
 
     @classmethod
     def cat(cls, pyramids: Iterable[TokenPyramid]) -> TokenPyramid:
@@ -227,9 +253,10 @@ fingerprint 00000000, precision None)
             got = sorted({type(p).__name__ for p in pyramids}) or "none"
             raise TokenError(f"expected a list of one TokenPyramid or more to join, got {got}: encode images first")
         check_joinable(pyramids)
-        ids = [torch.cat(level) for level in zip(*(p.ids for p in pyramids), strict=True)]
+        ids = tuple(torch.cat(level) for level in zip(*(p.ids for p in pyramids), strict=True))
         masked = [any(masks) for masks in zip(*([m is not None for m in p.present] for p in pyramids), strict=True)]
-        return pyramids[0]._with_ids(ids, [x >= 0 if mask else None for x, mask in zip(ids, masked, strict=True)])
+        present = tuple(x >= 0 if mask else None for x, mask in zip(ids, masked, strict=True))
+        return pyramids[0]._with(ids=ids, present=present, image_ids=torch.cat([p.image_ids for p in pyramids]))
 
     def to_bytes(self) -> bytes:
         """The whole pyramid, compact and with a checksum; `pyramid_tokenizer.tokens.format` specifies it on one screen."""
@@ -243,8 +270,9 @@ fingerprint 00000000, precision None)
             fingerprint=self.fingerprint,
             precision=self.precision,
             sparse_counts=tuple(int(n) for x in masked if (n := np.count_nonzero(x >= 0)) < x.size),
+            image_codebook_sizes=self.image_codebook_sizes,
         )
-        return token_format.pack(header, arrays)
+        return token_format.pack(header, arrays, self.image_ids.cpu().numpy())
 
     @classmethod
     def from_bytes(cls, data: bytes | bytearray | memoryview) -> TokenPyramid:
@@ -259,7 +287,7 @@ fingerprint 00000000, precision None)
         if not isinstance(data, (bytes, bytearray, memoryview)):
             raise TokenFileError(f"expected bytes, got {type(data).__name__}: use TokenPyramid.load(path) for a file")
         refuse_lfs_bytes(data, name="a token file", error=TokenFileError)
-        header, ids = token_format.unpack(data)
+        header, ids, image_ids = token_format.unpack(data)
         try:
             return cls(
                 ids=tuple(torch.from_numpy(x) for x in ids),
@@ -267,6 +295,8 @@ fingerprint 00000000, precision None)
                 image_size=header.image_size,
                 fingerprint=header.fingerprint,
                 precision=header.precision,  # type: ignore[arg-type]
+                image_ids=torch.from_numpy(image_ids),
+                image_codebook_sizes=header.image_codebook_sizes,
             )
         except TokenError as error:
             raise TokenFileError(
@@ -303,60 +333,27 @@ fingerprint 00000000, precision None)
             raise TokenFileError(f"{os.fspath(path)}: {error}") from error
 
     def _kind(self) -> tuple[Any, ...]:
-        return self.fingerprint, self.codebook_sizes, self.image_size, self.grids
+        return self.fingerprint, self.codebook_sizes, self.image_codebook_sizes, self.image_size, self.grids
+
+    def with_ids(self, ids: Sequence[Tensor], present: Presence) -> TokenPyramid:
+        """The same images with other tokens of their levels, unchecked: see `tokens.trusted.trusted_pyramid`."""
+        return self._with(ids=tuple(ids), present=present)
 
     def _each(self, change: Callable[[Tensor], Tensor]) -> TokenPyramid:
-        """The same fields with every level's ids and mask changed in one way."""
-        return self._with_ids([change(x) for x in self.ids], [None if x is None else change(x) for x in self.present])
+        """The same fields with every level's ids and mask, and the image ids, changed in one way."""
+        present = tuple(None if mask is None else change(mask) for mask in self.present)
+        return self._with(ids=tuple(map(change, self.ids)), present=present, image_ids=change(self.image_ids))
 
-    def _with_ids(self, ids: Sequence[Tensor], present: Sequence[Tensor | None]) -> TokenPyramid:
-        """The same fields with other ids of this pyramid's kind, for as many levels as there are ids."""
-        sizes = self.codebook_sizes[: len(ids)]
-        return _trusted(tuple(ids), tuple(present), sizes, self.image_size, self.fingerprint, self.precision)
-
-
-def trusted_pyramid(
-    *,
-    ids: Sequence[Tensor],
-    present: Presence | None = None,
-    codebook_sizes: tuple[int, ...],
-    image_size: tuple[int, int],
-    fingerprint: str,
-    precision: Precision | None,
-) -> TokenPyramid:
-    """A pyramid of parts that an encoder of this package made: neither checked nor copied. See `TokenPyramid`.
-
-    Args:
-        ids: (B, h_l, w_l) int64 in [0, K_l), or -1 where absent, per level, coarse to fine, on one device; nobody else writes
-            into them.
-        present: (B, h_l, w_l) bool per level, a tree of splits that is True where `ids` are not -1, or None for a full level;
-            None for a full pyramid. Level 0 is full.
-        codebook_sizes: K_l per level.
-        image_size: (H, W) in pixels, before padding, which fits the grids.
-        fingerprint: Of the tokenizer.
-        precision: Of its backbone; None where none took part.
-    """
-    present = (None,) * len(ids) if present is None else tuple(present)
-    return _trusted(tuple(ids), present, codebook_sizes, image_size, fingerprint, precision)
+    def _with(self, **changes: Any) -> TokenPyramid:
+        """The same fields but for some, which are right because this pyramid's are."""
+        return set_fields(
+            object.__new__(TokenPyramid), **({f.name: getattr(self, f.name) for f in fields(self)} | changes)
+        )
 
 
-def _trusted(
-    ids: tuple[Tensor, ...],
-    present: Presence,
-    codebook_sizes: tuple[int, ...],
-    image_size: tuple[int, int],
-    fingerprint: str,
-    precision: Precision | None,
-) -> TokenPyramid:
-    pyramid = object.__new__(TokenPyramid)  # without __post_init__, which checks
-    for name, value in (
-        ("ids", ids),
-        ("codebook_sizes", codebook_sizes),
-        ("image_size", image_size),
-        ("fingerprint", fingerprint),
-        ("precision", precision),
-        ("present", present),
-    ):
+def set_fields(pyramid: TokenPyramid, **values: Any) -> TokenPyramid:
+    """Sets fields of a pyramid that is being made, which is immutable afterwards; none of them is checked."""
+    for name, value in values.items():
         object.__setattr__(pyramid, name, value)
     return pyramid
 
@@ -367,11 +364,12 @@ def _unpickled(
     image_size: tuple[int, int],
     fingerprint: str,
     precision: Precision | None,
+    image_ids: Tensor,
+    image_codebook_sizes: tuple[int, ...],
 ) -> TokenPyramid:
     """A pyramid of a pickle, which can be anybody's: checked."""
-    return TokenPyramid(
-        ids=ids, codebook_sizes=codebook_sizes, image_size=image_size, fingerprint=fingerprint, precision=precision
-    )
+    kind = {"codebook_sizes": codebook_sizes, "image_codebook_sizes": image_codebook_sizes, "image_size": image_size}
+    return TokenPyramid(ids=ids, image_ids=image_ids, fingerprint=fingerprint, precision=precision, **kind)  # type: ignore[arg-type]
 
 
 # The loader of torch that runs no code of a file may call this: it makes a pyramid that is right in all parts, or raises.

@@ -23,8 +23,8 @@ _Ids: TypeAlias = NDArray[np.int64]
 
 def read_batch(
     vocabulary: Vocabulary, rows: Tensor, lengths: list[int]
-) -> tuple[tuple[int, int], list[Tensor], Presence]:
-    """Crop, ids and presence of the images whose sequences these are.
+) -> tuple[tuple[int, int], Tensor, list[Tensor], Presence]:
+    """Crop, image ids, ids and presence of the images whose sequences these are.
 
     Args:
         vocabulary: Of the integers.
@@ -32,8 +32,8 @@ def read_batch(
         lengths: The length of each row.
 
     Returns:
-        Rows and columns of padding at bottom and right, the ids (B, h_l, w_l) of every level on the device of `rows`, and
-        which of them are present.
+        Rows and columns of padding at bottom and right, the ids (B, M) of the image tokens and those (B, h_l, w_l) of every
+        level on the device of `rows`, and which of these are present.
 
     Raises:
         TokenSequenceError: A row breaks the grammar, or the rows decode to images of different sizes or levels.
@@ -41,20 +41,22 @@ def read_batch(
     markers = vocabulary.sparse_markers
     if markers and bool(((rows >= markers[0]) & (rows <= markers[-1])).any()):
         return _read_each(vocabulary, rows, lengths)
-    crop, ids = _read_alike(vocabulary, rows, lengths)
-    return crop, ids, (None,) * len(ids)
+    crop, image_ids, ids = _read_alike(vocabulary, rows, lengths)
+    return crop, image_ids, ids, (None,) * len(ids)
 
 
 def _read_each(
     vocabulary: Vocabulary, rows: Tensor, lengths: list[int]
-) -> tuple[tuple[int, int], list[Tensor], Presence]:
+) -> tuple[tuple[int, int], Tensor, list[Tensor], Presence]:
     """What `read_batch` gives, where some images have sparse levels: the sequences differ in their lengths."""
     images: list[list[_Ids]] = []
+    image_ids: list[list[int]] = []
     kinds, stops = [], []
     for index, (row, length) in enumerate(zip(rows.cpu().numpy(), lengths, strict=True)):
         reader = SequenceReader(vocabulary, row[:length], index if len(rows) > 1 else None)
         crop, ids = reader.read()
         images.append(ids)
+        image_ids.append(reader.image_ids)
         kinds.append((crop, ids[0].shape, len(ids)))
         stops.append(reader.position)
         if kinds[-1] != kinds[0]:
@@ -67,22 +69,26 @@ def _read_each(
     levels = [np.stack(level) for level in zip(*images, strict=True)]  # (B, h_l, w_l) each
     ids = [torch.from_numpy(level).to(rows.device) for level in levels]
     present = tuple(x >= 0 if level.min() < 0 else None for level, x in zip(levels, ids, strict=True))
-    return kinds[0][0], ids, present
+    return kinds[0][0], torch.tensor(image_ids, device=rows.device).view(len(rows), -1).long(), ids, present
 
 
-def _read_alike(vocabulary: Vocabulary, rows: Tensor, lengths: list[int]) -> tuple[tuple[int, int], list[Tensor]]:
-    """Crop and ids of images of which all levels are full: all sequences are laid out as the first one is."""
+def _read_alike(
+    vocabulary: Vocabulary, rows: Tensor, lengths: list[int]
+) -> tuple[tuple[int, int], Tensor, list[Tensor]]:
+    """Crop, image ids and ids of images of which all levels are full: all sequences are laid out as the first one is."""
     reader = SequenceReader(vocabulary, rows[0, : lengths[0]].cpu().numpy())
     crop, first = reader.read()
     grids = [(x.shape[0], x.shape[1]) for x in first]
     sequence = _checked_alike(vocabulary, rows, lengths, reader.position, grids, crop)
-    ids, start = [], 4
+    offsets = sequence.new_tensor(vocabulary.image_offsets)
+    image_ids = sequence[:, 3 : 3 + len(offsets)] - offsets
+    ids, start = [], 4 + len(offsets)
     for level, (height, width) in enumerate(grids):
         marked = width + 1 if level == 0 else width
         cells = sequence[:, start : start + height * marked].unflatten(1, (height, marked))
         ids.append(cells[:, :, :width] - vocabulary.level_offsets[level])  # (B, h_l, w_l)
         start += height * marked + 1
-    return crop, ids
+    return crop, image_ids, ids
 
 
 def _checked_alike(
@@ -103,9 +109,10 @@ def _checked_alike(
     sequence = rows[:, :stop]
     # The sequences of the smallest and of the largest ids bound what is allowed at every position.
     zeros = [torch.zeros(1, h, w, dtype=torch.int64, device=sequence.device) for h, w in grids]
-    low = write_full(vocabulary, zeros, crop)
+    last = sequence.new_tensor(vocabulary.image_codebook_sizes)[None] - 1  # (1, M)
+    low = write_full(vocabulary, zeros, torch.zeros_like(last), crop)
     highest = [x + k - 1 for x, k in zip(zeros, vocabulary.codebook_sizes, strict=False)]
-    high = write_full(vocabulary, highest, crop)
+    high = write_full(vocabulary, highest, last, crop)
     wrong = ((sequence < low) | (sequence > high)).nonzero()
     if len(wrong):
         image, position = wrong[0].tolist()
@@ -161,6 +168,8 @@ class SequenceReader:
         self.sequence = sequence
         self.index = index
         self.position = 0
+        self.image_ids: list[int] = []
+        """The ids of the image tokens, after `read`."""
         self._offsets = vocabulary.level_offsets
 
     def read(self) -> tuple[tuple[int, int], list[_Ids]]:
@@ -169,6 +178,8 @@ class SequenceReader:
         self._take(v.begin)
         first, last = v.crop_offset, v.crop_offset + v.strides[0] - 1
         crop = (self._take(first, last) - first, self._take(first, last) - first)
+        sizes = zip(v.image_offsets, v.image_codebook_sizes, strict=True)
+        self.image_ids = [self._take(offset, offset + size - 1) - offset for offset, size in sizes]
         self._take(v.level_markers[0])
         ids = [self._read_rows()]
         while self._peek() in self._next_markers(ids):

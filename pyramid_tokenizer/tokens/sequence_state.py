@@ -149,6 +149,8 @@ class _Grammar:
         for axis in (0, 1):
             crop = v.crop_offset if self.crop is None else v.crop_offset + self.crop[axis]
             yield (range(crop, crop + (v.strides[0] if self.crop is None else 1)),)
+        for offset, size in zip(v.image_offsets, v.image_codebook_sizes, strict=True):
+            yield (range(offset, offset + size),)
         yield _only(v.level_markers[0])
         token, cells = yield from self._rows()
         present, level = cells, 0  # cells of the level, and how many of them have a token

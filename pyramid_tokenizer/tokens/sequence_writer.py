@@ -20,15 +20,16 @@ _NOTHING = -1
 """Stands where a sequence has no integer, until the others close ranks."""
 
 
-def write_full(vocabulary: Vocabulary, ids: Sequence[Tensor], crop: tuple[int, int]) -> Tensor:
+def write_full(vocabulary: Vocabulary, ids: Sequence[Tensor], image_ids: Tensor, crop: tuple[int, int]) -> Tensor:
     """(B, N) int64: the sequences of images of which all levels are full.
 
     Args:
         vocabulary: Of the integers.
         ids: (B, h_l, w_l) int64 per level, coarse to fine.
+        image_ids: (B, M) int64 of the image tokens.
         crop: Rows and columns of padding at bottom and right, in pixels.
     """
-    parts = _begin(vocabulary, ids[0], crop)
+    parts = _begin(vocabulary, ids[0], image_ids, crop)
     for level, level_ids in enumerate(ids[1:], start=1):
         marker = _special(ids[0], vocabulary.level_markers[level])
         parts += [marker, (level_ids + vocabulary.level_offsets[level]).flatten(1)]
@@ -45,7 +46,7 @@ def write_sparse(vocabulary: Vocabulary, tokens: TokenPyramid, crop: tuple[int, 
     """
     v, root = vocabulary, tokens.ids[0]
     counts = level_counts(tokens)  # (L, B)
-    parts = _begin(v, root, crop)
+    parts = _begin(v, root, tokens.image_ids, crop)
     for level, mask in enumerate(tokens.present):
         if level == 0:
             continue
@@ -87,7 +88,8 @@ def lengths_of(vocabulary: Vocabulary, counts: Tensor, heights: Tensor | int) ->
         heights: (n,) int64, or one for all: h_0, rows of level 0.
     """
     strides = vocabulary.strides
-    lengths = counts.sum(0) + heights + (4 + len(counts))  # begin, two crops, end, the levels' markers, the rows'
+    special = 4 + len(counts) + len(vocabulary.image_codebook_sizes)  # begin, two crops, end, the levels' markers
+    lengths = counts.sum(0) + heights + special
     for level in range(1, len(counts)):
         lengths += counts[level - 1] - counts[level] // (strides[level - 1] // strides[level]) ** 2
     return lengths
@@ -97,11 +99,12 @@ def _special(root: Tensor, *tokens: int) -> Tensor:
     return torch.tensor(tokens, device=root.device).expand(len(root), -1)  # (B, len(tokens))
 
 
-def _begin(vocabulary: Vocabulary, root: Tensor, crop: tuple[int, int]) -> list[Tensor]:
+def _begin(vocabulary: Vocabulary, root: Tensor, image_ids: Tensor, crop: tuple[int, int]) -> list[Tensor]:
     v = vocabulary
+    image = image_ids + image_ids.new_tensor(v.image_offsets)  # (B, M)
     rows = F.pad(root + v.level_offsets[0], (0, 1), value=v.row)  # (B, h_0, w_0 + 1)
     crops = [v.crop_offset + pixels for pixels in crop]
-    return [_special(root, v.begin, *crops, v.level_markers[0]), rows.flatten(1)]
+    return [_special(root, v.begin, *crops), image, _special(root, v.level_markers[0]), rows.flatten(1)]
 
 
 def _families(vocabulary: Vocabulary, level: int, coarse: Tensor, fine: Tensor) -> Tensor:

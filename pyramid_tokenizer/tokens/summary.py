@@ -22,13 +22,14 @@ def bits_per_pixel(tokens: TokenPyramid) -> float:
     """The size of the ids and split bits; `TokenPyramid.bits_per_pixel` has the rules."""
     height, width = tokens.image_size
     sizes = [math.log2(k) for k in tokens.codebook_sizes]
+    image = sum(math.log2(k) for k in tokens.image_codebook_sizes)
     if not tokens.is_sparse:
         bits = sum(h * w * size for (h, w), size in zip(tokens.grids, sizes, strict=True))
-        return bits / (height * width)
+        return (bits + image) / (height * width)
     counts = level_counts(tokens).cpu()  # (L, B)
     bits = sum(n * size for n, size in zip(counts.sum(1).tolist(), sizes, strict=True))
     splits = int(count_split_bits(counts, tokens.grids).sum())
-    return (bits + splits) / (tokens.batch_size * height * width)
+    return (bits + splits + tokens.batch_size * image) / (tokens.batch_size * height * width)
 
 
 def describe_pyramid(tokens: TokenPyramid) -> str:
@@ -42,6 +43,8 @@ def describe_pyramid(tokens: TokenPyramid) -> str:
     parts = zip(tokens.grids, tokens.codebook_sizes, shares, strict=True)
     levels = ", ".join(f"{h}x{w} of {k}{share}" for (h, w), k, share in parts)
     plural = "s" if len(tokens) > 1 else ""
+    image = "".join(f"{k}, " for k in tokens.image_codebook_sizes)
+    levels = f"image tokens of {image}{levels}" if image else levels
     rate = f"{tokens.bits_per_pixel:.3g} bits per pixel"
     origin = f"fingerprint {tokens.fingerprint[:8]}, precision {tokens.precision}"
     return f"TokenPyramid({images}, {len(tokens)} level{plural}: {levels}, {rate}, {origin})"

@@ -21,7 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from pyramid_tokenizer.errors import TokenError
-from pyramid_tokenizer.tokens.pyramid import TokenPyramid, trusted_pyramid
+from pyramid_tokenizer.tokens.pyramid import TokenPyramid
 from pyramid_tokenizer.tokens.splits import ABSENT, Presence, children_of
 
 HALF_PRICE = 0.076
@@ -71,6 +71,7 @@ class SplitOrder:
         gains: Of the pyramids.
         codebook_sizes: K_l per level.
         ratios: Cells of a level per cell of the next coarser one, along each side; one for every level but the coarsest.
+        image_tokens: How many each image has; they are never left out.
 
     Example:
         >>> gains = Gains(error=torch.tensor([9.0]), saved=(torch.tensor([[[1.0, 4.0]]]),))
@@ -88,7 +89,7 @@ class SplitOrder:
     error: Tensor
     """(B, S + 1) float32: squared error of the linear reconstruction with the first n splits, as `Gains.error`."""
 
-    def __init__(self, gains: Gains, *, codebook_sizes: Sequence[int], ratios: Sequence[int]):
+    def __init__(self, gains: Gains, *, codebook_sizes: Sequence[int], ratios: Sequence[int], image_tokens: int = 0):
         self.ratios, self._shapes = tuple(ratios), [level.shape for level in gains.saved]
         prices = _prices(gains.saved, ratios, _split_bits(ratios, codebook_sizes))
         flat = torch.cat([level.flatten(1) for level in prices], 1)
@@ -99,7 +100,7 @@ class SplitOrder:
         ]
         added = torch.cat([level.flatten() for level in own])[self._order]  # (B, S)
         saved = torch.cat([level.flatten(1) for level in gains.saved], 1).gather(1, self._order)
-        self.num_tokens = F.pad(added.cumsum(1), (1, 0)) + gains.saved[0][0].numel()
+        self.num_tokens = F.pad(added.cumsum(1), (1, 0)) + gains.saved[0][0].numel() + image_tokens
         self.error = gains.error[:, None] - F.pad(saved.cumsum(1), (1, 0))
 
     def within_tokens(self, max_tokens: int) -> Tensor:
@@ -138,14 +139,7 @@ def thinned(tokens: TokenPyramid, masks: Presence) -> TokenPyramid:
     ids = [
         own if mask is None else torch.where(mask, own, ABSENT) for own, mask in zip(tokens.ids, present, strict=True)
     ]
-    return trusted_pyramid(
-        ids=ids,
-        codebook_sizes=tokens.codebook_sizes,
-        image_size=tokens.image_size,
-        fingerprint=tokens.fingerprint,
-        precision=tokens.precision,
-        present=present,
-    )
+    return tokens.with_ids(ids, present)
 
 
 def split_order(tokens: TokenPyramid, gains: Gains) -> SplitOrder:
@@ -156,7 +150,8 @@ def split_order(tokens: TokenPyramid, gains: Gains) -> SplitOrder:
     """
     _check_gains(tokens, gains)
     ratios = [fine[0] // coarse[0] for coarse, fine in itertools.pairwise(tokens.grids)]
-    return SplitOrder(gains, codebook_sizes=tokens.codebook_sizes, ratios=ratios)
+    image_tokens = len(tokens.image_codebook_sizes)
+    return SplitOrder(gains, codebook_sizes=tokens.codebook_sizes, ratios=ratios, image_tokens=image_tokens)
 
 
 def _split_bits(ratios: Sequence[int], codebook_sizes: Sequence[int]) -> list[float]:

@@ -10,13 +10,14 @@ from torch import Tensor
 
 from pyramid_tokenizer.checks.arguments import check_whole
 from pyramid_tokenizer.errors import ConfigError, TokenError, TokenMismatchError, TokenSequenceError
-from pyramid_tokenizer.tokens.checks import check_origin
+from pyramid_tokenizer.tokens.checks import check_origin, whole_numbers
 from pyramid_tokenizer.tokens.geometry import grids_of
-from pyramid_tokenizer.tokens.pyramid import TokenPyramid, trusted_pyramid
+from pyramid_tokenizer.tokens.pyramid import TokenPyramid
 from pyramid_tokenizer.tokens.sequence_reader import find_images, read_batch
 from pyramid_tokenizer.tokens.sequence_state import SequenceState
 from pyramid_tokenizer.tokens.sequence_writer import write_full, write_sparse
 from pyramid_tokenizer.tokens.sequences import Integers, as_rows
+from pyramid_tokenizer.tokens.trusted import trusted_pyramid
 from pyramid_tokenizer.tokens.wrapping import check_pyramid
 
 
@@ -27,6 +28,7 @@ class Vocabulary:
     The sequence of an image is, coarse to fine:
 
         begin, crop, crop,                            rows, then columns of padding to remove at bottom and right
+        M ids,                                        one of each image token; none where the tokenizer has none
         level 0, (w_0 ids, row) h_0 times,            the row markers tell the grid
         level 1, h_1 · w_1 ids, row by row, …         finer grids are whole multiples: no markers needed
         end                                           after any level: a prefix of levels is a sequence too
@@ -40,8 +42,8 @@ class Vocabulary:
     and a sequence one pyramid.
 
     The integers are, in this order: begin, end, row, none, L level markers, L - 1 markers of the levels from 1 on where they are
-    sparse, s_0 crop tokens, then the K_l ids of each level, coarse to fine. `find` tells where images are among the ids of a
-    text.
+    sparse, s_0 crop tokens, then the ids of each image token, and those of each level, coarse to fine. `find` tells where images
+    are among the ids of a text.
 
     Raises:
         ConfigError: No levels, not one stride per codebook, a codebook of fewer than 2 entries, or a stride that is not
@@ -74,8 +76,13 @@ class Vocabulary:
     fingerprint: str
     """The fingerprint of the tokenizer whose codebooks the ids point into; `unflatten` puts it into its tokens."""
 
+    image_codebook_sizes: tuple[int, ...] = ()
+    """K of each image token; () where there are none."""
+
     def __post_init__(self) -> None:
         check_origin(self.fingerprint, None)
+        image_sizes = whole_numbers(self.image_codebook_sizes, "image_codebook_sizes", least=2)
+        object.__setattr__(self, "image_codebook_sizes", image_sizes)
         for name in ("codebook_sizes", "strides"):
             values = getattr(self, name)
             values = tuple(values) if isinstance(values, Iterable) else (values,)
@@ -134,10 +141,20 @@ class Vocabulary:
         return 3 + 2 * len(self.strides)
 
     @property
+    def first_id(self) -> int:
+        """The first integer that is an id of a codebook; those before it are marks and crops."""
+        return self.crop_offset + self.strides[0]
+
+    @property
+    def image_offsets(self) -> tuple[int, ...]:
+        """Integer of id 0 of each image token."""
+        return tuple(itertools.accumulate(self.image_codebook_sizes, initial=self.first_id))[:-1]
+
+    @property
     def level_offsets(self) -> tuple[int, ...]:
         """Integer of id 0 per level; id i is `level_offsets[level] + i`."""
-        first = self.crop_offset + self.strides[0]
-        return tuple(first + sum(self.codebook_sizes[:level]) for level in range(len(self.strides)))
+        first = self.first_id + sum(self.image_codebook_sizes)
+        return tuple(itertools.accumulate(self.codebook_sizes, initial=first))[:-1]
 
     def describe(self, token: int) -> str:
         """The name of one integer, e.g. "<|img l0 0017|>" for id 17 of level 0.
@@ -160,15 +177,18 @@ class Vocabulary:
             return f"<|img level {token - 4}|>"
         if token < self.crop_offset:
             return f"<|img sparse {token - 3 - levels}|>"
-        if token < self.level_offsets[0]:
+        if token < self.first_id:
             return f"<|img crop {token - self.crop_offset}|>"
-        level = max(i for i, offset in enumerate(self.level_offsets) if offset <= token)
-        return f"<|img l{level} {token - self.level_offsets[level]:04d}|>"
+        kind, offsets = ("i", self.image_offsets) if token < self.level_offsets[0] else ("l", self.level_offsets)
+        number = max(i for i, offset in enumerate(offsets) if offset <= token)
+        return f"<|img {kind}{number} {token - offsets[number]:04d}|>"
 
     def token_names(self) -> list[str]:
         """Unique names of all `size` integers in order, to be added to a language model's tokenizer."""
-        special = [self.describe(i) for i in range(self.level_offsets[0])]
-        return special + [f"<|img l{level} {i:04d}|>" for level, k in enumerate(self.codebook_sizes) for i in range(k)]
+        names = [self.describe(i) for i in range(self.first_id)]
+        for kind, sizes in (("i", self.image_codebook_sizes), ("l", self.codebook_sizes)):
+            names += [f"<|img {kind}{number} {i:04d}|>" for number, k in enumerate(sizes) for i in range(k)]
+        return names
 
     def sequence_length(self, image_size: tuple[int, int], levels: int | None = None) -> int:
         """N, the length of the sequence of an image of (H, W) pixels whose levels are full; with sparse levels it is no longer.
@@ -189,7 +209,7 @@ class Vocabulary:
         self.check_size(image_size, levels)
         grids = grids_of(image_size, self.strides[:levels])
         markers = 4 + levels + grids[0][0]  # begin, two crops and end, the levels' and the rows'
-        return markers + sum(h * w for h, w in grids)
+        return markers + len(self.image_codebook_sizes) + sum(h * w for h, w in grids)
 
     def flatten(self, tokens: TokenPyramid) -> Tensor:
         """One sequence of integers per image.
@@ -206,7 +226,11 @@ class Vocabulary:
             TokenMismatchError: `tokens` come from another tokenizer, or from one of other codebooks or strides.
         """
         crop = self.crop_of(tokens)
-        return write_sparse(self, tokens, crop) if tokens.is_sparse else write_full(self, tokens.ids, crop)
+        return (
+            write_sparse(self, tokens, crop)
+            if tokens.is_sparse
+            else write_full(self, tokens.ids, tokens.image_ids, crop)
+        )
 
     def crop_of(self, tokens: TokenPyramid) -> tuple[int, int]:
         """Rows and columns of padding, in pixels, that the images of tokens have at bottom and right.
@@ -238,7 +262,7 @@ class Vocabulary:
                 what was expected and what came.
         """
         rows, lengths = as_rows(sequence)
-        crop, ids, present = read_batch(self, rows, lengths)
+        crop, image_ids, ids, present = read_batch(self, rows, lengths)
         height, width = (cells * self.strides[0] - pixels for cells, pixels in zip(ids[0].shape[1:], crop, strict=True))
         return trusted_pyramid(  # `read_batch` has checked every id
             ids=ids,
@@ -247,6 +271,8 @@ class Vocabulary:
             image_size=(height, width),
             fingerprint=self.fingerprint,
             precision=None,  # a sequence does not tell, and a language model has none
+            image_ids=image_ids,
+            image_codebook_sizes=self.image_codebook_sizes,
         )
 
     def allowed_next(
@@ -348,9 +374,11 @@ class Vocabulary:
     def _check_tokens(self, tokens: TokenPyramid) -> None:
         check_pyramid(tokens)
         sizes, strides = self.codebook_sizes[: len(tokens)], self.strides[: len(tokens)]
-        if tokens.fingerprint != self.fingerprint or tokens.codebook_sizes != sizes:
+        kind = self.fingerprint, sizes, self.image_codebook_sizes
+        if (tokens.fingerprint, tokens.codebook_sizes, tokens.image_codebook_sizes) != kind:
+            image = f", image tokens of {self.image_codebook_sizes}" if self.image_codebook_sizes else ""
             raise TokenMismatchError(
-                f"expected tokens of codebooks {self.codebook_sizes} and fingerprint {self.fingerprint[:8]}, "
+                f"expected tokens of codebooks {self.codebook_sizes}{image} and fingerprint {self.fingerprint[:8]}, "
                 f"got {tokens}: use the vocabulary of the tokenizer that made them"
             )
         expected = grids_of(tokens.image_size, self.strides[: len(tokens)])

@@ -29,6 +29,8 @@ def pyramid_of_ids(
     image_size: tuple[int, int],
     fingerprint: str,
     precision: Precision | None = None,
+    image_ids: Any = None,
+    image_codebook_sizes: tuple[int, ...] = (),
 ) -> TokenPyramid:
     """Tokens of ids that came without the rest, after every check.
 
@@ -40,6 +42,9 @@ def pyramid_of_ids(
         image_size: (H, W) of the images in pixels, before padding.
         fingerprint: Of the tokenizer that the ids belong to.
         precision: Of the backbone that made the ids; None where that is unknown.
+        image_ids: Of the image tokens, a tensor, array or nested list (B, M), or (M,) for one image; None where there are none,
+            also of a tokenizer that has some: such tokens can be decoded, and have no image embedding.
+        image_codebook_sizes: K of each image token of the tokenizer.
 
     Raises:
         TokenError: Not 1 to L levels, or ids that are not integers.
@@ -58,14 +63,19 @@ def pyramid_of_ids(
             f"expected ids as a list of 1 to {len(codebook_sizes)} levels, coarse to fine, got {got}: give one tensor, "
             "array or nested list (B, h, w) per level"
         )
+    image = {}
+    if image_ids is not None:
+        found = _as_tensor("image tokens", image_ids, "(B, M)")
+        image = {"image_ids": found[None] if found.ndim == 1 else found, "image_codebook_sizes": image_codebook_sizes}
     tokens = TokenPyramid(
         ids=tuple(_as_level(level, x) for level, x in enumerate(ids)),
         codebook_sizes=codebook_sizes[: len(ids)],
         image_size=image_size,
         fingerprint=fingerprint,
         precision=precision,
+        **image,
     )
-    check_fits(tokens, codebook_sizes=codebook_sizes, strides=strides)
+    check_fits(tokens, codebook_sizes=codebook_sizes, strides=strides, image_codebook_sizes=image_codebook_sizes)
     return tokens
 
 
@@ -78,25 +88,52 @@ def check_own(fingerprint: str, own: str) -> None:
         )
 
 
-def check_fits(tokens: TokenPyramid, *, codebook_sizes: tuple[int, ...], strides: tuple[int, ...]) -> None:
-    """Raises TokenRangeError for tokens of other codebooks, or of grids that these strides do not make of their images."""
+def check_fits(
+    tokens: TokenPyramid,
+    *,
+    codebook_sizes: tuple[int, ...],
+    strides: tuple[int, ...],
+    image_codebook_sizes: tuple[int, ...] = (),
+) -> None:
+    """Raises TokenRangeError for tokens of other codebooks, or of grids that these strides do not make of their images.
+
+    Tokens without image tokens fit a tokenizer that has some.
+    """
     sizes, grids = codebook_sizes[: len(tokens)], grids_of(tokens.image_size, strides)[: len(tokens)]
     if tokens.codebook_sizes != sizes or tokens.grids != grids:
         raise TokenRangeError(
             f"expected codebook_sizes {sizes} and grids {grids} for images of {tokens.image_size} px, got "
             f"{tokens.codebook_sizes} and {tokens.grids}: give the tokens of one encode, with their own image size"
         )
+    if tokens.image_codebook_sizes not in ((), image_codebook_sizes):
+        raise TokenRangeError(
+            f"expected image_codebook_sizes {image_codebook_sizes}, got {tokens.image_codebook_sizes}: give the tokens of one "
+            "encode"
+        )
+
+
+def check_image_tokens(tokens: TokenPyramid, codebook_sizes: tuple[int, ...]) -> None:
+    """Raises TokenError for tokens without the image tokens that a tokenizer's image embeddings need."""
+    if tokens.image_codebook_sizes != codebook_sizes:
+        raise TokenError(
+            f"expected tokens with {len(codebook_sizes)} image tokens for an image embedding, got {tokens}: give image_ids= to "
+            "tok.tokens, or encode the images"
+        )
 
 
 def _as_level(level: int, ids: Any) -> Tensor:
+    tensor = _as_tensor(f"level {level}", ids, "(B, h, w)")
+    return tensor[None] if tensor.ndim == 2 else tensor
+
+
+def _as_tensor(where: str, ids: Any, shape: str) -> Tensor:
     try:
-        tensor = ids if isinstance(ids, Tensor) else torch.as_tensor(np.asarray(ids))
+        return ids if isinstance(ids, Tensor) else torch.as_tensor(np.asarray(ids))
     except (TypeError, ValueError, RuntimeError):
         raise TokenError(
-            f"expected ids of level {level} as a tensor, array or nested list (B, h, w), got {type(ids).__name__} that is "
-            "none: give rows of equal length"
+            f"expected ids of {where} as a tensor, array or nested list {shape}, got {type(ids).__name__} that is none: give "
+            "rows of equal length"
         ) from None
-    return tensor[None] if tensor.ndim == 2 else tensor
 
 
 def _described(value: object) -> str:

@@ -2,14 +2,11 @@ import pytest
 import torch
 
 from benchmarks.sparse_spellings import EXAMPLE, with_null_ids
-from pyramid_tokenizer import Vocabulary
 
 
 @pytest.mark.parametrize("spell", [EXAMPLE["sequences_of"], with_null_ids])
 def test_both_spellings_choose_each_split_and_each_id_once(toy_tokenizer, smooth, spell):
-    quantizer = toy_tokenizer.quantizer
-    kind = {"codebook_sizes": quantizer.codebook_sizes, "strides": quantizer.strides}
-    vocabulary = Vocabulary(**kind, fingerprint=toy_tokenizer.fingerprint)
+    vocabulary = toy_tokenizer.vocabulary
     tokens = toy_tokenizer.encode(smooth(2, 64, 64, seed=3), quality=0.3)
     data = spell(vocabulary, tokens)
     splits, ids = [0, 0], [0, 0]
@@ -19,7 +16,7 @@ def test_both_spellings_choose_each_split_and_each_id_once(toy_tokenizer, smooth
             if len(choice) > 1:
                 assert integer in choice
                 splits[image] += vocabulary.none in choice
-                ids[image] += integer >= vocabulary.level_offsets[0]
+                ids[image] += integer >= vocabulary.first_id
     assert ids == tokens.token_counts.tolist()
     counts = torch.stack([(level >= 0).flatten(1).sum(1) for level in tokens.ids])
     choices = counts[:-1]

@@ -176,7 +176,7 @@ def test_ids_are_wrapped_with_every_check(toy_tokenizer, tokens):
             [x[0].tolist() for x in tokens.ids[:n]],
         )
         for ids in (tokens.ids[:n], *forms):
-            wrapped = toy_tokenizer.tokens(ids, image_size=(32, 32))
+            wrapped = toy_tokenizer.tokens(ids, image_size=(32, 32), image_ids=tokens.image_ids)
             assert wrapped == tokens[:n] and wrapped.precision is None
             assert torch.equal(toy_tokenizer.decode(wrapped), toy_tokenizer.decode(tokens[:n]))
     with pytest.raises(TokenRangeError, match=r"\[0, 8\), got 8"):

@@ -110,7 +110,7 @@ def test_a_backbones_tokens_are_those_of_a_new_model_on_it(run, size):
         tok.quantizer.level(index).codebook.normal_()
     tokens = tok.encode(torch.zeros(3, size, size))
     shown = rows(run("info", "--backbone", "toy", "--size", size).stdout)
-    assert ["all", str(tokens.num_tokens), "13,312", f"{tokens.bits_per_pixel:.4f}"] in shown
+    assert ["all", str(tokens.num_tokens), "15,360", f"{tokens.bits_per_pixel:.4f}"] in shown
     assert [level[2] for level in shown if level[:1] in (["0"], ["1"], ["2"])] == [f"{w}x{h}" for h, w in tokens.grids]
     assert ("padded to 128x128" in " ".join(map(" ".join, shown))) == (size == 100)
 

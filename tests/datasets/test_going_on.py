@@ -108,8 +108,8 @@ def test_a_foreign_file_among_the_shards_of_a_dataset_is_refused_and_a_card_besi
 @pytest.mark.parametrize(
     ("change", "expected"),
     [
-        ({"schema_version": 3}, "version 2.*got 3 of a newer"),
-        ({"schema_version": 1}, "version 2.*got 1 of an older"),
+        ({"schema_version": 4}, "version 3.*got 4 of a newer"),
+        ({"schema_version": 1}, "version 3.*got 1 of an older"),
         ({"format": "photos"}, "photos"),
         ({"strides": None}, "damaged"),
     ],

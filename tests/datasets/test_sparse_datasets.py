@@ -37,10 +37,11 @@ def test_a_row_is_what_encode_gives_within_the_limit(sparse_ds, shared_photos, t
 def test_columns_hold_present_ids_and_a_boolean_for_each_cell_that_may_be_split(written_sparse, sparse_ds):
     table = pq.read_table(written_sparse / "data")
     names = ["tokens_0", "tokens_1", "tokens_2", "splits_0", "splits_1"]
-    assert table.schema.names == ["key", "source_row", "height", "width", *names]
+    assert table.schema.names == ["key", "source_row", "height", "width", *names, "image_tokens"]
     assert str(table.schema.field("splits_1").type) == "list<element: bool not null>"
     for row, tokens in zip(table.to_pylist(), (row.tokens for row in sparse_ds), strict=True):
         levels = [ids[0] for ids in tokens.ids]
+        assert row["image_tokens"] == tokens.image_ids[0].tolist()
         assert [row[f"tokens_{n}"] for n in range(3)] == [ids[ids >= 0].tolist() for ids in levels]
         split = [(fine[::2, ::2] >= 0)[coarse >= 0] for coarse, fine in itertools.pairwise(levels)]
         assert [row[f"splits_{n}"] for n in range(2)] == [bits.tolist() for bits in split]
@@ -132,12 +133,14 @@ def test_levels_and_limits_that_there_are_not_are_refused(write, tmp_path, optio
 
 
 def test_an_image_with_more_cells_than_tokens_are_allowed_is_listed(write, tmp_path, shared_photos, toy_tokenizer):
-    report = write(tmp_path / "tokens", max_tokens=1)  # 32 x 32 px have one cell on level 0, others two
+    report = write(
+        tmp_path / "tokens", max_tokens=3
+    )  # 32 x 32 px have one cell on level 0, others two, and all have two image tokens
     assert (report.rows, report.errors) == (3, 9)
     reasons = [json.loads(line)["reason"] for line in (tmp_path / "tokens" / "errors.jsonl").read_text().splitlines()]
-    assert sum("max_tokens of 2 or more" in reason for reason in reasons) == 8
-    found = estimate(shared_photos, model=toy_tokenizer, sample=12, max_tokens=1, workers=1)
-    assert (found.unreadable, found.tokens_per_image) == (9, 1)
+    assert sum("max_tokens of 4 or more" in reason for reason in reasons) == 8
+    found = estimate(shared_photos, model=toy_tokenizer, sample=12, max_tokens=3, workers=1)
+    assert (found.unreadable, found.tokens_per_image) == (9, 3)
 
 
 def test_images_that_miss_their_target_are_counted_and_keep_all_tokens(write, tmp_path, shared_photos):
@@ -212,6 +215,6 @@ def test_columns_of_random_splits_and_ids_take_hardly_more_than_their_fixed_rate
     data, token_bytes = to_parquet(table)
     tokens = [sum(len(row.ids[level]) for row in rows) for level in range(3)]
     least = sum(n * math.log2(k) for n, k in zip(tokens, plan.codebook_sizes, strict=True)) + tokens[0] + tokens[1]
-    assert fixed_bits(plan, tokens) == least
+    assert fixed_bits(plan, tokens, 256) == least
     assert least / 8 < token_bytes <= 1.2 * least / 8
     assert pq.read_table(io.BytesIO(data)).equals(table)

@@ -48,7 +48,7 @@ def test_columns_are_of_the_smallest_types_and_each_file_tells_its_tokenizer(who
 
 def test_the_manifest_counts_and_signs_every_file_and_damaged_images_are_listed(whole, toy_tokenizer):
     manifest = json.loads((whole / "manifest.json").read_text())
-    assert (manifest["schema_version"], manifest["images"], manifest["rows"], manifest["errors"]) == (2, 12, 11, 1)
+    assert (manifest["schema_version"], manifest["images"], manifest["rows"], manifest["errors"]) == (3, 12, 11, 1)
     assert [shard["rows"] for shard in manifest["shards"]] == [4, 4, 3]
     for shard in manifest["shards"]:
         data = (whole / shard["file"]).read_bytes()

@@ -93,10 +93,12 @@ def test_the_graphs_give_what_the_tokenizer_gives(toy_tokenizer, smooth: Callabl
 
     images = smooth(3, 64, 96, seed=5)
     tokens = toy_tokenizer.encode(images)
-    assert all(torch.equal(a, b) for a, b in zip(EncodeGraph(toy_tokenizer)(images), tokens.ids, strict=True))
+    encoded = EncodeGraph(toy_tokenizer)(images)
+    assert all(torch.equal(a, b) for a, b in zip(encoded, (*tokens.ids, tokens.image_ids), strict=True))
     for levels in (1, 2, 3):
         ids = [own if level < levels else torch.full_like(own, -1) for level, own in enumerate(tokens.ids)]
         torch.testing.assert_close(
             DecodeGraph(toy_tokenizer)(ids), toy_tokenizer.decode(tokens[:levels]), atol=1e-5, rtol=0
         )
-        torch.testing.assert_close(EmbedGraph(toy_tokenizer)(ids), toy_tokenizer.embedding(tokens[:levels]))
+        embedding = EmbedGraph(toy_tokenizer)([*ids, tokens.image_ids])
+        torch.testing.assert_close(embedding, toy_tokenizer.embedding(tokens[:levels]))

@@ -26,7 +26,8 @@ CONFIG = TokenizerConfig(
         levels=(
             LevelConfig(stride=16, maps=(1,), codebook_size=8, dim=4, distance="cosine", semantic_weight=0.5),
             LevelConfig(stride=8, maps=(2,), codebook_size=16, dim=4),
-        )
+        ),
+        image_codebooks=(8, 4),
     ),
     decoder=DecoderConfig(widths=(4, 4), depths=(1, 1), pixel_widths=(4,), pixel_depth=1),
 )

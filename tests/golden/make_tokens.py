@@ -1,4 +1,4 @@
-"""Writes tokens_v3.bin and tokens_v3_sparse.bin, small pyramids that every later release must still read.
+"""Writes tokens_v4.bin and tokens_v4_sparse.bin, small pyramids that every later release must still read.
 
 Run it by: python tests/golden/make_tokens.py. The ids are a formula, so the files depend on nothing but the format. A new
 version of the format gets files of its own; these stay as they are.
@@ -6,6 +6,7 @@ version of the format gets files of its own; these stay as they are.
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import torch
@@ -20,7 +21,8 @@ def golden_tokens() -> TokenPyramid:
     sizes = ((2, 3, 5), (4, 6, 300), (4, 6, 4097))  # h, w, K
     ids = tuple((torch.arange(2 * h * w) * 7919 % k).reshape(2, h, w) for h, w, k in sizes)
     origin = {"fingerprint": bytes(range(32)).hex(), "precision": "bfloat16"}
-    return TokenPyramid(ids=ids, codebook_sizes=tuple(k for _, _, k in sizes), image_size=(41, 67), **origin)
+    image = {"image_ids": torch.tensor([[4, 299, 1], [0, 17, 0]]), "image_codebook_sizes": (5, 300, 2)}
+    return TokenPyramid(ids=ids, codebook_sizes=tuple(k for _, _, k in sizes), image_size=(41, 67), **image, **origin)
 
 
 def golden_sparse_tokens() -> TokenPyramid:
@@ -30,12 +32,10 @@ def golden_sparse_tokens() -> TokenPyramid:
     middle[0, :, 2:4] = -1
     middle[1, :2, 2:4], middle[1, 2:, :2], middle[1, 2:, 4:] = -1, -1, -1
     fine[(middle < 0) | (middle % 2 == 0)] = -1
-    origin = {"fingerprint": full.fingerprint, "precision": full.precision}
-    ids, sizes = (coarse, middle, fine), full.codebook_sizes
-    return TokenPyramid(ids=ids, codebook_sizes=sizes, image_size=full.image_size, **origin)
+    return dataclasses.replace(full, ids=(coarse, middle, fine))
 
 
-GOLDEN = {"tokens_v3.bin": golden_tokens, "tokens_v3_sparse.bin": golden_sparse_tokens}
+GOLDEN = {"tokens_v4.bin": golden_tokens, "tokens_v4_sparse.bin": golden_sparse_tokens}
 
 if __name__ == "__main__":
     for name, make in GOLDEN.items():

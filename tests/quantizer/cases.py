@@ -63,7 +63,7 @@ def config_of(composition, kind, layout):
         LevelConfig(stride=stride, maps=maps, codebook_size=SIZES[i], **codebook_of(kind, i))
         for i, (stride, maps) in enumerate(LAYOUTS[layout])
     )
-    return QuantizerConfig(levels=levels, composition=composition)
+    return QuantizerConfig(levels=levels, composition=composition, image_codebooks=(5, 4))
 
 
 def recipe_of(layout):
@@ -72,7 +72,7 @@ def recipe_of(layout):
     levels = preset_levels(backbone.strides)
     levels = tuple(dataclasses.replace(level, codebook_size=size) for level, size in zip(levels, SIZES, strict=True))
     config = preset_config(TOY, strides=backbone.strides, levels=levels)
-    return config.quantizer
+    return dataclasses.replace(config.quantizer, image_codebooks=(5, 4))
 
 
 def build(composition, kind="euclidean", layout="halving"):

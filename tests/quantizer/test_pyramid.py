@@ -13,6 +13,7 @@ from pyramid_tokenizer.backbones.features import FeaturePyramid
 from pyramid_tokenizer.config.models import LevelConfig, QuantizerConfig
 from pyramid_tokenizer.errors import ConfigError, ImageValueError, NotFittedError, TokenRangeError
 from pyramid_tokenizer.quantizer.build import build_quantizer
+from pyramid_tokenizer.quantizer.identity import identity_of
 from tests.quantizer.cases import COMPOSITIONS, build, encode_slowly, features_of, fitted, one_image
 
 
@@ -115,7 +116,7 @@ def test_tensors_that_determine_ids_change_the_digest_and_no_others_do(compositi
     quantizer = fitted(composition)
     base = digest(quantizer)
     for name in quantizer.state_dict():
-        if name.startswith("to_embedding"):
+        if name.startswith(("to_embedding", "image")):
             index, part = len(quantizer.levels), name
         else:
             index, part = int(name.split(".")[1]), name.split(".", 2)[2]
@@ -125,13 +126,13 @@ def test_tensors_that_determine_ids_change_the_digest_and_no_others_do(compositi
         changed = digest(quantizer)
         first.copy_(kept)
         seen_by_a_finer_level = quantizer.composition.name == "residual" and index + 1 < len(quantizer.levels)
-        determines = part in ("mean", "std", "codebook", "adapter.weight", "adapter.bias")
+        determines = part in ("mean", "std", "codebook", "adapter.weight", "adapter.bias") or part.startswith("image")
         determines |= part in ("pixel_readout.weight", "pixel_readout.bias") and seen_by_a_finer_level
         assert (changed != base) == determines, name
 
 
 def digest(quantizer):
-    facts, tensors = quantizer.identity()
+    facts, tensors = identity_of(quantizer)
     return compute_fingerprint(tensors, **facts)
 
 

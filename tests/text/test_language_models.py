@@ -23,7 +23,8 @@ from tests.tokens.test_vocabulary import FINGERPRINT, random_tokens
 tokenizers = pytest.importorskip("tokenizers")
 from tokenizers import decoders, models, pre_tokenizers, processors  # noqa: E402
 
-VOCABULARY = Vocabulary(codebook_sizes=(4, 8, 8), strides=(4, 2, 1), fingerprint=FINGERPRINT)
+KIND = {"codebook_sizes": (4, 8, 8), "strides": (4, 2, 1), "fingerprint": FINGERPRINT}
+VOCABULARY = Vocabulary(**KIND, image_codebook_sizes=(5, 3))
 TEXT = "a photo of 12*34 cats, \n ünd  1 döner"
 
 
@@ -164,7 +165,8 @@ def test_emu3s_layout_is_begin_size_marker_rows_frame_end_and_end():
     tokens = image(5, (8, 12), 1)
     names = [EMU3.tokenizer.id_to_token(i) for i in EMU3.encode([tokens])]
     rows = [[f"<|img l0 {i:04d}|>" for i in row] for row in tokens.ids[0][0].tolist()]
-    begin = ["<|img begin|>", "2", "*", "3", "<|img level 0|>"]
+    image_tokens = [f"<|img i{number} {i:04d}|>" for number, i in enumerate(tokens.image_ids[0].tolist())]
+    begin = ["<|img begin|>", "2", "*", "3", *image_tokens, "<|img level 0|>"]
     body = [*rows[0], "<|img row|>", *rows[1], "<|img row|>"]
     assert names == [*begin, *body, "<|img frame end|>", "<|img end|>"]
     whole = [EMU3.tokenizer.id_to_token(i) for i in EMU3.encode([image(5, (8, 12), 2)])]
@@ -190,7 +192,8 @@ B = PLAIN.offset
     [
         ([5, B + 1], 1, "text or <|img begin|>", "<|img end|>"),
         ([5, B, 7], 2, "<|img crop 0|> to <|img crop 3|>", "7 of the text"),
-        ([5, B, B + 9, B + 9, B + 4, B + 2], 5, "<|img l0 0000|> to <|img l0 0003|>", "<|img row|>"),
+        ([5, B, B + 9, B + 9, B + 13, B + 20, B + 4, B + 2], 7, "<|img l0 0000|> to <|img l0 0003|>", "<|img row|>"),
+        ([5, B, B + 9, B + 9, B + 4], 4, "<|img i0 0000|> to <|img i0 0004|>", "<|img level 0|>"),
         ([5, B, B + 9], 3, "<|img crop 0|> to <|img crop 3|>", "the end of the sequence"),
         ([5, PLAIN.size], 1, "text or <|img begin|>", f"{PLAIN.size} (not an id"),
         ([-1], 0, "text or <|img begin|>", "-1 (not an id"),
@@ -236,7 +239,7 @@ def test_the_omnimodal_config_tells_where_content_and_structure_are():
         assert sorted([*structure.values(), *content]) == list(range(lm.base_size, lm.size))
         assert {vision["start_token"], vision["end_token"]} <= set(structure.values())
         assert all(lm.tokenizer.token_to_id(name) == i for name, i in structure.items())
-        assert lm.tokenizer.id_to_token(content[0]) == "<|img l0 0000|>"
+        assert lm.tokenizer.id_to_token(content[0]) == "<|img i0 0000|>"
 
 
 def test_a_saved_tokenizer_is_the_same_when_it_is_read_again(tmp_path):

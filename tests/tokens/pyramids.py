@@ -64,7 +64,12 @@ def pyramids(draw: st.DrawFn) -> TokenPyramid:
     ids = ids[: first - 1] + prune(ids[first - 1 :], generator)
     fingerprint = draw(st.binary(min_size=32, max_size=32)).hex()
     origin = {"fingerprint": fingerprint, "precision": draw(st.sampled_from(PRECISIONS))}
-    return TokenPyramid(ids=ids, codebook_sizes=sizes, image_size=(height, width), **origin)
+    image_sizes = draw(st.lists(st.sampled_from([2, 3, 256, 1000]), max_size=3))
+    image_ids = torch.stack([torch.randint(k, (batch_size,), generator=generator) for k in (*image_sizes, 2)], 1)[
+        :, :-1
+    ]
+    image = {"image_ids": image_ids, "image_codebook_sizes": image_sizes}
+    return TokenPyramid(ids=ids, codebook_sizes=sizes, image_size=(height, width), **image, **origin)
 
 
 def same(a: TokenPyramid, b: TokenPyramid) -> bool:
@@ -72,5 +77,9 @@ def same(a: TokenPyramid, b: TokenPyramid) -> bool:
     for tokens in (a, b):
         for ids, mask in zip(tokens.ids, tokens.present, strict=True):
             assert torch.equal(ids >= 0, torch.ones_like(ids, dtype=torch.bool) if mask is None else mask)
-    plain = [(p.codebook_sizes, p.image_size, p.fingerprint, p.precision, [x.tolist() for x in p.ids]) for p in (a, b)]
+    plain = [
+        {name: getattr(p, name) for name in ("codebook_sizes", "image_size", "fingerprint", "precision")}
+        | {"image": p.image_codebook_sizes, "ids": [x.tolist() for x in (*p.ids, p.image_ids)]}
+        for p in (a, b)
+    ]
     return plain[0] == plain[1]

@@ -20,12 +20,12 @@ FINGERPRINT = bytes(range(32)).hex()
 ORIGIN = {"fingerprint": FINGERPRINT, "precision": "float32"}
 
 
-def small() -> tuple[TokenHeader, list[np.ndarray]]:
+def small() -> tuple[TokenHeader, list[np.ndarray], np.ndarray | None]:
     header = TokenHeader(codebook_sizes=(5, 300), grids=((1, 2), (2, 4)), batch_size=2, image_size=(9, 17), **ORIGIN)
-    return header, [np.arange(4).reshape(2, 1, 2) + 1, np.arange(16).reshape(2, 2, 4) * 19]
+    return header, [np.arange(4).reshape(2, 1, 2) + 1, np.arange(16).reshape(2, 2, 4) * 19], None
 
 
-def small_sparse() -> tuple[TokenHeader, list[np.ndarray]]:
+def small_sparse() -> tuple[TokenHeader, list[np.ndarray], np.ndarray | None]:
     """The same grids and a third level: one of four cells is split, and so are three of its children."""
     header = dataclasses.replace(
         small()[0], codebook_sizes=(5, 300, 9), grids=((1, 2), (2, 4), (4, 8)), sparse_counts=(4, 12)
@@ -33,38 +33,51 @@ def small_sparse() -> tuple[TokenHeader, list[np.ndarray]]:
     coarse, fine, finest = small()[1][0], np.full((2, 2, 4), -1), np.full((2, 4, 8), -1)
     fine[1, :, :2] = [[1, 2], [3, 299]]
     finest[1, :2, 2:4], finest[1, 2:, :4] = [[0, 1], [2, 3]], [[4, 5, 6, 7], [8, 7, 6, 5]]
-    return header, [coarse, fine, finest]
+    return header, [coarse, fine, finest], None
 
 
-SMALL = [small, small_sparse]
+def small_with_image_tokens() -> tuple[TokenHeader, list[np.ndarray], np.ndarray]:
+    """The first two images, each with two image tokens."""
+    header, ids, _ = small()
+    return dataclasses.replace(header, image_codebook_sizes=(6, 400)), ids, np.array([[5, 1], [2, 399]])
+
+
+SMALL = [small, small_sparse, small_with_image_tokens]
 
 
 def sealed(body: bytes) -> bytes:
     return body + hashlib.sha256(body).digest()[:16]
 
 
-def slow_pack(header: TokenHeader, ids: list[np.ndarray]) -> bytes:
+def slow_pack(header: TokenHeader, ids: list[np.ndarray], image_ids: np.ndarray) -> bytes:
     """The format as its docstring says it, with Python's integers: a level is one long little-endian number."""
     precision = {None: 0, "float32": 1, "bfloat16": 2, "float16": 3, "float64": 4}[header.precision]
     full = [(x >= 0).all() for x in ids]
-    body = b"PYRTOK" + bytes([3, len(ids), sum(full), precision])
+    body = b"PYRTOK" + bytes([4, len(ids), sum(full), precision, image_ids.shape[1]])
     for number in (header.batch_size, *header.image_size):
         body += number.to_bytes(4, "little")
     body += bytes.fromhex(header.fingerprint)
     for k, grid in zip(header.codebook_sizes, header.grids, strict=True):
         body += b"".join(n.to_bytes(4, "little") for n in (k, *grid))
+    body += b"".join(k.to_bytes(4, "little") for k in header.image_codebook_sizes)
     for level in ids[sum(full) :]:
         body += int((level >= 0).sum()).to_bytes(8, "little")
+    for k, column in zip(header.image_codebook_sizes, image_ids.T.tolist(), strict=True):
+        body += slow_bits(k, column)
     for index, (k, level) in enumerate(zip(header.codebook_sizes, ids, strict=True)):
         if not full[index]:
             ratio = level.shape[1] // ids[index - 1].shape[1]
             parents = np.argwhere(ids[index - 1] >= 0).tolist()
             splits = sum(int(level[image, ratio * y, ratio * x] >= 0) << i for i, (image, y, x) in enumerate(parents))
             body += splits.to_bytes(-(-len(parents) // 8), "little")
-        bits, present = next(n for n in range(33) if 2**n >= k), [int(x) for x in level.flatten() if x >= 0]
-        number = sum(x << (i * bits) for i, x in enumerate(present))
-        body += number.to_bytes(-(-len(present) * bits // 8), "little")
+        body += slow_bits(k, [int(x) for x in level.flatten() if x >= 0])
     return sealed(body)
+
+
+def slow_bits(k: int, ids: list[int]) -> bytes:
+    bits = next(n for n in range(33) if 2**n >= k)
+    number = sum(x << (i * bits) for i, x in enumerate(ids))
+    return number.to_bytes(-(-len(ids) * bits // 8), "little")
 
 
 @st.composite
@@ -108,14 +121,17 @@ def sparse_levels(draw: st.DrawFn) -> tuple[TokenHeader, list[np.ndarray]]:
     return header, ids
 
 
-@given(st.one_of(levels(), sparse_levels()))
-def test_bytes_equal_a_slow_reference_and_unpack_inverts_them(case):
-    header, ids = case
-    data = pack(header, ids)
-    assert data == slow_pack(header, ids)
+@given(st.one_of(levels(), sparse_levels()), st.lists(st.sampled_from([2, 5, 256, 257, 2**32 - 1]), max_size=3))
+def test_bytes_equal_a_slow_reference_and_unpack_inverts_them(case, image_sizes):
+    header = dataclasses.replace(case[0], image_codebook_sizes=tuple(image_sizes))
+    ids, image_ids = case[1], np.array([[k - 1 - i for k in image_sizes] for i in range(2)], int)
+    image_ids = image_ids[np.arange(header.batch_size) % 2].reshape(header.batch_size, -1)
+    data = pack(header, ids, image_ids)
+    assert data == slow_pack(header, ids, image_ids)
     assert len(data) == header.total_bytes
-    got_header, got = unpack(data)
+    got_header, got, got_image = unpack(data)
     assert got_header == header
+    assert got_image.dtype == np.int64 and np.array_equal(got_image, image_ids)
     assert [x.dtype for x in got] == [np.int64] * len(ids)
     assert all(np.array_equal(a, b) for a, b in zip(got, ids, strict=True))
 
@@ -129,26 +145,26 @@ def test_levels_longer_than_one_chunk_pack_like_the_slow_reference(count, k):
     data = pack(header, ids)
     bits = "".join(format(x, f"0{(k - 1).bit_length()}b")[::-1] for x in ids[0].flat)
     payload = b"".join(int(bits[i : i + 8][::-1], 2).to_bytes(1, "little") for i in range(0, len(bits), 8))
-    assert data[66:-16] == payload
+    assert data[67:-16] == payload
     assert np.array_equal(unpack(data)[1][0], ids[0])
 
 
 def test_the_bytes_of_a_small_pyramid_are_these():
     assert pack(*small()).hex() == (
-        "505952544f4b03020201"  # magic, version 3, 2 levels, both full, float32
+        "505952544f4b0402020100"  # magic, version 4, 2 levels, both full, float32, no image tokens
         "020000000900000011000000"  # 2 images of 9x17 px
         "000102030405060708090a0b0c0d0e0f101112131415161718191a1b1c1d1e1f"
         "050000000100000002000000"  # 5 entries, grid 1x2
         "2c0100000200000004000000"  # 300 entries, grid 2x4
         "d108"  # 1 + 2·8 + 3·64 + 4·512 = 0x8d1
         "002698c8c1e48b9c429856f98a46ee9ec28e"  # 0, 19, 38, … 285 in 9 bits each
-        "c315ae6a701e7266f12c908874ae052a"  # SHA-256 of all that, 16 bytes of it
+        "042ae948864520889ce3aa1df1c2cb6e"  # SHA-256 of all that, 16 bytes of it
     )
 
 
 def test_the_bytes_of_a_small_sparse_pyramid_are_these():
     assert pack(*small_sparse()).hex() == (
-        "505952544f4b03030101"  # magic, version 3, 3 levels, 1 of them full, float32
+        "505952544f4b0403010100"  # magic, version 4, 3 levels, 1 of them full, float32, no image tokens
         "020000000900000011000000"  # 2 images of 9x17 px
         "000102030405060708090a0b0c0d0e0f101112131415161718191a1b1c1d1e1f"
         "050000000100000002000000"  # 5 entries, grid 1x2
@@ -161,8 +177,16 @@ def test_the_bytes_of_a_small_sparse_pyramid_are_these():
         "01040c5809"  # 1, 2, 3, 299 in 9 bits each
         "0e"  # of these 4 cells the second, third and fourth are split
         "103254767856"  # 0, 1, 2, … 8, 7, 6, 5 in 4 bits each, row by row
-        "8faa780eaec8fbdf8c86ab77b1a95125"
+        "dcac6a62be36bbfaa42b855e3c0c78ec"
     )
+
+
+def test_the_bytes_of_image_tokens_are_these():
+    data = pack(*small_with_image_tokens())
+    assert data[10] == 2  # image tokens
+    assert data[79:87].hex() == "0600000090010000"  # of 6 and 400 entries
+    assert data[87:91].hex() == "15011e03"  # 5, 2 in 3 bits each; 1, 399 in 9 bits each
+    assert data[91:-16] == pack(*small())[79:-16]  # then the levels
 
 
 @pytest.mark.parametrize("case", SMALL)
@@ -194,16 +218,16 @@ def test_every_missing_or_repeated_byte_and_every_truncation_is_found(case):
     [
         (lambda d: b"", r"begins with b'PYRTOK'.*got b''"),
         (lambda d: b"\x89PNG\r\n\x1a\n" + d, r"begins with b'PYRTOK'"),
-        (lambda d: b"PYR", "at least 54 bytes, got 3"),
-        (lambda d: d[:70], "at least 78 bytes, got 70"),
-        (lambda d: d[:8], "at least 54 bytes, got 8"),
-        (lambda d: d[:6] + b"\x02" + d[7:], "version 3, got 2"),
+        (lambda d: b"PYR", "at least 55 bytes, got 3"),
+        (lambda d: d[:70], "at least 79 bytes, got 70"),
+        (lambda d: d[:8], "at least 55 bytes, got 8"),
+        (lambda d: d[:6] + b"\x02" + d[7:], "version 4, got 2"),
         (lambda d: sealed(d[:9] + b"\x05" + d[10:-16]), r"precision in \[0, 5\), got 5"),
-        (lambda d: d[:-1], r"expected a token file of 114 bytes by its header, got 113: it is truncated"),
-        (lambda d: d + b"\0", r"expected a token file of 114 bytes by its header, got 115: bytes follow its end"),
+        (lambda d: d[:-1], r"expected a token file of 115 bytes by its header, got 114: it is truncated"),
+        (lambda d: d + b"\0", r"expected a token file of 115 bytes by its header, got 116: bytes follow its end"),
         (lambda d: d[:-20] + b"\0" + d[-19:], r"expected checksum [0-9a-f]{32} .*got [0-9a-f]{32}: bytes were altered"),
         (lambda d: sealed(d[:7] + b"\0" + d[8:-16]), r"got 0 levels"),
-        (lambda d: sealed(d[:10] + bytes(4) + d[14:-16]), r"got 2 levels, 0 images"),
+        (lambda d: sealed(d[:11] + bytes(4) + d[15:-16]), r"got 2 levels, 0 images"),
         (lambda d: sealed(d[:8] + b"\0" + d[9:-16]), r"1 to 2 full levels, got 0"),
         (lambda d: sealed(d[:8] + b"\3" + d[9:-16]), r"1 to 2 full levels, got 3"),
     ],
@@ -215,20 +239,20 @@ def test_each_kind_of_damage_has_its_own_message(alter, message):
 
 def test_filling_bits_that_are_not_zero_are_refused_so_that_equal_tokens_have_equal_bytes():
     data = bytearray(pack(*small())[:-16])
-    assert data[79] == 0x08  # 4 ids of 3 bits leave 4 bits of the second byte
-    data[79] |= 0x10
+    assert data[80] == 0x08  # 4 ids of 3 bits leave 4 bits of the second byte
+    data[80] |= 0x10
     with pytest.raises(TokenFileError, match="zero bits behind the last id"):
         unpack(sealed(bytes(data)))
     data = bytearray(pack(*small_sparse())[:-16])
-    assert data[108] == 0x04  # 4 split bits leave 4 bits of their byte
-    data[108] |= 0x10
+    assert data[109] == 0x04  # 4 split bits leave 4 bits of their byte
+    data[109] |= 0x10
     with pytest.raises(TokenFileError, match="zero bits behind the last split bit"):
         unpack(sealed(bytes(data)))
 
 
 def with_counts(*counts: int) -> bytes:
     data = pack(*small_sparse())[:-16]
-    return sealed(data[:90] + struct.pack("<QQ", *counts) + data[106:])
+    return sealed(data[:91] + struct.pack("<QQ", *counts) + data[107:])
 
 
 @pytest.mark.parametrize(
@@ -248,7 +272,7 @@ def test_numbers_of_present_cells_that_no_splits_make_are_refused(counts, level,
 
 def test_split_bits_that_do_not_make_as_many_cells_as_the_header_says_are_refused():
     data = bytearray(pack(*small_sparse())[:-16])
-    data[108] = 0x0C
+    data[109] = 0x0C
     with pytest.raises(TokenFileError, match="expected 4 present cells .* got 8"):
         unpack(sealed(bytes(data)))
 
@@ -256,7 +280,7 @@ def test_split_bits_that_do_not_make_as_many_cells_as_the_header_says_are_refuse
 def test_grids_between_which_there_are_no_splits_are_refused():
     data = bytearray(pack(*small_sparse())[:-16])
     for height in (0x03, 0x01):
-        data[70] = height  # of level 1, on 1x2 cells
+        data[71] = height  # of level 1, on 1x2 cells
         with pytest.raises(TokenFileError, match="sparse level 1"):
             unpack(sealed(bytes(data)))
 
@@ -271,7 +295,7 @@ def test_a_short_file_of_many_absent_cells_is_neither_written_nor_read(monkeypat
         **ORIGIN,
     )
     ids = [np.zeros((1, 1, 1), int), np.full((1, 700, 700), -1)]
-    with pytest.raises(TokenFileError, match="at most 425984 cells in a token file of 104 bytes, got 490001"):
+    with pytest.raises(TokenFileError, match="at most 430080 cells in a token file of 105 bytes, got 490001"):
         pack(header, ids)
     monkeypatch.setattr(token_format, "_MOST_CELLS_PER_BYTE", 1 << 20)
     data = pack(header, ids)
@@ -284,8 +308,8 @@ def test_a_short_file_of_many_absent_cells_is_neither_written_nor_read(monkeypat
 def test_a_header_that_promises_more_than_the_file_holds_costs_no_memory(k):
     tracemalloc.start()
     for num_full in (255, 1):
-        fixed = struct.pack("<6sBBBBIII32s", b"PYRTOK", 3, 255, num_full, 1, 2**32 - 1, 5, 5, bytes(32))
-        levels = struct.pack("<III", k, 2**32 - 1, 2**32 - 1) * 255
+        fixed = struct.pack("<6sBBBBBIII32s", b"PYRTOK", 4, 255, num_full, 1, 255, 2**32 - 1, 5, 5, bytes(32))
+        levels = struct.pack("<III", k, 2**32 - 1, 2**32 - 1) * 255 + struct.pack("<I", k) * 255
         for count in (0, 1, 2**64 - 1):
             with pytest.raises(TokenFileError):
                 unpack(sealed(fixed + levels + struct.pack("<Q", count) * (255 - num_full)))
@@ -297,8 +321,8 @@ def test_a_header_that_promises_more_than_the_file_holds_costs_no_memory(k):
 def test_unpack_reads_any_buffer_and_gives_writable_ids_of_its_own():
     for case in SMALL:
         data = bytearray(pack(*case()))
-        _, ids = unpack(memoryview(data))
-        data[78:] = bytes(len(data) - 78)
+        _, ids, _ = unpack(memoryview(data))
+        data[79:] = bytes(len(data) - 79)
         assert np.array_equal(ids[1], case()[1][1])
         ids[0][:] = ids[-1][:] = 0
 
@@ -311,13 +335,13 @@ def test_packing_many_ids_takes_little_memory_beside_their_bytes():
     data = pack(header, ids)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
-    assert len(data) == 66 + side * side * 12 // 8 + 16
+    assert len(data) == 67 + side * side * 12 // 8 + 16
     assert peak < 5 * len(data)
 
 
 def test_a_header_is_read_without_the_ids_behind_it():
-    for (header, ids), length in ((small(), 78), (small_sparse(), 106)):
-        data = pack(header, ids)
+    for (header, *ids), length in ((small(), 79), (small_sparse(), 107), (small_with_image_tokens(), 87)):
+        data = pack(header, *ids)
         assert header.num_bytes == length
         assert parse_header(data[:length]) == parse_header(data) == header
 
@@ -348,7 +372,7 @@ def test_reading_a_file_names_it_and_stops_at_a_header_that_does_not_fit(tmp_pat
         read_file(tmp_path)
     with open(path, "r+b") as file:
         file.truncate(2**40)  # sparse: takes no disk, but would not fit into memory
-    with pytest.raises(TokenFileError, match=r"a\.tokens: expected a token file of 114 bytes.*bytes follow"):
+    with pytest.raises(TokenFileError, match=r"a\.tokens: expected a token file of 115 bytes.*bytes follow"):
         read_file(path)
     with open(path, "wb") as file:
         file.truncate(2**40)
@@ -358,9 +382,9 @@ def test_reading_a_file_names_it_and_stops_at_a_header_that_does_not_fit(tmp_pat
 
 def test_the_longest_header_is_read_at_once(tmp_path):
     grids, sizes = ((1, 1),) * 255, (2,) * 255
-    counts = {"sparse_counts": (0,) * 254}
+    counts = {"sparse_counts": (0,) * 254, "image_codebook_sizes": sizes}
     header = TokenHeader(codebook_sizes=sizes, grids=grids, batch_size=1, image_size=(1, 1), **counts, **ORIGIN)
-    data = pack(header, [np.full((1, 1, 1), -1 if level else 1) for level in range(255)])
+    data = pack(header, [np.full((1, 1, 1), -1 if level else 1) for level in range(255)], np.ones((1, 255), int))
     write_file(tmp_path / "a.tokens", data)
     assert header.num_bytes == token_format._LONGEST_HEADER
     assert read_file(tmp_path / "a.tokens") == data

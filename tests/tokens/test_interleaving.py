@@ -9,7 +9,8 @@ from pyramid_tokenizer.errors import TokenMismatchError, TokenSequenceError
 from pyramid_tokenizer.tokens import TokenPyramid, Vocabulary
 from pyramid_tokenizer.tokens.interleaving import deinterleave, interleave
 
-VOCABULARY = Vocabulary(codebook_sizes=(4, 8, 16), strides=(16, 8, 4), fingerprint="0" * 64)
+KIND = {"codebook_sizes": (4, 8, 16), "strides": (16, 8, 4), "image_codebook_sizes": (5, 3)}
+VOCABULARY = Vocabulary(**KIND, fingerprint="0" * 64)
 
 
 def pyramid(sparse: bool = False) -> TokenPyramid:
@@ -19,9 +20,9 @@ def pyramid(sparse: bool = False) -> TokenPyramid:
         ids[2][0, :4, 4:8] = -1  # below it
         ids[2][0, 4:6, :2] = -1  # an unsplit cell of level 1
         ids[2][1] = -1
-    return TokenPyramid(
-        ids=tuple(ids), codebook_sizes=VOCABULARY.codebook_sizes, image_size=(30, 48), fingerprint="0" * 64
-    )
+    image = {"image_ids": torch.tensor([[4, 0], [1, 2]]), "image_codebook_sizes": (5, 3)}
+    kind = {"codebook_sizes": VOCABULARY.codebook_sizes, "image_size": (30, 48), "fingerprint": "0" * 64}
+    return TokenPyramid(ids=tuple(ids), **kind, **image)
 
 
 @pytest.mark.parametrize("sparse", [False, True])
@@ -38,9 +39,10 @@ def test_a_cell_comes_before_the_cells_below_it():
     tokens = pyramid()
     sequence = interleave(VOCABULARY, tokens)[0].tolist()
     coarse, middle, fine = (ids[0] + offset for ids, offset in zip(tokens.ids, VOCABULARY.level_offsets, strict=True))
-    assert sequence[4:6] == [int(coarse[0, 0]), int(middle[0, 0])]
-    assert sequence[6:11] == [*fine[:2, :2].flatten().tolist(), int(middle[0, 1])]
-    assert sequence[4 + 21] == int(coarse[0, 1])
+    assert [VOCABULARY.describe(i) for i in sequence[3:5]] == ["<|img i0 0004|>", "<|img i1 0000|>"]
+    assert sequence[6:8] == [int(coarse[0, 0]), int(middle[0, 0])]
+    assert sequence[8:13] == [*fine[:2, :2].flatten().tolist(), int(middle[0, 1])]
+    assert sequence[6 + 21] == int(coarse[0, 1])
 
 
 def test_one_level_is_written_as_flatten_does():
@@ -49,7 +51,8 @@ def test_one_level_is_written_as_flatten_does():
 
 
 @pytest.mark.parametrize(
-    "change", [lambda s: s[:-1], lambda s: [*s, 1], lambda s: s[:7] + s[8:], lambda s: s[:4] + s[67:]]
+    "change",
+    [lambda s: s[:-1], lambda s: [*s, 1], lambda s: s[:9] + s[10:], lambda s: s[:6] + s[69:], lambda s: s[:4] + s[5:]],
 )
 def test_broken_sequences_are_refused(change):
     sequence = interleave(VOCABULARY, pyramid())[0].tolist()
@@ -58,6 +61,6 @@ def test_broken_sequences_are_refused(change):
 
 
 def test_tokens_of_another_tokenizer_are_refused():
-    other = Vocabulary(codebook_sizes=(4, 8, 16), strides=(16, 8, 4), fingerprint="1" * 64)
+    other = Vocabulary(**KIND, fingerprint="1" * 64)
     with pytest.raises(TokenMismatchError):
         interleave(other, pyramid())

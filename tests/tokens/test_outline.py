@@ -14,7 +14,7 @@ from pyramid_tokenizer.tokens.summary import level_counts
 GOLDEN = Path(__file__).parents[1] / "golden"
 
 
-@pytest.mark.parametrize("name", ["tokens_v3.bin", "tokens_v3_sparse.bin"])
+@pytest.mark.parametrize("name", ["tokens_v4.bin", "tokens_v4_sparse.bin"])
 def test_it_counts_what_the_pyramid_counts(name):
     tokens, outline = TokenPyramid.load(GOLDEN / name), read_outline(GOLDEN / name)
     assert outline.counts.tolist() == level_counts(tokens).tolist()

@@ -44,6 +44,8 @@ def test_a_prefix_equals_a_pyramid_that_never_had_the_finer_levels(tokens):
             image_size=tokens.image_size,
             fingerprint=tokens.fingerprint,
             precision=tokens.precision,
+            image_ids=tokens.image_ids,
+            image_codebook_sizes=tokens.image_codebook_sizes,
         )
         prefix = tokens[:n]
         assert len(prefix) == n
@@ -171,13 +173,13 @@ def test_parts_of_a_pyramid_share_its_memory_and_are_not_checked_again():
     tokens = make()
     with operations() as counts:
         parts = [tokens[:1], tokens.to("cpu"), *tokens.unbind()]
-    assert counts == {"slice": 4}
+    assert counts == {"slice": 6}
     starts = [[x.data_ptr() for x in part.ids] for part in parts]
     whole = [x.data_ptr() for x in tokens.ids]
     assert starts == [whole[:1], whole, whole, [whole[0] + 2 * 8, whole[1] + 8 * 8]]
     with operations() as counts:
         TokenPyramid.cat([tokens, tokens])
-    assert counts == {"cat": 2}
+    assert counts == {"cat": 3}
 
 
 def test_what_comes_from_outside_is_checked_once_per_level():
@@ -354,7 +356,7 @@ def test_pinning_pins_every_level(monkeypatch):
     monkeypatch.setattr(torch.Tensor, "pin_memory", lambda ids: pinned.append(ids) or ids.clone())
     tokens = make()
     assert same(tokens.pin_memory(), tokens)
-    assert [x.data_ptr() for x in pinned] == [x.data_ptr() for x in tokens.ids]
+    assert [x.data_ptr() for x in pinned] == [x.data_ptr() for x in (*tokens.ids, tokens.image_ids)]
 
 
 @pytest.mark.gpu

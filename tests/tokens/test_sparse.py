@@ -18,7 +18,8 @@ from torch.utils.data import default_collate
 
 from pyramid_tokenizer.errors import TokenRangeError
 from pyramid_tokenizer.tokens.health import measure_health
-from pyramid_tokenizer.tokens.pyramid import TokenPyramid, trusted_pyramid
+from pyramid_tokenizer.tokens.pyramid import TokenPyramid
+from pyramid_tokenizer.tokens.trusted import trusted_pyramid
 from pyramid_tokenizer.tokens.wrapping import pyramid_of_ids
 from tests.operations import WAITS, operations
 from tests.tokens.pyramids import FIELDS, make, make_sparse, pyramids, same
@@ -66,7 +67,7 @@ def test_sizes_count_what_is_present_and_one_bit_per_split():
 def test_the_rate_of_a_batch_is_the_mean_of_its_images_and_that_of_a_slow_count(tokens):
     rates = []
     for single in tokens.unbind():
-        bits, previous = 0.0, 0
+        bits, previous = sum(map(math.log2, single.image_codebook_sizes)), 0
         for ids, k in zip(single.ids, single.codebook_sizes, strict=True):
             present = sum(i >= 0 for i in ids.flatten().tolist())
             bits += present * math.log2(k) + (previous if present < ids.numel() else 0)
@@ -182,7 +183,9 @@ def test_pinning_pins_ids_and_masks(monkeypatch):
     monkeypatch.setattr(torch.Tensor, "pin_memory", lambda x: pinned.append(x) or x.clone())
     tokens = make_sparse()
     assert same(tokens.pin_memory(), tokens)
-    assert [x.data_ptr() for x in pinned] == [x.data_ptr() for x in (*tokens.ids, *tokens.present[1:])]
+    assert [x.data_ptr() for x in pinned] == [
+        x.data_ptr() for x in (*tokens.present[1:], *tokens.ids, tokens.image_ids)
+    ]
 
 
 def test_a_pickle_with_absent_cells_that_are_no_tree_is_refused():

@@ -28,7 +28,9 @@ def slow_flatten(vocabulary: Vocabulary, tokens: TokenPyramid) -> list[str]:
     """The grammar in words, for one image."""
     (h, w), stride = tokens.grids[0], vocabulary.strides[0]
     crops = h * stride - tokens.image_size[0], w * stride - tokens.image_size[1]
-    words = ["<|img begin|>", *(f"<|img crop {c}|>" for c in crops), "<|img level 0|>"]
+    words = ["<|img begin|>", *(f"<|img crop {c}|>" for c in crops)]
+    words += [f"<|img i{number} {i:04d}|>" for number, i in enumerate(tokens.image_ids[0].tolist())]
+    words.append("<|img level 0|>")
     for row in tokens.ids[0][0].tolist():
         words += [*(f"<|img l0 {i:04d}|>" for i in row), "<|img row|>"]
     for level in range(1, len(tokens)):

@@ -29,8 +29,15 @@ def random_tokens(vocabulary: Vocabulary, image_size: tuple[int, int], batch_siz
     for k, stride in zip(vocabulary.codebook_sizes, vocabulary.strides, strict=True):
         grid = [math.ceil(pixels / coarsest) * (coarsest // stride) for pixels in image_size]
         ids.append(torch.randint(k, (batch_size, *grid), generator=generator))
+    sizes = vocabulary.image_codebook_sizes
+    columns = [torch.randint(k, (batch_size,), generator=generator) for k in sizes]
     return TokenPyramid(
-        ids=ids, codebook_sizes=vocabulary.codebook_sizes, image_size=image_size, fingerprint=vocabulary.fingerprint
+        ids=ids,
+        codebook_sizes=vocabulary.codebook_sizes,
+        image_size=image_size,
+        fingerprint=vocabulary.fingerprint,
+        image_ids=torch.stack(columns, 1) if columns else torch.empty(batch_size, 0, dtype=torch.int64),
+        image_codebook_sizes=sizes,
     )
 
 
@@ -40,7 +47,8 @@ def vocabularies(draw: st.DrawFn) -> Vocabulary:
     finest = draw(st.integers(1, 4))
     strides = [finest * math.prod(ratios[level:]) for level in range(len(ratios) + 1)]
     sizes = [draw(st.sampled_from([2, 3, 5, 64, 100, 1000])) for _ in strides]
-    return Vocabulary(codebook_sizes=sizes, strides=strides, fingerprint=FINGERPRINT)
+    image_sizes = draw(st.lists(st.sampled_from([2, 3, 64]), max_size=3))
+    return Vocabulary(codebook_sizes=sizes, strides=strides, fingerprint=FINGERPRINT, image_codebook_sizes=image_sizes)
 
 
 def slow_flatten(vocabulary: Vocabulary, tokens: TokenPyramid, image: int) -> list[str]:
@@ -48,6 +56,7 @@ def slow_flatten(vocabulary: Vocabulary, tokens: TokenPyramid, image: int) -> li
     (h, w), stride = tokens.grids[0], vocabulary.strides[0]
     crops = h * stride - tokens.image_size[0], w * stride - tokens.image_size[1]
     words = ["<|img begin|>", *(f"<|img crop {c}|>" for c in crops)]
+    words += [f"<|img i{number} {i:04d}|>" for number, i in enumerate(tokens.image_ids[image].tolist())]
     for level, ids in enumerate(tokens.ids):
         words.append(f"<|img level {level}|>")
         for row in ids[image].tolist():

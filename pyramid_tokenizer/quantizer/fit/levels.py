@@ -12,12 +12,12 @@ import math
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from pyramid_tokenizer.checks.devices import exact_float32
 from pyramid_tokenizer.checks.finite import require_finite
 from pyramid_tokenizer.errors import DataError, NotFittedError, TooFewCellsError
+from pyramid_tokenizer.quantizer.fit.image_codes import fit_image_codes, image_embeddings
 from pyramid_tokenizer.quantizer.fit.kept import KeptSamples, Samples
 from pyramid_tokenizer.quantizer.fit.progress import FitProgress, Progress, stage_sizes
 from pyramid_tokenizer.quantizer.fit.regression import explained, reduced_rank, ridge, whitening
@@ -134,6 +134,7 @@ def fit_quantizer(  # noqa: PLR0913
             reports.sort(key=lambda report: report.level)
             shown.begin("image embeddings")
             if not first_level:
+                fit_image_codes(quantizer.image, batches, iterations, generator, keep=keep_adapters)
                 weights = quantizer.composition.text_weights([report.semantics_explained for report in reports])
                 for index, weight in enumerate(weights):
                     quantizer.level(index).text_weight.fill_(weight)
@@ -148,7 +149,7 @@ def fit_quantizer(  # noqa: PLR0913
 
 
 def fit_embedding(quantizer: PyramidQuantizer, samples: Samples) -> None:
-    """Fits the linear map from the mean text embedding of an image's cells to the backbone's own image embedding.
+    """Fits the linear map from the mean text embedding of cells to what image tokens leave of the backbone's image embedding.
 
     Codes keep the common directions of the text space better than the rare ones; the map gives the rare ones their weight
     back.
@@ -162,12 +163,9 @@ def fit_embedding(quantizer: PyramidQuantizer, samples: Samples) -> None:
     """
     means, wanted = [], []
     for features, _ in samples():
-        if features.embedding is None:
-            raise DataError(
-                "expected features with an image embedding, got none: call the backbone with with_dense=True"
-            )
+        own = image_embeddings(features)
         means.append(quantizer.mean_text_embedding(quantizer.encode(features)))
-        wanted.append(F.normalize(features.embedding.float(), dim=1))
+        wanted.append(own - quantizer.image.codes(quantizer.image.encode(own)))
     fit = ridge(torch.cat(means), torch.cat(wanted), share=EMBEDDING_RIDGE)
     quantizer.to_embedding.weight.copy_(fit.weight.T)
     quantizer.to_embedding.bias.copy_(fit.bias)
