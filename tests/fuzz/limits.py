@@ -24,18 +24,11 @@ def limits() -> Iterator[None]:
     def refused(*_: object) -> None:
         raise AssertionError("expected no network, got a connection")
 
-    def too_long(*_: object) -> None:
-        pytest.fail(f"took more than {MOST_SECONDS} s")
-
-    before, peak = signal.signal(signal.SIGALRM, too_long), _peak()
+    peak = _peak()
     with pytest.MonkeyPatch.context() as patch, warnings.catch_warnings():
         warnings.simplefilter("ignore")
         patch.setattr(socket.socket, "connect", refused)
-        try:
-            yield
-        finally:
-            signal.setitimer(signal.ITIMER_REAL, 0)
-            signal.signal(signal.SIGALRM, before)
+        yield
     grown = _peak() - peak
     assert grown < MOST_BYTES, f"took {grown >> 20} MB more memory"
 
@@ -43,13 +36,21 @@ def limits() -> Iterator[None]:
 def outcome(read: Callable[[], Any]) -> str:
     """Whether reading gave something ("read"), or the name of the error of this package. Anything else is raised.
 
-    Inside `limits`, 10 s are the most that it may take.
+    10 s are the most that it may take.
     """
+
+    def too_long(*_: object) -> None:
+        pytest.fail(f"took more than {MOST_SECONDS} s")
+
+    before = signal.signal(signal.SIGALRM, too_long)
     signal.setitimer(signal.ITIMER_REAL, MOST_SECONDS)
     try:
         read()
     except PyramidTokenizerError as error:
         return type(error).__name__
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)  # left running, it would end the process in a later test
+        signal.signal(signal.SIGALRM, before)
     return "read"
 
 
