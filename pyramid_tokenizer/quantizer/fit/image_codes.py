@@ -1,4 +1,4 @@
-"""Fits the codebooks of the image tokens: k-means of image embeddings, then of what is left of them."""
+"""Fits what gives an image's embedding: the codebooks of the image tokens, and what the mean over the cells adds to them."""
 
 from __future__ import annotations
 
@@ -10,21 +10,31 @@ from pyramid_tokenizer.backbones.features import FeaturePyramid
 from pyramid_tokenizer.errors import DataError
 from pyramid_tokenizer.quantizer.fit.kept import Samples
 from pyramid_tokenizer.quantizer.fit.kmeans import kmeans
+from pyramid_tokenizer.quantizer.fit.regression import ridge
 from pyramid_tokenizer.quantizer.image_codes import ImageQuantizer
 from pyramid_tokenizer.quantizer.nearest import nearest
+from pyramid_tokenizer.quantizer.pyramid import PyramidQuantizer
+
+EMBEDDING_RIDGE = 1e-3
+"""Ridge of the map to image embeddings, whose samples are images and not cells. Measured on an unfinished backbone of the
+bundled model (zero-shot accuracy from tokens, 98 names, 160 px): 35.2, 35.6, 33.7 and 32.2 % at 1e-4, 1e-3, 1e-2 and 1e-1,
+34.1 % without the map."""
 
 
 @torch.no_grad()
-def fit_image_codes(
-    image: ImageQuantizer, samples: Samples, iterations: int, generator: torch.Generator, *, keep: bool = False
+def fit_embedding(
+    quantizer: PyramidQuantizer, samples: Samples, iterations: int, generator: torch.Generator, *, keep: bool = False
 ) -> None:
-    """Fits the codebooks of all image tokens.
+    """Fits the image tokens, then the linear map from the mean text embedding of cells to what they leave of image embeddings.
 
-    Of fewer images than entries, each is an entry; the other entries repeat the first one and are never chosen.
+    Codes of cells keep the common directions of the text space better than the rare ones; the map gives the rare ones their
+    weight back. It is fitted to what image tokens leave of images that *their* codebooks were not fitted on: of those that they
+    were fitted on they leave next to nothing. Measured on a distilled ViT (651 photos, 153 names, mean of three seeds): 27.3 % of
+    the names, against 26.5 % with the same images for both and 30.3 % by the embedding itself.
 
     Args:
-        image: Changed in place.
-        samples: See `Samples`; called once, and not at all where there are no image tokens.
+        quantizer: With fitted levels; changed in place.
+        samples: See `Samples`; called once.
         iterations: Steps of k-means.
         generator: Starts k-means.
         keep: Whether k-means starts from the present entries.
@@ -32,15 +42,52 @@ def fit_image_codes(
     Raises:
         DataError: Features without an image embedding.
     """
-    if not image.codebook_sizes:
-        return
-    rest = torch.cat([image_embeddings(features) for features, _ in samples()])
+    found = [
+        (image_embeddings(features), quantizer.mean_text_embedding(quantizer.encode(features)))
+        for features, _ in samples()
+    ]
+    wanted, means = (torch.cat(rows) for rows in zip(*found, strict=True))
+    left = wanted
+    if quantizer.image.codebook_sizes:
+        left = _left_by_other_half(quantizer.image, wanted, iterations, generator)
+        fit_image_codes(quantizer.image, wanted, iterations, generator, keep=keep)
+    fit = ridge(means, left, share=EMBEDDING_RIDGE)
+    quantizer.to_embedding.weight.copy_(fit.weight.T)
+    quantizer.to_embedding.bias.copy_(fit.bias)
+
+
+@torch.no_grad()
+def fit_image_codes(
+    image: ImageQuantizer, rows: Tensor, iterations: int, generator: torch.Generator, *, keep: bool = False
+) -> None:
+    """Fits the codebooks of all image tokens: k-means of image embeddings, then of what is left of them, and so on.
+
+    Of fewer images than entries, each is an entry; the other entries repeat the first one and are never chosen.
+
+    Args:
+        image: Changed in place.
+        rows: (N, D) float32 of unit norm, image embeddings.
+        iterations: Steps of k-means.
+        generator: Starts k-means.
+        keep: Whether k-means starts from the present entries.
+    """
     for codebook in image.codebooks:
-        count = min(len(codebook), len(rest))
+        count = min(len(codebook), len(rows))
         start = codebook[:count] if keep else None
-        entries = kmeans(rest, count, iterations=iterations, generator=generator, start=start)
+        entries = kmeans(rows, count, iterations=iterations, generator=generator, start=start)
         codebook.copy_(torch.cat([entries, entries[:1].expand(len(codebook) - count, -1)]))
-        rest = rest - codebook[nearest(rest, codebook)]
+        rows = rows - codebook[nearest(rows, codebook)]
+
+
+def _left_by_other_half(image: ImageQuantizer, rows: Tensor, iterations: int, generator: torch.Generator) -> Tensor:
+    """(N, D): what codebooks that were fitted on the other half of the images leave of each; of a single image, nothing."""
+    other = ImageQuantizer(image.codebook_sizes, embedding_dim=image.embedding_dim).to(rows.device)
+    left = torch.zeros_like(rows)
+    for own in (0, 1):
+        if len(rows) > 1:
+            fit_image_codes(other, rows[1 - own :: 2], iterations, generator)
+            left[own::2] = rows[own::2] - other.codes(other.encode(rows[own::2]))
+    return left
 
 
 def image_embeddings(features: FeaturePyramid) -> Tensor:

@@ -17,7 +17,7 @@ from torch import Tensor
 from pyramid_tokenizer.checks.devices import exact_float32
 from pyramid_tokenizer.checks.finite import require_finite
 from pyramid_tokenizer.errors import DataError, NotFittedError, TooFewCellsError
-from pyramid_tokenizer.quantizer.fit.image_codes import fit_image_codes, image_embeddings
+from pyramid_tokenizer.quantizer.fit.image_codes import fit_embedding
 from pyramid_tokenizer.quantizer.fit.kept import KeptSamples, Samples
 from pyramid_tokenizer.quantizer.fit.progress import FitProgress, Progress, stage_sizes
 from pyramid_tokenizer.quantizer.fit.regression import explained, reduced_rank, ridge, whitening
@@ -25,12 +25,6 @@ from pyramid_tokenizer.quantizer.fit.sampling import sample_cells
 from pyramid_tokenizer.quantizer.level import LevelQuantizer
 from pyramid_tokenizer.quantizer.nearest import nearest
 from pyramid_tokenizer.quantizer.pyramid import PyramidQuantizer
-
-EMBEDDING_RIDGE = 1e-3
-"""Ridge of the map to image embeddings, whose samples are images and not cells. Measured on an unfinished backbone of the
-bundled model (zero-shot accuracy from tokens, 98 names, 160 px): 35.2, 35.6, 33.7 and 32.2 % at 1e-4, 1e-3, 1e-2 and 1e-1,
-34.1 % without the map."""
-
 
 ITERATIONS = 10
 """Steps of k-means. Measured on the bundled backbone's finest level (1,024 entries, 64 vectors each): of the variance of vectors
@@ -134,11 +128,10 @@ def fit_quantizer(  # noqa: PLR0913
             reports.sort(key=lambda report: report.level)
             shown.begin("image embeddings")
             if not first_level:
-                fit_image_codes(quantizer.image, batches, iterations, generator, keep=keep_adapters)
                 weights = quantizer.composition.text_weights([report.semantics_explained for report in reports])
                 for index, weight in enumerate(weights):
                     quantizer.level(index).text_weight.fill_(weight)
-                fit_embedding(quantizer, batches)
+                fit_embedding(quantizer, batches, iterations, generator, keep=keep_adapters)
         advice = "features are so large that the fit's statistics overflow; use another backbone"
         require_finite(quantizer.state_dict(), stage="the fitted quantizer", advice=advice, error=DataError)
         shown.end()
@@ -146,29 +139,6 @@ def fit_quantizer(  # noqa: PLR0913
         quantizer.load_state_dict(before)
         raise
     return reports
-
-
-def fit_embedding(quantizer: PyramidQuantizer, samples: Samples) -> None:
-    """Fits the linear map from the mean text embedding of cells to what image tokens leave of the backbone's image embedding.
-
-    Codes keep the common directions of the text space better than the rare ones; the map gives the rare ones their weight
-    back.
-
-    Args:
-        quantizer: With fitted levels; changed in place.
-        samples: See `Samples`; called once.
-
-    Raises:
-        DataError: Features without an image embedding.
-    """
-    means, wanted = [], []
-    for features, _ in samples():
-        own = image_embeddings(features)
-        means.append(quantizer.mean_text_embedding(quantizer.encode(features)))
-        wanted.append(own - quantizer.image.codes(quantizer.image.encode(own)))
-    fit = ridge(torch.cat(means), torch.cat(wanted), share=EMBEDDING_RIDGE)
-    quantizer.to_embedding.weight.copy_(fit.weight.T)
-    quantizer.to_embedding.bias.copy_(fit.bias)
 
 
 def _projected_cells(

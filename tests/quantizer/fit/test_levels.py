@@ -11,6 +11,7 @@ from pyramid_tokenizer.config.models import LevelConfig, QuantizerConfig
 from pyramid_tokenizer.errors import DataError, TooFewCellsError
 from pyramid_tokenizer.quantizer.build import build_quantizer
 from pyramid_tokenizer.quantizer.fit import levels, sampling
+from pyramid_tokenizer.quantizer.fit.image_codes import EMBEDDING_RIDGE
 from pyramid_tokenizer.quantizer.fit.kmeans import kmeans
 from pyramid_tokenizer.quantizer.fit.levels import fit_quantizer, fit_read_outs
 from pyramid_tokenizer.quantizer.fit.regression import reduced_rank, ridge, whitening
@@ -198,7 +199,7 @@ def test_an_image_embedding_from_tokens_is_the_best_linear_guess_of_the_backbone
     ids, wanted = quantizer.encode(features), F.normalize(features.embedding, dim=1)
     places = quantizer.weighted_text_embeddings()[0][ids[0]].mean((1, 2))
     mapped = places @ quantizer.to_embedding.weight.T + quantizer.to_embedding.bias
-    slow = ridge(places, wanted, share=levels.EMBEDDING_RIDGE)
+    slow = ridge(places, wanted, share=EMBEDDING_RIDGE)
     torch.testing.assert_close(mapped, places @ slow.weight + slow.bias, rtol=1e-3, atol=1e-4)
     torch.testing.assert_close(quantizer.embedding(ids), F.normalize(mapped, dim=1), rtol=1e-3, atol=1e-4)
     errors = [float((guess - wanted).square().sum(1).mean()) for guess in (mapped, places)]
