@@ -16,7 +16,7 @@ from pyramid_tokenizer.checks.arguments import check_whole
 from pyramid_tokenizer.checks.finite import all_finite
 from pyramid_tokenizer.config.models import TokenizerConfig
 from pyramid_tokenizer.decoder import PixelDecoder, TopDownTrunk, explain_maps, explain_pixels
-from pyramid_tokenizer.decoder.bands import BAND_PIXELS, cut_rows, in_bands
+from pyramid_tokenizer.decoder.bands import BAND_PIXELS, HALOS_PER_BAND, cut_rows, enlargement_halo_px, in_bands
 from pyramid_tokenizer.decoder.thumbnails import reduce_image, reduction_of
 from pyramid_tokenizer.encoding import Encoder, Images
 from pyramid_tokenizer.errors import NotFittedError
@@ -281,9 +281,10 @@ class PyramidTokenizer(Encoder):
 
         count, _, rows, columns = codes[0].shape
         stride = self.quantizer.strides[0]
-        halo_px = self.pixel_decoder.halo_px + sum(map(self.quantizer.scale, range(len(self.quantizer.levels))))
-        band = max(1, BAND_PIXELS // (count * columns * stride**2))
-        images = in_bands(decode_rows, rows=rows, band=band, halo=-(-halo_px // stride))
+        scales = [self.quantizer.scale(index) for index in range(len(self.quantizer.levels))]
+        halo = -(-(self.pixel_decoder.halo_px + enlargement_halo_px(scales)) // stride)
+        band = max(HALOS_PER_BAND * halo, BAND_PIXELS // (count * columns * stride**2))
+        images = in_bands(decode_rows, rows=rows, band=band, halo=halo)
         return images[..., : image_size[0], : image_size[1]]
 
     def _to_thumbnails(

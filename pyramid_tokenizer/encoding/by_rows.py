@@ -21,9 +21,9 @@ BAND_PIXELS = 2**20
 """Pixels of an image that the backbone gets at a time."""
 
 
-def is_large(batch: Tensor) -> bool:
-    """Whether images (B, 3, H, W) are worth encoding in bands; never while a graph is compiled."""
-    return not torch.compiler.is_compiling() and batch.shape[-2] * batch.shape[-1] > LARGE_PIXELS
+def is_large(images: Tensor) -> bool:
+    """Whether images (..., 3, H, W) are worth encoding in bands; never while a graph is compiled."""
+    return not torch.compiler.is_compiling() and images.shape[-2] * images.shape[-1] > LARGE_PIXELS
 
 
 def runs_by_rows(backbone: Backbone) -> TypeGuard[RowBackbone]:

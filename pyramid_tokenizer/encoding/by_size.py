@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from pyramid_tokenizer.checks.arguments import check_whole, shown
+from pyramid_tokenizer.encoding.by_rows import is_large
 from pyramid_tokenizer.errors import ConfigError, ImageError, ImageValueError
 from pyramid_tokenizer.images.read import ImageLike, read_image
 from pyramid_tokenizer.tokens.pyramid import TokenPyramid
@@ -39,7 +40,8 @@ def encode_by_size(
         encode: (B, 3, H, W) -> tokens of B images.
         images: Any iterable of single images; read once, one by one.
         size: Resize short sides to this many pixels first; None keeps the native size.
-        batch_size: Largest B. Up to eight times as many images wait in memory for others of their size.
+        batch_size: Largest B. Up to eight times as many images wait in memory for others of their size, and large ones (see
+            `by_rows.is_large`) for none.
         on_error: What happens to an image that cannot be read. "raise" raises its error. "skip" goes on: the result has None at
             the image's position, so that results and images still correspond, and position and reason are logged as a warning.
             Errors that do not concern a single image are always raised.
@@ -56,7 +58,7 @@ def encode_by_size(
 
     def flush(shape: torch.Size) -> None:
         group = waiting.pop(shape)
-        tokens = encode(torch.stack([pixels for _, pixels in group]))
+        tokens = encode(group[0][1][None] if len(group) == 1 else torch.stack([pixels for _, pixels in group]))
         results.update(zip([position for position, _ in group], tokens.unbind(), strict=True))
 
     for position, pixels in _read_each(images, size, on_error):
@@ -64,7 +66,7 @@ def encode_by_size(
             results[position] = None
             continue
         waiting[pixels.shape].append((position, pixels))
-        if len(waiting[pixels.shape]) == batch_size:
+        if len(waiting[pixels.shape]) == (1 if is_large(pixels) else batch_size):
             flush(pixels.shape)
         elif sum(map(len, waiting.values())) >= WAITING_BATCHES * batch_size:
             flush(max(waiting, key=lambda shape: len(waiting[shape])))

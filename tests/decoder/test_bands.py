@@ -21,6 +21,7 @@ def decodes(toy_tokenizer, monkeypatch):
         with monkeypatch.context() as small:
             small.setattr(bands, "BAND_FLOATS", 500)
             small.setattr(tokenizer, "BAND_PIXELS", 1)
+            small.setattr(tokenizer, "HALOS_PER_BAND", 1)
             return whole, toy_tokenizer.decode(tokens)
 
     return both
@@ -63,3 +64,17 @@ def test_small_maps_and_maps_with_a_gradient_are_whole():
         small.setattr(bands, "BAND_FLOATS", 4)
         bands.by_rows(lambda part: seen.append(part.shape) or part, x, halo=2)
     assert seen == [(1, 2, 5, 3), (1, 2, 5, 3)]
+
+
+def test_a_band_of_a_wide_image_has_more_rows_than_its_halo(toy_tokenizer, monkeypatch):
+    seen = []
+
+    def in_bands(run, *, rows, band, halo):
+        seen.append((band, halo))
+        return run(slice(0, rows))
+
+    monkeypatch.setattr(tokenizer, "in_bands", in_bands)
+    monkeypatch.setattr(tokenizer, "BAND_PIXELS", 1)
+    toy_tokenizer.decode(toy_tokenizer.encode(torch.rand(1, 3, 32, 64)))
+    ((band, halo),) = seen
+    assert band == bands.HALOS_PER_BAND * halo >= 8

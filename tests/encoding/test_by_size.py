@@ -3,6 +3,7 @@ import pytest
 import torch
 from PIL import Image
 
+from pyramid_tokenizer.encoding import by_rows
 from pyramid_tokenizer.encoding.by_size import WAITING_BATCHES, encode_by_size
 from pyramid_tokenizer.errors import ConfigError, ImageFileError, ImageValueError
 from pyramid_tokenizer.tokens.pyramid import TokenPyramid
@@ -35,6 +36,14 @@ def test_images_of_one_size_go_together_and_come_back_in_order():
     assert values(tokens) == list(range(7))
     assert [t.image_size for t in tokens] == [tuple(i.shape[-2:]) for i in images]
     assert sorted(encode.batches) == [(1, 3, 2, 4), (2, 3, 4, 4), (2, 3, 4, 4), (2, 3, 6, 4)]
+
+
+def test_large_images_wait_for_no_others(monkeypatch):
+    monkeypatch.setattr(by_rows, "LARGE_PIXELS", 23)
+    encode = Encoder()
+    tokens = encode_by_size(encode, iter([flat(0), flat(1, 6), flat(2), flat(3, 6)]), size=None, batch_size=2)
+    assert values(tokens) == list(range(4))
+    assert encode.batches == [(1, 3, 6, 4), (2, 3, 4, 4), (1, 3, 6, 4)]
 
 
 def test_sizes_are_compared_after_resizing():
