@@ -31,23 +31,26 @@ class CodedScores:
     """The way in words, e.g. "levels 0-2" or "JPEG, quality 10"."""
     family: str
     """What is joined by a line in a plot: "prefixes", "by content", "JPEG" and so on."""
-    values: dict[str, list[Tensor]] = field(default_factory=dict)
-    """Name of a figure -> its values (B,) float64 in each batch; "bits_per_pixel" is the rate, and may be missing."""
+    values: dict[str, list[float]] = field(default_factory=dict)
+    """Name of a figure -> its value for each image; "bits_per_pixel" is the rate, and may be missing.
+
+    Numbers, since small tensors that stay between large ones that go would split the heap: 9 MB more for each image.
+    """
 
     def add(self, originals: Tensor, coded: Tensor, rate: Tensor | None, metrics: Mapping[str, Metric]) -> None:
         """Measures a batch, (B, 3, H, W) uint8 both; `rate` is (B,) bits per pixel, None where there is none."""
         if rate is not None:
-            self.values.setdefault("bits_per_pixel", []).append(rate)
+            self.values.setdefault("bits_per_pixel", []).extend(rate.tolist())
         for name, metric in metrics.items():
-            self.values.setdefault(name, []).append(metric(originals, coded))
+            self.values.setdefault(name, []).extend(metric(originals, coded).tolist())
 
     def summary(self, *, samples: int) -> dict[str, Any]:
         """Means over images and their 95 % intervals, as plain data. Pairs that are equal have no finite PSNR and are counted."""
         means: dict[str, float | None] = {}
         intervals: dict[str, list[float] | None] = {}
         equal = 0
-        for name, parts in self.values.items():
-            values = torch.cat(parts).double()
+        for name, listed in self.values.items():
+            values = torch.tensor(listed, dtype=torch.float64)
             finite = values[values.isfinite()]
             equal = max(equal, len(values) - len(finite))
             means[name] = float(finite.mean()) if len(finite) else None

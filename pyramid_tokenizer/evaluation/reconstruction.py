@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from array import array
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -90,8 +91,8 @@ class _Run:
     fid: Any = None
     counts: list[Tensor] = field(default_factory=list)
     """(K_l,) of every level."""
-    embeddings: dict[str, list[Tensor]] = field(default_factory=dict)
-    """The backbone's image embeddings of the originals, "", and of what was coded."""
+    embeddings: dict[str, array[float]] = field(default_factory=dict)
+    """Numbers of the backbone's image embeddings of the originals, "", and of what was coded; no tensors, as in `CodedScores`."""
     side: int = 0
     num_images: int = 0
     shown: list[list[Tensor]] = field(default_factory=list)
@@ -128,11 +129,12 @@ class _Run:
         """The report of everything so far."""
         if not self.num_images:
             raise DataError("expected images to measure, got none: check the folder")
-        originals = torch.cat(self.embeddings[""])
+        found = {
+            name: torch.frombuffer(numbers, dtype=torch.float32).view(self.num_images, -1)
+            for name, numbers in self.embeddings.items()
+        }
         frechet = {
-            name: frechet_distance(originals, torch.cat(parts))
-            for name, parts in self.embeddings.items()
-            if name and self.num_images > 1
+            name: frechet_distance(found[""], one) for name, one in found.items() if name and self.num_images > 1
         }
         rows = [one.summary(samples=SAMPLES) for one in self.scores.values()]
         levels = list(self._levels())
@@ -193,7 +195,7 @@ class _Run:
         embedding = self.tok.features(images / 255, with_dense=True).embedding
         if embedding is not None:
             unit = torch.nn.functional.normalize(embedding.float(), dim=1)
-            self.embeddings.setdefault(what, []).append(unit.cpu())
+            self.embeddings.setdefault(what, array("f")).extend(unit.flatten().tolist())
 
     def _levels(self) -> Iterator[dict[str, Any]]:
         for counts, (height, width) in zip(self.counts, self.grids, strict=True):

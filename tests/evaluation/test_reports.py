@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from array import array
 
 import numpy as np
 import pytest
@@ -64,6 +65,16 @@ def test_levels_have_use_perplexity_and_the_bits_of_an_ideal_code(toy_tokenizer,
     assert level["usage"] == pytest.approx(float((share > 0).double().mean()))
     assert level["entropy_bits_per_pixel"] == pytest.approx(float(entropy) * 16 / 64**2)
     assert level["bits_per_pixel"] == 4 * 16 / 64**2
+
+
+def test_what_is_kept_of_each_batch_is_numbers(toy_tokenizer, batches):
+    run = module._Run(tok=toy_tokenizer, perceptual=False)
+    for batch in batches:  # small tensors that stay between large ones that go split the heap: 9 MB more for each image
+        run.add(batch)
+    kept = [value for one in run.scores.values() for listed in one.values.values() for value in listed]
+    assert {type(value) for value in kept} == {float} and len(kept) % 5 == 0
+    assert {len(numbers) for numbers in run.embeddings.values()} == {5 * toy_tokenizer.backbone.embedding_dim}
+    assert all(isinstance(numbers, array) for numbers in run.embeddings.values())
 
 
 @pytest.mark.slow  # so does matplotlib
