@@ -42,7 +42,7 @@ def main() -> None:
                 show(browser, folder / "cat.png")
                 keep(browser, folder / "window.png")
         finally:
-            server.terminate()
+            server.terminate()  # it deletes what was uploaded
             server.wait()
 
 

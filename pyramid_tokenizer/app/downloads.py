@@ -9,6 +9,8 @@ from pyramid_tokenizer.app.workbench import TOKEN_SUFFIX, Opened
 from pyramid_tokenizer.images.files import save_image
 from pyramid_tokenizer.images.labelled.labels import label_image
 
+_LONGEST_NAME = 60  # characters; a file system counts 255 bytes
+
 
 def save_decoded(decoded: Decoded, opened: Opened, folder: Path) -> tuple[Path, Path]:
     """Writes the tokens of a prefix, NAME.tokens, and what they decode to, NAME.decoded.png; returns both paths.
@@ -18,7 +20,7 @@ def save_decoded(decoded: Decoded, opened: Opened, folder: Path) -> tuple[Path, 
         opened: The image.
         folder: Exists; older files of these names are replaced.
     """
-    tokens, image = (folder / f"{opened.name}{suffix}" for suffix in (TOKEN_SUFFIX, ".decoded.png"))
+    tokens, image = _paths(opened, folder, TOKEN_SUFFIX, ".decoded.png")
     decoded.tokens.save(tokens)
     save_image(decoded.image, image)
     return tokens, image
@@ -32,7 +34,11 @@ def save_masks(masks: Masks, opened: Opened, folder: Path) -> tuple[Path, Path]:
         opened: The image.
         folder: Exists; older files of these names are replaced.
     """
-    image, labels = (folder / f"{opened.name}{suffix}" for suffix in (".masks.png", ".labels.png"))
+    image, labels = _paths(opened, folder, ".masks.png", ".labels.png")
     save_image(masks.image, image)
     save_image(label_image(masks.labels, len(masks.names)), labels)
     return image, labels
+
+
+def _paths(opened: Opened, folder: Path, *suffixes: str) -> list[Path]:
+    return [folder / f"{opened.name[:_LONGEST_NAME]}{suffix}" for suffix in suffixes]

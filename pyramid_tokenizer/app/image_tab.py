@@ -68,7 +68,7 @@ class ImageTab:
 
     def _image(self, label: str | None, name: str, *classes: str) -> Any:
         look = {"min_width": 260, "buttons": ["fullscreen"], "elem_classes": ["pt-image", *classes]}
-        shown = {"label": label, "show_label": label is not None}
+        shown = {"label": label, "show_label": label is not None, "alt_text": label or "Where the same tokens are"}
         return self.gr.Image(**shown, format="png", interactive=False, elem_id=name, **look)
 
     def connect(self) -> None:

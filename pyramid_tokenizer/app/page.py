@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -15,16 +16,21 @@ _IMAGE, _SEARCH = "image", "search"  # the ids of the two tabs
 _CACHE_SECONDS = 600, 3600  # how often copies of shown files are looked through, and how old those are that go
 
 
+def require_gradio() -> None:
+    """Raises MissingExtraError unless Gradio is installed; it is not imported, which takes seconds."""
+    if find_spec("gradio") is None:
+        raise MissingExtraError('expected gradio, got none: pip install "pyramid-tokenizer[app]"')
+
+
 def import_gradio() -> Any:
-    """Gradio, which takes seconds to import.
+    """Gradio.
 
     Raises:
         MissingExtraError: It is not installed.
     """
-    try:
-        import gradio
-    except ImportError as error:
-        raise MissingExtraError('expected gradio, got none: pip install "pyramid-tokenizer[app]"') from error
+    require_gradio()
+    import gradio
+
     return gradio
 
 

@@ -97,8 +97,8 @@ class Opened:
     """What a reader should know about how it was opened, a sentence each."""
 
     def prefix(self, levels: int) -> TokenPyramid:
-        """The tokens of the coarsest `levels` levels, or of all of them where there are fewer."""
-        return self.tokens[: min(levels, len(self.tokens))]
+        """The tokens of the coarsest `levels` levels: at least one, and all of them where there are fewer."""
+        return self.tokens[: max(1, min(int(levels), len(self.tokens)))]
 
 
 def open_file(bench: Workbench, path: str | os.PathLike[str]) -> Opened:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from pathlib import Path
 from typing import Annotated
 
@@ -46,23 +47,25 @@ def app(
     where else they are, and masks for words; tokens, images and masks can be downloaded. The page loads nothing from the
     network. Ctrl-C ends it; with --json the address is also written to stderr, at once.
     """
-    from pyramid_tokenizer.app.page import import_gradio
+    from pyramid_tokenizer.app.page import require_gradio
     from pyramid_tokenizer.app.server import serve
     from pyramid_tokenizer.app.workbench import Workbench
     from pyramid_tokenizer.datasets import TokenDataset
 
-    import_gradio()  # whether it is there, before the model is loaded
+    require_gradio()  # before the model is loaded
     searched = None if dataset is None else TokenDataset(dataset)
     segmenter = load_segmenter(model, device, text_cache=cache_folder(text_cache))
     title = Path(model).name if Path(model).is_dir() else model
     server = serve(Workbench.of(segmenter, title=title, size=size, dataset=searched), host=host, port=port)
     line = f"app: {server.address} (Ctrl-C ends it)"
-    make_console().print(line)
-    if collected() is not None:
-        typer.echo(line, err=True)
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that uploads are deleted then too
     try:
+        make_console().print(line)
+        if collected() is not None:
+            typer.echo(line, err=True)
         server.wait()
     except KeyboardInterrupt:  # the way to end it, and no error
         pass
     finally:
         server.close()
+        signal.signal(signal.SIGTERM, before)

@@ -134,9 +134,9 @@ def test_a_photo_is_opened_and_looked_at(browser, server, folder):
     assert find(browser, "#same-tokens img")
 
     words = find(browser, "#words textarea")
-    words.type("sky, grass, sky" + RETURN)
-    wait_for(browser, "#words-message .pt-error", "sky")
-    words.type(BACKSPACE * 5 + RETURN)
+    words.type("sky, grass, <b>${1+1}" + RETURN)
+    wait_for(browser, "#words-message .pt-error", "<b>${1+1}")  # neither markup nor a template
+    words.type(BACKSPACE * 11 + RETURN)
     find(browser, "#masks img")
     labels = read(download(browser, "label", "photo.labels.png"))
     assert labels.shape == (256, 384) and set(np.unique(labels)) <= {0, 1}

@@ -11,8 +11,8 @@ import torch
 from PIL import Image
 
 from pyramid_tokenizer.app import downloads, texts, views, workbench
-from pyramid_tokenizer.app.page import import_gradio
-from pyramid_tokenizer.app.server import _free_port
+from pyramid_tokenizer.app.page import require_gradio
+from pyramid_tokenizer.app.server import _listen
 from pyramid_tokenizer.app.workbench import Opened, Workbench, open_file, open_row
 from pyramid_tokenizer.datasets import TokenDataset, tokenize
 from pyramid_tokenizer.errors import (
@@ -97,6 +97,7 @@ def test_a_prefix_is_decoded_and_measured(bench, opened):
     first, all_of_it = (views.decode_prefix(bench, opened, levels) for levels in (1, 3))
     assert first.image == to_pil(bench.tok.decode(opened.tokens[:1]))[0]
     assert first.tokens == opened.tokens[:1] and first.psnr < all_of_it.psnr
+    assert opened.prefix(0) == opened.prefix(1) and opened.prefix(99) == opened.tokens  # whatever a browser sends
     assert "6 + 24 + 96 tokens" in texts.decoded_line(all_of_it)
     without = Opened(name="a", tokens=opened.tokens, photo=None)
     assert "PSNR" not in texts.decoded_line(views.decode_prefix(bench, without, 2))
@@ -133,6 +134,12 @@ def test_words_that_cannot_be_used_are_an_error(bench, opened, typed):
 def read_pil(path) -> Image.Image:
     with Image.open(path) as opened:
         return opened.copy()
+
+
+def test_a_long_name_is_cut(bench, opened, tmp_path):
+    named = Opened(name="é" * 200, tokens=opened.tokens, photo=None)
+    tokens, _ = downloads.save_decoded(views.decode_prefix(bench, named, 1), named, tmp_path)
+    assert tokens.is_file()
 
 
 def test_what_is_shown_can_be_kept(bench, opened, tmp_path):
@@ -186,13 +193,14 @@ def test_a_port_that_is_taken_or_an_address_of_another_machine_is_refused():
         taken.listen()
         port = taken.getsockname()[1]
         with pytest.raises(ConfigError, match=f"127.0.0.1:{port}"):
-            _free_port("127.0.0.1", port)
+            _listen("127.0.0.1", port)
     with pytest.raises(ConfigError, match="192.0.2.1"):  # kept for documentation: no machine has it
-        _free_port("192.0.2.1", 0)
-    assert _free_port("127.0.0.1", 0) > 0
+        _listen("192.0.2.1", 0)
+    with _listen("127.0.0.1", 0) as free:
+        assert free.getsockname()[1] > 0
 
 
 def test_without_gradio_the_extra_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "gradio", None)
     with pytest.raises(MissingExtraError, match=r"pyramid-tokenizer\[app\]"):
-        import_gradio()
+        require_gradio()
