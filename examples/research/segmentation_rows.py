@@ -25,7 +25,7 @@ from pyramid_tokenizer.images.pixels import pad_to_multiple
 from pyramid_tokenizer.images.read import read_image
 from pyramid_tokenizer.segmentation.segmenter import Segmenter
 from pyramid_tokenizer.text import VocabularyEmbeddings
-from pyramid_tokenizer.training.segmentation import cell_inputs
+from pyramid_tokenizer.training.head_inputs import cell_inputs
 
 DECODER = "decoder, from tokens"
 LOOKUP = "look-up, from tokens"

@@ -76,6 +76,10 @@ class TrainConfig:
     thinning: float = 0.4
     """Fraction of steps of stage 2, and of segmentation, that read sparse pyramids, in [0, 1): with a share of their splits that
     is drawn for the step, in half of these steps those that save the most error, in the other half random ones."""
+    consistency: float = 0.0
+    """In stage 3 the scores of a sparse pyramid also learn to be those that the head gives for the full one: the weight of their
+    divergence beside the loss of the labels. At 0 sparse pyramids learn from labels alone. docs/tokens-by-content.md has what a
+    weight of 4 did to the head of `tiny`."""
     pixel_loss: PixelLoss = "psnr"
     """"l1": mean absolute error. "l2": mean squared error. "psnr": the mean over images of the log squared error, whose
     gradient is that of mean PSNR."""
@@ -118,7 +122,8 @@ class TrainConfig:
         for name in ("codebook_lr", "decoder_lr", "head_lr", "clip_norm"):
             if not 0 < getattr(self, name) < math.inf:
                 raise ConfigError(f"expected {name} > 0, got {getattr(self, name)}: give a positive number")
-        for name in ("weight_decay", "commit_weight", "align_weight", "perceptual_weight", "class_balance"):
+        weights = ("commit_weight", "align_weight", "perceptual_weight", "consistency")
+        for name in ("weight_decay", "class_balance", *weights):
             if not 0 <= getattr(self, name) < math.inf:
                 raise ConfigError(f"expected {name} >= 0, got {getattr(self, name)}: 0 switches it off")
         sizes = ("batch_size", "accumulate", "crop_px", "fit_images", "vectors_per_code")

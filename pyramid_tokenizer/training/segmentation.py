@@ -20,17 +20,15 @@ from pyramid_tokenizer.config.training import TrainConfig
 from pyramid_tokenizer.errors import CheckpointError, ConfigError, NotFittedError
 from pyramid_tokenizer.images.labelled import SegmentationSet, distinct_names
 from pyramid_tokenizer.images.labelled.crops import LabelledBatch, LabelledCrops
-from pyramid_tokenizer.quantizer.nearest import gather_rows
 from pyramid_tokenizer.segmentation.head import SegmentationHead, build_head
 from pyramid_tokenizer.segmentation.segmenter import Segmenter
 from pyramid_tokenizer.tokenizer import PyramidTokenizer
-from pyramid_tokenizer.tokens.splits import Presence
+from pyramid_tokenizer.training.head_inputs import CellInputs, training_inputs
 from pyramid_tokenizer.training.loop import run_stage
 from pyramid_tokenizer.training.losses import pixel_loss
 from pyramid_tokenizer.training.process import accelerated, own_randomness, reseed
 from pyramid_tokenizer.training.reports import Log
 from pyramid_tokenizer.training.resume import STATE_SUFFIX, check_settings
-from pyramid_tokenizer.training.thinning import draw_masks
 from pyramid_tokenizer.training.train import check_trainable, print_log, training_folder
 
 LOGIT_STRIDE = 4
@@ -44,7 +42,7 @@ class SegmentationStage(nn.Module):
         seg: A segmenter with a head, whose parameters are trained; with `config.decoupled` false, trunk and pixel decoder are
             trained too, for masks and pixels at once.
         vocabularies: Text embeddings of each set's names, (N_s, D) float, rows of unit norm.
-        config: Steps, learning rate, `decoupled` and `class_balance`.
+        config: Steps, learning rate, `decoupled`, `class_balance`, `thinning` and `consistency`.
         shares: How frequent each class of each set is, (N_s + 1,) float, as `LabelledCrops.pixel_shares` gives them; without
             them all pixels count alike.
         continuous: Whether the head reads features before quantisation instead of codes: what it could do without codebooks.
@@ -76,40 +74,60 @@ class SegmentationStage(nn.Module):
         """The loss of a batch, and the share of its pixels that get their own class."""
         tok = self._tok()
         with torch.no_grad():
-            codes, lookup, present = cell_inputs(
-                tok, batch.images, continuous=self.continuous, thinning=self.config.thinning
-            )
-        own = self.head.trunk
-        with torch.set_grad_enabled(own is not None or self.joint is not None):
-            fused = (own or tok.trunk)(codes, present)
-        cells = self.head(lookup, fused)  # (B, D, h, w)
+            read, full = training_inputs(tok, batch.images, continuous=self.continuous, thinning=self.config.thinning)
+            goal = None
+            if full is not None and self.config.consistency:
+                goal = self.head(full.lookup, self._fused(full)).float()
+        with torch.set_grad_enabled(self.head.trunk is not None or self.joint is not None):
+            fused = self._fused(read)
+        cells = self.head(read.lookup, fused)  # (B, D, h, w)
         with torch.autocast(cells.device.type, enabled=False):  # a sum over many classes needs float32
-            loss, accuracy = self._mask_loss(cells.float(), batch)
-        figures = {"accuracy": accuracy}
+            loss, figures = self._mask_loss(cells.float(), batch, goal)
         if self.joint is not None:
-            finest = (fused if own is None else tok.trunk(codes, present))[-1]  # what the pixel decoder will be given
-            decoded = tok.pixel_decoder(finest, tok.quantizer.linear_reconstruction(codes, present))
+            # what the pixel decoder will be given
+            shared = fused if self.head.trunk is None else tok.trunk(read.codes, read.present)
+            decoded = tok.pixel_decoder(shared[-1], tok.quantizer.linear_reconstruction(read.codes, read.present))
             pixels = pixel_loss(decoded, batch.images, self.config.pixel_loss)
             figures["pixels"] = float(pixels.detach())
             loss = loss + pixels
         return loss, figures
 
-    def _mask_loss(self, cells: Tensor, batch: LabelledBatch) -> tuple[Tensor, float]:
-        """Loss and accuracy of refined embeddings (B, D, h, w); each set's crops count by their share of the batch."""
-        loss, right, known = cells.new_zeros(()), 0.0, 0.0
-        ratio = max(1, self._tok().trunk.strides[-1] // LOGIT_STRIDE)
+    def _fused(self, inputs: CellInputs) -> list[Tensor]:
+        """The maps that the head reads, of the shared trunk or of its own."""
+        trunk = self._tok().trunk if self.head.trunk is None else self.head.trunk
+        return trunk(inputs.codes, inputs.present)
+
+    def _mask_loss(self, cells: Tensor, batch: LabelledBatch, goal: Tensor | None) -> tuple[Tensor, dict[str, float]]:
+        """Loss and figures of refined embeddings (B, D, h, w); each set's crops count by their share of the batch.
+
+        Args:
+            cells: Of what the head reads.
+            batch: Its labels.
+            goal: (B, D, h, w), what the head makes of the full pyramids where `cells` are of thinned ones; None elsewhere.
+        """
+        loss, apart, right, known = cells.new_zeros(()), cells.new_zeros(()), 0.0, 0.0
         for index, words in enumerate(self._vocabularies):
             rows = batch.sets == index
             if not rows.any():
                 continue
-            logits = enlarge(self.head.logits(cells[rows], words), ratio)  # (b, N, h, w)
+            share = rows.float().mean()
+            logits = self._logits(cells[rows], words)  # (b, N, h, w)
             labels = _at_size(batch.labels[rows], logits.shape[-2:])
             weights = self._weights[index] if self._weights else None
-            loss = loss + sigmoid_loss(logits, labels, weights) * rows.float().mean()
+            loss = loss + sigmoid_loss(logits, labels, weights) * share
+            if goal is not None:
+                apart = apart + consistency_loss(logits, self._logits(goal[rows], words).detach()) * share
             counted = (labels >= 0) & (labels < len(words))
             right += float((logits.argmax(1) == labels)[counted].sum())
             known += float(counted.sum())
-        return loss, right / max(known, 1.0)
+        figures = {"accuracy": right / max(known, 1.0)}
+        if goal is not None:
+            figures["apart"] = float(apart.detach())
+        return loss + self.config.consistency * apart, figures
+
+    def _logits(self, cells: Tensor, words: Tensor) -> Tensor:
+        """(b, D, h, w) -> (b, N, h', w') of one set's words, as fine as labels are compared."""
+        return enlarge(self.head.logits(cells, words), max(1, self._tok().trunk.strides[-1] // LOGIT_STRIDE))
 
     def after_step(self, step: int) -> None:
         """Nothing: ids are frozen."""
@@ -162,6 +180,27 @@ def sigmoid_loss(logits: Tensor, labels: Tensor, weights: Tensor | None = None) 
     return ((absent - present) * each).sum() / counted.sum().clamp(min=1)
 
 
+def consistency_loss(logits: Tensor, goal: Tensor) -> Tensor:
+    """The Kullback-Leibler divergence of sigmoids from a goal's, summed over classes and averaged over all pixels.
+
+    Labels have no part in it, so that pixels without one count too.
+
+    Args:
+        logits: Logits of the classes (B, N, h, w), float.
+        goal: The same, of what `logits` should be.
+
+    Source: Unsupervised data augmentation (arXiv 1904.12848) trains for what the network gives for the input as it was.
+
+    Example:
+        >>> logits = torch.tensor([[[[0.0]], [[1.0]]]])
+        >>> float(consistency_loss(logits, logits)), round(float(consistency_loss(logits, 0 * logits)), 4)
+        (0.0, 0.1201)
+    """
+    share = goal.sigmoid()
+    each = (F.softplus(logits) - share * logits) - (F.softplus(goal) - share * goal)
+    return each.sum(1).mean()
+
+
 def class_weights(shares: Tensor, power: float) -> Tensor:
     """Weight of a pixel of each class: the share of its class to the power of `-power`, scaled to 1 on average over pixels.
 
@@ -178,31 +217,6 @@ def class_weights(shares: Tensor, power: float) -> Tensor:
     rarest = shares[shares > 0].min() if bool((shares > 0).any()) else torch.ones(())
     weights = shares.clamp(min=float(rarest)) ** -power
     return (weights / (weights * shares).sum().clamp(min=1e-12)).float()
-
-
-def cell_inputs(
-    tok: PyramidTokenizer, images: Tensor, *, continuous: bool = False, thinning: float = 0.0
-) -> tuple[list[Tensor], Tensor, Presence]:
-    """What the head reads: codes per level, the text embedding of every cell on the finest grid, and which cells are present.
-
-    Args:
-        tok: A fitted tokenizer.
-        images: (B, 3, H, W) in [0, 1], sides in multiples of `tok.multiple_px`.
-        continuous: Whether to take projections before quantisation, and their text embeddings, in place of codes.
-        thinning: How often the pyramids of a batch are thinned at random, as `TrainConfig.thinning`.
-
-    Returns:
-        Codes (B, d_l, h_l, w_l) per level, text embeddings (B, D, h, w), and masks of sparse levels.
-    """
-    quantizer = tok.quantizer
-    if continuous:
-        maps = list(quantizer.encode_continuous(tok.features(images)))
-        return maps, quantizer.summed_text_embeddings(maps), ()
-    ids = quantizer.encode(tok.features(images))
-    thinned = len(ids) > 1 and float(torch.rand(())) < thinning
-    present = draw_masks(quantizer, ids, images) if thinned else ()
-    codes = list(quantizer.codes(ids, present))
-    return codes, gather_rows(quantizer.weighted_text_embeddings(), ids, present), present
 
 
 def train_segmentation(  # noqa: PLR0913
@@ -225,7 +239,8 @@ def train_segmentation(  # noqa: PLR0913
     Args:
         tok: A trained tokenizer. Its ids do not change, and neither does its config.
         sets: Labelled sets, e.g. of `images.labelled.open_segmentation_set`; each may have class names of its own.
-        config: `head_steps`, `head_lr`, `decoupled`, `class_balance`, `batch_size`, `crop_px` and what all stages share.
+        config: `head_steps`, `head_lr`, `decoupled`, `class_balance`, `thinning`, `consistency`, `batch_size`, `crop_px` and what
+            all stages share.
         segmentation: The head's shape; by default that of `tok.config`, or `SegmentationConfig()`.
         head: A trained head of that shape to begin with, e.g. after its trunk was trained on; it stays as it is. None begins
             with a new one.

@@ -12,11 +12,11 @@ from pyramid_tokenizer.config.models import SegmentationConfig
 from pyramid_tokenizer.errors import CheckpointError, ConfigError, DataError, NotFittedError
 from pyramid_tokenizer.images.labelled.crops import LabelledBatch, LabelledCrops
 from pyramid_tokenizer.images.read import read_image
-from pyramid_tokenizer.quantizer.nearest import gather_rows
 from pyramid_tokenizer.training import train_segmentation
+from pyramid_tokenizer.training.head_inputs import training_inputs
 from pyramid_tokenizer.training.segmentation import (
     SegmentationStage,
-    cell_inputs,
+    consistency_loss,
     new_segmenter,
     sigmoid_loss,
 )
@@ -134,34 +134,31 @@ class TestStage:
             decoded = tok.pixel_decoder(tok.trunk(codes)[-1], tok.quantizer.linear_reconstruction(codes))  # not clamped
         assert stage(batch, 0)[1]["pixels"] == pytest.approx(float((decoded - batch.images).abs().mean()))
 
-    def test_inputs_of_cells_are_codes_and_their_text_embeddings(self, tok, five):
-        batch = LabelledCrops([five], batch_size=2, crop_px=32)[0]
-        codes, lookup, present = cell_inputs(tok, batch.images)
-        assert present == ()
-        tokens = tok.encode(batch.images)
-        assert all(torch.equal(a, b) for a, b in zip(codes, tok.codes(tokens), strict=True))
-        assert torch.equal(lookup, gather_rows(tok.quantizer.weighted_text_embeddings(), tokens.ids))
-
-    def test_a_share_of_the_batches_is_sparse_in_codes_and_text_embeddings(self, tok, five):
-        images = LabelledCrops([five], batch_size=2, crop_px=32)[0].images
-        codes, lookup, present = cell_inputs(tok, images, thinning=1.0)
-        ids = [
-            own if mask is None else torch.where(mask, own, -1)
-            for own, mask in zip(tok.encode(images).ids, present, strict=True)
-        ]
-        tokens = tok.tokens(ids, image_size=(32, 32))
-        assert all(torch.equal(a, b) for a, b in zip(codes, tok.codes(tokens), strict=True))
-        assert torch.equal(lookup, gather_rows(tok.quantizer.weighted_text_embeddings(), tokens.ids, tokens.present))
-
-    def test_continuous_inputs_of_cells_are_what_the_codes_stand_for(self, tok, five):
-        batch = LabelledCrops([five], batch_size=2, crop_px=32)[0]
-        codes, lookup, _ = cell_inputs(tok, batch.images, continuous=True)
-        wanted = tok.quantizer.encode_continuous(tok.features(batch.images))
-        assert all(torch.equal(a, b) for a, b in zip(codes, wanted, strict=True))
-        quantised, near, _ = cell_inputs(tok, batch.images)
-        assert lookup.shape == near.shape == (2, 16, 4, 4)
-        assert not torch.equal(codes[1], quantised[1])
-        assert F.cosine_similarity(lookup, near, dim=1).mean() > 0.8
+    def test_a_sparse_step_also_learns_what_the_head_says_of_the_full_pyramid(self, tok, config, five):
+        batch = LabelledCrops([five], batch_size=3, crop_px=32)[0]
+        names = [f"thing {i}" for i in range(5)]
+        seg, words, stage = self.words_and_stage(tok, config(thinning=0.99, level_dropout=0.0, consistency=2.0), names)
+        stage.requires_grad_(True)
+        torch.manual_seed(0)
+        loss, figures = stage(batch, 0)
+        torch.manual_seed(0)
+        read, full = training_inputs(tok, batch.images, thinning=0.99)
+        thin, goal = (
+            F.interpolate(
+                seg.head.logits(seg.head(inputs.lookup, tok.trunk(inputs.codes, inputs.present)), words[0]),
+                scale_factor=2,
+                mode="bilinear",
+                align_corners=False,
+            )
+            for inputs in (read, full)
+        )
+        apart = consistency_loss(thin, goal.detach())
+        wanted = sigmoid_loss(thin, batch.labels[:, 2::4, 2::4]) + 2 * apart
+        torch.testing.assert_close(loss, wanted)
+        assert figures["apart"] == pytest.approx(float(apart.detach()))
+        assert float(apart.detach()) > 0
+        # the full pyramid's scores are a goal and learn nothing from it
+        torch.testing.assert_close(*(torch.autograd.grad(each, seg.head.bias) for each in (loss, wanted)))
 
 
 class TestWhatLearns:

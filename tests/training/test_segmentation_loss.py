@@ -6,6 +6,7 @@ import torch.nn.functional as F
 
 from pyramid_tokenizer.training.segmentation import (
     class_weights,
+    consistency_loss,
     sigmoid_loss,
 )
 
@@ -52,3 +53,19 @@ class TestLoss:
         assert weights.tolist() == sorted(weights.tolist())
         torch.testing.assert_close(weights[2] / weights[0], torch.tensor(14.0) ** power)
         assert weights[3] == weights[2]  # of no pixel: as the rarest
+
+
+class TestConsistency:
+    def test_it_is_the_divergence_of_sigmoids_from_the_goals(self):
+        logits, goal = torch.randn(2, 3, 4, 5) * 3, torch.randn(2, 3, 4, 5) * 3
+        own, aim = (torch.distributions.Bernoulli(logits=values) for values in (logits, goal))
+        each = torch.distributions.kl_divergence(aim, own).sum(1)
+        torch.testing.assert_close(consistency_loss(logits, goal), each.mean())
+
+    def test_it_is_least_at_the_goal(self):
+        goal = torch.randn(1, 3, 2, 2)
+        logits = goal.clone().requires_grad_()
+        loss = consistency_loss(logits, goal)
+        loss.backward()
+        assert float(loss.detach()) == pytest.approx(0, abs=1e-6)
+        torch.testing.assert_close(logits.grad, torch.zeros_like(goal))

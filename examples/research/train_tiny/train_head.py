@@ -42,6 +42,10 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--crop", type=int, default=192)
     parser.add_argument("--lr", type=float, default=1e-3)
+    parser.add_argument("--warmup", type=int, default=200)
+    parser.add_argument("--ema-decay", type=float, default=0.998)
+    parser.add_argument("--thinning", type=float, default=0.4, help="share of the steps that read sparse pyramids")
+    parser.add_argument("--consistency", type=float, default=0.0, help="weight of agreeing with the full pyramid there")
     parser.add_argument("--width", type=int, default=128)
     parser.add_argument("--depth", type=int, default=2)
     parser.add_argument("--own-trunk", action="store_true", help="ablation: a trunk of the head's own")
@@ -57,6 +61,11 @@ def main() -> None:
         head_lr=args.lr,
         batch_size=args.batch,
         crop_px=args.crop,
+        warmup_steps=args.warmup,
+        ema_decay=args.ema_decay,
+        thinning=args.thinning,
+        consistency=args.consistency,
+        save_every=100,
         decoupled=not args.joint,
         mixed_precision="bf16" if args.bf16 else "no",
         workers=args.workers,
