@@ -58,7 +58,7 @@ async function choose(get) {
   const photo = ++state.photos;
   state.busy = true;
   complain(null);
-  tell("Reading the photo.");
+  tell("Reading and encoding the photo.");
   try {
     const file = await get();
     const { seconds, ...found } = await client.do("encode", { file, size: Number($("size").value) });
@@ -66,9 +66,11 @@ async function choose(get) {
     Object.assign(state, found, { decoded: [], heat: null, cell: null, count: state.count || state.facts.base_levels });
     $("results").hidden = false;
     prepareDownload();
+    const encoded = `${file.name}: encoded in ${seconds.toFixed(2)} s`;
+    tell(`${encoded}. Decoding.`);
     await show();
     await decodeAll();
-    if (photo === state.photos) tell(`${file.name}: encoded in ${seconds.toFixed(2)} s.`);
+    if (photo === state.photos) tell(`${encoded}, and decoded.`);
   } catch (error) {
     if (photo !== state.photos) return;
     tell("");

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -96,7 +97,7 @@ def choose(browser: Browser, file: Path, size: str = "nothing") -> None:
     """Chooses a file and how its short side is resized, and waits until it is encoded and decoded."""
     browser.find("#size").type(size)
     browser.find("#file").type(str(file))
-    browser.wait(lambda: f"{file.name}: encoded" in browser.find("#status").text, SECONDS)
+    browser.wait(lambda: re.search(rf"{file.name}: .* and decoded", browser.find("#status").text), SECONDS)
 
 
 def ids_of(browser: Browser) -> list[np.ndarray]:
