@@ -45,8 +45,8 @@ function refusal(wanted, words) {
 
 /** Shows the most similar words of the levels that are shown, and the photo with the map of the chosen word. */
 export async function showWords() {
-  const then = { ...state }, levels = shownLevels(), { word } = state;
-  const { embedding, cosines } = await client.do("similarity", { levels });
+  const then = { ...state }, levels = shownLevels(), { word, imageIds } = state;
+  const { embedding, cosines } = await client.do("similarity", { levels, imageIds });
   const heat = word < 0 ? null : { word, ...(await client.do("heat", { levels, word })) };
   if (!unchanged(then) || word !== state.word) return;
   Object.assign(state, { embedding, cosines, heat });

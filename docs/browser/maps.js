@@ -77,10 +77,12 @@ function showCell() {
 
 /** The ids as JSON, which Python reads as tokens. */
 export function prepareDownload() {
-  const { levels, image, facts } = state;
+  const { levels, imageIds, image, facts } = state;
   const ids = levels.map(({ ids, width, height }) =>
     [Array.from({ length: height }, (_, row) => Array.from(ids.subarray(row * width, (row + 1) * width)))]); // (1, h, w)
-  const text = JSON.stringify({ fingerprint: facts.fingerprint, image_size: [image.height, image.width], ids });
+  const saved = { fingerprint: facts.fingerprint, image_size: [image.height, image.width], ids };
+  saved.image_ids = imageIds.length ? [Array.from(imageIds)] : null; // (1, M), or none
+  const text = JSON.stringify(saved);
   URL.revokeObjectURL($("download").href);
   $("download").href = URL.createObjectURL(new Blob([text], { type: "application/json" }));
 }

@@ -22,12 +22,12 @@ export class Model {
     return new Model(facts, sessions);
   }
 
-  /** The ids of all levels of an image, coarse to fine: {ids: Int32Array, width, height} for each. */
+  /** The ids of an image: {levels, imageIds}, with {ids: Int32Array, width, height} for each level, coarse to fine. */
   async encode(image) {
     const { planes, width, height } = pad(image, this.facts.multiple_px);
     const images = new ort.Tensor("float32", planes, [1, 3, height, width]);
     const found = await this.sessions.encode.run({ images });
-    return this.facts.strides.map((stride, level) => {
+    const levels = this.facts.strides.map((_, level) => {
       const [, high, wide] = found[`ids_${level}`].dims;
       const columns = this.cells(image.width, level), rows = this.cells(image.height, level);
       const ids = new Int32Array(rows * columns);
@@ -36,6 +36,7 @@ export class Model {
       }
       return { ids, width: columns, height: rows };
     });
+    return { levels, imageIds: Int32Array.from(found.image_ids?.data ?? [], Number) }; // a model may have no image tokens
   }
 
   /** The image of the first `count` levels, cut to its size: {planes, width, height}. */

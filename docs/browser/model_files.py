@@ -95,8 +95,8 @@ def semantic_arrays(tok: PyramidTokenizer, words: Sequence[str]) -> dict[str, ND
 
     Returns:
         For each level l but the detail levels `codes.l` (K, d), `text.l.weight` (D, d) and `text.l.bias` (D,), which make text
-        embeddings of codes, weighted as the level counts; `to_embedding.weight` (D, D) and `to_embedding.bias` (D,); and `words`
-        (N, D) of unit norm.
+        embeddings of codes, weighted as the level counts; for each image token m its entries `image.m` (K, D);
+        `to_embedding.weight` (D, D) and `to_embedding.bias` (D,); and `words` (N, D) of unit norm.
 
     Raises:
         ValueError: They do not give the model's own embeddings, so that words.js must be adapted.
@@ -108,6 +108,8 @@ def semantic_arrays(tok: PyramidTokenizer, words: Sequence[str]) -> dict[str, ND
         arrays[f"codes.{index}"] = level.codebook
         arrays[f"text.{index}.weight"] = level.text_weight * level.text_readout.weight
         arrays[f"text.{index}.bias"] = level.text_weight * level.text_readout.bias
+    for number, codebook in enumerate(quantizer.image.codebooks):
+        arrays[f"image.{number}"] = codebook
     arrays["to_embedding.weight"], arrays["to_embedding.bias"] = (
         quantizer.to_embedding.weight,
         quantizer.to_embedding.bias,
@@ -116,7 +118,7 @@ def semantic_arrays(tok: PyramidTokenizer, words: Sequence[str]) -> dict[str, ND
     found = {name: tensor.detach().numpy().astype(np.float32) for name, tensor in arrays.items()}
     tokens = tok.encode(torch.from_numpy(synthetic_images(2, 64, 96)))
     ids = [level.numpy() for level in tokens.ids]
-    difference = float(np.abs(embed(found, ids) - tok.embedding(tokens).numpy()).max())
+    difference = float(np.abs(embed(found, ids, tokens.image_ids.numpy()) - tok.embedding(tokens).numpy()).max())
     if not difference <= MOST_DIFFERENCE:
         raise ValueError(
             f"expected the embeddings that the model gives, got some that differ by {difference:.1e}: words.js and "
@@ -125,13 +127,17 @@ def semantic_arrays(tok: PyramidTokenizer, words: Sequence[str]) -> dict[str, ND
     return found
 
 
-def embed(arrays: dict[str, NDArray[np.float32]], ids: Sequence[NDArray[np.int64]]) -> NDArray[np.float32]:
-    """Image embeddings (B, D) of unit norm of ids (B, h_l, w_l), as words.js computes them."""
+def embed(
+    arrays: dict[str, NDArray[np.float32]], ids: Sequence[NDArray[np.int64]], image_ids: NDArray[np.int64]
+) -> NDArray[np.float32]:
+    """Image embeddings (B, D) of unit norm of ids (B, h_l, w_l) and of image tokens (B, M), as words.js computes them."""
     mean = np.zeros((len(ids[0]), len(arrays["to_embedding.bias"])), np.float32)
     for index, own in enumerate(ids):
         rows = arrays[f"codes.{index}"] @ arrays[f"text.{index}.weight"].T + arrays[f"text.{index}.bias"]
         mean += rows[own].mean((1, 2))
     found = mean @ arrays["to_embedding.weight"].T + arrays["to_embedding.bias"]
+    for number in range(image_ids.shape[1]):
+        found += arrays[f"image.{number}"][image_ids[:, number]]
     return found / np.linalg.norm(found, axis=1, keepdims=True)
 
 
@@ -166,6 +172,7 @@ def write_model(tok: PyramidTokenizer, exported: Path, target: Path, facts: dict
         "fingerprint",
         "image_recipe",
         "codebook_sizes",
+        "image_codebook_sizes",
         "strides",
         "base_levels",
         "multiple_px",

@@ -7,6 +7,7 @@ export const state = {
   facts: null, // of the model, from model/model.json
   image: null, // {planes, width, height}, as the model reads it
   levels: null, // {ids, width, height} of each level, coarse to fine
+  imageIds: null, // of the image tokens; empty for a model without them
   photos: 0, // how many photos were chosen: what belongs to an earlier one is dropped
   busy: false, // whether a photo is being read, encoded or decoded
   count: 0, // how many levels are decoded

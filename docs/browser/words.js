@@ -3,7 +3,7 @@
  * `PyramidTokenizer.similarity` and `Segmenter(mode="lookup")` compute them.
  *
  * Every code has a text embedding, which is a linear map of it. An image's embedding is another linear map of the mean of its tokens' text
- * embeddings; the score of a word at a cell is the product of the word's embedding with the sum over levels of the cell's text embeddings.
+ * embeddings, plus the entries of its image tokens where a model has such; the score of a word at a cell is the product of the word's embedding with the sum over levels of the cell's text embeddings.
  *
  * Ids are one {ids: Int32Array, width, height} per level, coarse to fine.
  */
@@ -17,17 +17,21 @@ export class Words {
     const read = (name) => new Float32Array(buffer, facts.arrays[name].offset, facts.arrays[name].shape.reduce((a, b) => a * b, 1));
     this.wordEmbeddings = read("words");
     this.toEmbedding = { weight: read("to_embedding.weight"), bias: read("to_embedding.bias") };
+    this.imageCodes = facts.image_codebook_sizes.map((_, number) => read(`image.${number}`));
     this.rows = Array.from({ length: facts.base_levels }, (_, level) =>
       linear(read(`codes.${level}`), read(`text.${level}.weight`), read(`text.${level}.bias`), this.dim));
   }
 
-  /** The image embedding of unit norm of the given levels; detail levels add nothing. */
-  embedding(levels) {
+  /** The image embedding of unit norm of the given levels and of the image tokens; detail levels add nothing. */
+  embedding(levels, imageIds) {
     const mean = new Float64Array(this.dim);
     this.semantic(levels).forEach(({ ids }, level) => {
       for (const id of ids) for (let d = 0; d < this.dim; d++) mean[d] += this.rows[level][id * this.dim + d] / ids.length;
     });
     const found = linear(mean, this.toEmbedding.weight, this.toEmbedding.bias, this.dim);
+    this.imageCodes.forEach((codes, number) => {
+      for (let d = 0; d < this.dim; d++) found[d] += codes[imageIds[number] * this.dim + d];
+    });
     const norm = Math.hypot(...found);
     return found.map((value) => value / norm);
   }

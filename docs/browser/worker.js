@@ -30,17 +30,17 @@ const TASKS = {
     const image = resize(pixels, ...targetSize(pixels.width, pixels.height, size));
     const { model } = await open();
     const began = performance.now();
-    const levels = await model.encode(image);
-    return { image, levels, seconds: (performance.now() - began) / 1000 };
+    const found = await model.encode(image);
+    return { image, ...found, seconds: (performance.now() - began) / 1000 };
   },
   async decode({ levels, count, size }) {
     const { model } = await open();
     return model.decode(levels, count, size);
   },
   /** The image's embedding, and its cosine with every word. */
-  async similarity({ levels }) {
+  async similarity({ levels, imageIds }) {
     const { words } = await open();
-    const embedding = words.embedding(levels);
+    const embedding = words.embedding(levels, imageIds);
     return { embedding, cosines: words.cosines(embedding) };
   },
   /** The score of a word in every cell. */

@@ -142,27 +142,31 @@ def test_an_image_that_is_too_large_is_refused_and_halves_are_rounded_as_in_pyth
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("kind", ["detailed_tokenizer", "toy_tokenizer"])  # with a detail level, and with image tokens
 def test_words_have_the_similarities_and_the_places_that_the_library_gives(
-    detailed_tokenizer: PyramidTokenizer, smooth, tmp_path: Path
+    kind: str, request: pytest.FixtureRequest, smooth, tmp_path: Path
 ) -> None:
     from model_files import semantic_arrays, write_semantics
 
-    names, tok = ["dog", "sky", "grass"], detailed_tokenizer
-    tokens = tok.encode(smooth(1, 64, 96, seed=7), levels=3)  # the last one, a detail level, adds nothing
+    names = ["dog", "sky", "grass"]
+    tok: PyramidTokenizer = request.getfixturevalue(kind)
+    tokens = tok.encode(smooth(1, 64, 96, seed=7), levels=3)
     places = write_semantics(tmp_path / "semantics.bin", semantic_arrays(tok, names))
     quantizer = tok.quantizer
     facts = {"words": names, "arrays": places, "strides": quantizer.strides, "base_levels": quantizer.base_levels}
+    facts["image_codebook_sizes"] = quantizer.image.codebook_sizes
     facts["embedding_dim"] = tok.backbone.embedding_dim
     levels = [{"ids": ids[0].flatten().tolist(), "width": ids.shape[2], "height": ids.shape[1]} for ids in tokens.ids]
     script = """
     const bytes = readFileSync("semantics.bin"), own = bytes.buffer.slice(bytes.byteOffset, bytes.byteOffset + bytes.length);
     const known = new words.Words(given.facts, own);
     const result = [1, 2, 3].map((count) => {
-      const levels = given.levels.slice(0, count), map = known.heat(levels, 1), embedding = known.embedding(levels);
+      const levels = given.levels.slice(0, count), map = known.heat(levels, 1);
+      const embedding = known.embedding(levels, given.imageIds);
       const heat = words.enlarge(map, map.stride).values;
       return { cosines: [...known.cosines(embedding)], heat: [...heat], embedding: [...embedding] };
     });"""
-    found = in_node(tmp_path, script, {"facts": facts, "levels": levels})
+    found = in_node(tmp_path, script, {"facts": facts, "levels": levels, "imageIds": tokens.image_ids[0].tolist()})
     for count, one in enumerate(found, 1):
         embedding = tok.embedding(tokens[:count])
         torch.testing.assert_close(torch.tensor([one["embedding"]]), embedding, atol=1e-5, rtol=0)

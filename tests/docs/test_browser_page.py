@@ -209,7 +209,8 @@ def test_a_cell_is_chosen_by_keys_and_the_ids_are_tokens_in_python(
     page.find("#download").click()
     saved = json.loads(page.wait_for_download("tokens*.json").read_text())
     assert saved["fingerprint"] == tok.fingerprint
-    assert tok.tokens([torch.tensor(ids) for ids in saved["ids"]], image_size=saved["image_size"]) == tokens
+    ids = [torch.tensor(level) for level in saved["ids"]]
+    assert tok.tokens(ids, image_size=saved["image_size"], image_ids=saved["image_ids"]) == tokens
 
 
 def test_a_broken_file_is_told_and_the_next_one_works(page: Browser, tmp_path: Path) -> None:
