@@ -56,7 +56,8 @@ class TokenDataset(Dataset[TokenRow]):
             user's cache folder ($XDG_CACHE_HOME, or ~/.cache).
 
     Raises:
-        DatasetError: There is no complete dataset, it is of a newer version, a shard is damaged, or the copy cannot be written.
+        DatasetError: There is no complete dataset, it has no row, it is of a newer version, a shard is damaged, or the copy
+            cannot be written.
         ConfigError: There are not that many levels.
 
     Example:
@@ -98,6 +99,11 @@ class TokenDataset(Dataset[TokenRow]):
         self.cache_folder = folder / checksum(f"{FORMAT} {self.checksum}".encode())[:32]
         """The folder of this dataset's copy and embeddings; it may be deleted."""
         groups = group_shards(self.plan, self._records)
+        if not groups:
+            raise DatasetError(
+                f"expected rows in {where!r}, got none in its {len(self._records)} shards: {ERRORS_NAME} says why images were "
+                "left out"
+            )
         self._ends = np.cumsum(
             [sum(self._records[shard].rows for shard in shards) for shards in groups], dtype=np.int64
         )

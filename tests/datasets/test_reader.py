@@ -164,6 +164,15 @@ def test_shards_that_do_not_hold_what_the_manifest_says_are_refused(copy, tmp_pa
         TokenDataset(copy, cache_dir=tmp_path)
 
 
+def test_a_dataset_without_a_row_is_refused(copy, tmp_path):
+    manifest = json.loads((copy / "manifest.json").read_text())
+    for record in manifest["shards"]:
+        record["rows"] = 0
+    (copy / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(DatasetError, match="expected rows"):
+        TokenDataset(copy, cache_dir=tmp_path / "cache")
+
+
 def test_incomplete_newer_and_missing_datasets_are_refused(copy, tmp_path):
     with pytest.raises(DatasetError, match=r"manifest\.json"):
         TokenDataset(tmp_path / "nothing")
