@@ -91,6 +91,13 @@ class Download:
         return Path(download_pretrained_from_url(tag["url"], cache_dir=str(cached.parent)))
 
 
+def is_offline() -> bool:
+    """Whether the variable HF_HUB_OFFLINE was set when the Hub's client was imported, so that it asks nobody."""
+    from huggingface_hub import constants
+
+    return constants.HF_HUB_OFFLINE
+
+
 def hub_silence(
     repo_id: str, name: str, *, revision: str | None = None, token: str | bool | None = None
 ) -> Exception | None:
@@ -103,9 +110,9 @@ def hub_silence(
         token: As in `Download`.
     """
     import huggingface_hub
-    from huggingface_hub import constants, errors
+    from huggingface_hub import errors
 
-    if constants.HF_HUB_OFFLINE:
+    if is_offline():
         return None  # the client knows, and asks nobody
     seconds = _answer_seconds()
 

@@ -13,9 +13,15 @@ from typing import Any
 from safetensors import SafetensorError
 from torch import Tensor
 
-from pyramid_tokenizer.backbones.fetch import HUB_CONFIG, HUB_WEIGHTS, Download
+from pyramid_tokenizer.backbones.fetch import HUB_CONFIG, HUB_WEIGHTS, Download, is_offline
 from pyramid_tokenizer.backbones.open_clip import CONFIG_FILE, WEIGHTS_FILE, OpenClipBackbone
-from pyramid_tokenizer.backbones.trust import check_numbers, most_numbers, refuse_other_places, refuse_remote_code
+from pyramid_tokenizer.backbones.trust import (
+    check_numbers,
+    most_numbers,
+    refuse_network,
+    refuse_other_places,
+    refuse_remote_code,
+)
 from pyramid_tokenizer.backbones.uninitialised import Uninitialised
 from pyramid_tokenizer.checks.arguments import check_kind, check_path
 from pyramid_tokenizer.config.models import BackboneConfig
@@ -57,7 +63,8 @@ def load_open_clip(
     All files are fetched first, and open_clip then reads local files only: it has no way to leave the network alone.
 
     Raises:
-        BackboneError: Unknown name or tag, no weights, or nothing could be fetched.
+        BackboneError: Unknown name or tag, no weights, nothing could be fetched, or a text network that transformers would look
+            up on the Hub although only local files are named.
         CheckpointError: Weights that do not fit the model, are far too few for it, or cannot be read.
         ConfigError: `pretrained` beside a name that brings its own, or `blocks` that do not fit.
     """
@@ -66,13 +73,15 @@ def load_open_clip(
     download = download or Download()
     source = _local_source(Path(directory)) if directory is not None else _find_source(config, download)
     _refuse_lfs_pointers(source)
+    has_files = directory is not None or config.name.startswith(_LOCAL)
     try:
         model_config: dict[str, Any] = open_clip.get_model_config(source.name) or {}
         refuse_remote_code(model_config, source.name)
         refuse_other_places(model_config, source.name)
         if source.name.startswith(_LOCAL):
             check_numbers(model_config, Path(source.name.removeprefix(_LOCAL)))
-        _check_offline(model_config, config.name, download)
+        if (has_files or download.local_files_only) and not is_offline():
+            refuse_network(model_config, config.name or str(directory))
         with Uninitialised(most_numbers(source.files)):
             model = open_clip.create_model(
                 source.name, source.pretrained, require_pretrained=True, weights_only=True, **source.options
@@ -84,7 +93,6 @@ def load_open_clip(
         raise _explain(error, what) from error
     if source.options.get("force_quick_gelu"):
         model_config["quick_gelu"] = True
-    has_files = directory is not None or config.name.startswith(_LOCAL)
     tokenizer = functools.partial(load_text_tokenizer, source.name, model_config, None if has_files else download)
     try:
         return OpenClipBackbone(model, config=config, model_config=model_config, tokenizer=tokenizer)
@@ -96,16 +104,6 @@ def _refuse_lfs_pointers(source: _Source) -> None:
     """Raises CheckpointError where a file of the model, or of its text tokenizer, was not fetched by git-lfs."""
     for file in source.files:
         refuse_lfs_pointer(file, error=CheckpointError)
-
-
-def _check_offline(model_config: Mapping[str, Any], name: str, download: Download) -> None:
-    """Refuses what would ask the network although it must not: text networks that transformers looks up by itself."""
-    by_transformers = model_config.get("text_cfg", {}).get("hf_model_name")
-    if by_transformers and download.local_files_only and not os.environ.get("HF_HUB_OFFLINE"):
-        raise BackboneError(
-            f"expected HF_HUB_OFFLINE=1 in the environment beside local_files_only for {name!r}, got none: the package "
-            f"transformers looks up its text network {by_transformers!r} by itself; set the variable before Python starts"
-        )
 
 
 def load_text_tokenizer(

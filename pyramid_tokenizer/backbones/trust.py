@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,11 @@ _SPARE_NUMBERS = 1 << 24
 """Numbers that a backbone may have and its file has not: masks, and tables of positions."""
 _LONGEST_TEXT, _LARGEST_IMAGE_PX = 8192, 8192
 """Above what any published model has; attention masks and tables of positions grow with their squares and are in no file."""
+
+
+_TRUNK_NAME = re.compile(r"[^:/\\]+")
+_REPOSITORY_NAME = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")
+"""A name, or an owner and a name, as the Hub has them."""
 
 
 def refuse_remote_code(model_config: Mapping[str, Any], name: str) -> None:
@@ -29,7 +35,7 @@ def refuse_remote_code(model_config: Mapping[str, Any], name: str) -> None:
 
 
 def refuse_other_places(model_config: Mapping[str, Any], name: str) -> None:
-    """Raises BackboneError where the trunk's name is an address or a path: timm would read a description from there.
+    """Raises BackboneError where a network inside is named by an address or a path: timm or transformers would read there.
 
     Args:
         model_config: open_clip's "model_cfg".
@@ -37,11 +43,33 @@ def refuse_other_places(model_config: Mapping[str, Any], name: str) -> None:
     """
     vision = model_config.get("vision_cfg")
     trunk = vision.get("timm_model_name") if isinstance(vision, Mapping) else None
-    if isinstance(trunk, str) and any(mark in trunk for mark in ":/\\"):
+    text = _text_network(model_config)
+    for package, network, is_name in (("timm", trunk, _TRUNK_NAME), ("transformers", text, _REPOSITORY_NAME)):
+        if network and not (isinstance(network, str) and is_name.fullmatch(network)):
+            raise BackboneError(
+                f"expected the name of a network of {package} in the description of {name!r}, got {network!r}, which is "
+                "another place: take another model"
+            )
+
+
+def refuse_network(model_config: Mapping[str, Any], name: str) -> None:
+    """Raises BackboneError where transformers would ask the Hub for the text network, which is named and not described.
+
+    Args:
+        model_config: open_clip's "model_cfg".
+        name: What errors call the model, which must not ask the network.
+    """
+    if text := _text_network(model_config):
         raise BackboneError(
-            f"expected the name of a network of timm in the description of {name!r}, got {trunk!r}, which is another place: take "
-            "another model"
+            f"expected a backbone that asks nothing of the network, got the text network {text!r} in the description of "
+            f"{name!r}, which the package transformers looks up on the Hub: set HF_HUB_OFFLINE=1 before Python starts, so "
+            "that it is taken from the cache, or take another model"
         )
+
+
+def _text_network(model_config: Mapping[str, Any]) -> Any:
+    text = model_config.get("text_cfg")
+    return text.get("hf_model_name") if isinstance(text, Mapping) else None
 
 
 def most_numbers(files: Iterable[Path]) -> int:

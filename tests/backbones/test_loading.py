@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import pickle
+import re
 import shutil
+import socket
 from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
@@ -292,16 +294,57 @@ def test_a_tag_with_an_address_is_read_from_the_cache_alone_where_the_network_mu
     assert load_backbone(config, cache_dir=folder, local_files_only=True).fingerprint == load(folder).fingerprint
 
 
-def test_a_text_network_that_another_package_looks_up_is_refused_where_the_network_must_not_be_asked(
-    folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture
+def asked(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """The questions to a network, none of which is answered; HF_HUB_OFFLINE is not set."""
+    questions: list[Any] = []
+
+    def refuse(*question: Any, **_: Any) -> None:
+        questions.append(question)
+        raise OSError("no network in this test")
+
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(socket, "getaddrinfo", refuse)
+    for name in ("connect", "connect_ex", "sendto"):
+        monkeypatch.setattr(socket.socket, name, refuse)
+    return questions
+
+
+def name_text_network(folder: Path, name: str) -> None:
     content = json.loads((folder / CONFIG).read_text())
-    content["model_cfg"]["text_cfg"]["hf_model_name"] = "someone/text"
+    content["model_cfg"]["text_cfg"]["hf_model_name"] = name
     (folder / CONFIG).write_text(json.dumps(content))
+
+
+def test_a_text_network_that_another_package_looks_up_is_refused_where_the_network_must_not_be_asked(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, asked: list[Any]
+) -> None:
+    name_text_network(folder, "someone/text")
+    with pytest.raises(BackboneError, match=r"someone/text.*backbone.*HF_HUB_OFFLINE"):
+        load(folder)
+    with pytest.raises(BackboneError, match=r"someone/text.*backbone.*HF_HUB_OFFLINE"):
+        load_backbone(BackboneConfig(name=f"local-dir:{folder}"))
     Hub(monkeypatch, folder, (CONFIG, WEIGHTS))
-    monkeypatch.delenv("HF_HUB_OFFLINE")
-    with pytest.raises(BackboneError, match="HF_HUB_OFFLINE.*someone/text"):
+    with pytest.raises(BackboneError, match=r"someone/text.*someone/model.*HF_HUB_OFFLINE"):
         load_backbone(BackboneConfig(name="hf-hub:someone/model"), local_files_only=True)
+    assert asked == []
+
+
+def test_a_text_network_is_looked_up_in_the_cache_alone_where_the_client_asks_nothing(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, asked: list[Any]
+) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    name_text_network(folder, "someone/text")
+    with pytest.raises(CheckpointError):  # it is not in the cache
+        load(folder)
+    assert asked == []
+
+
+@pytest.mark.parametrize("place", ["/etc/text", "../text", "https://example.test/text", "a/b/c", "~/text", "C:\\text"])
+def test_a_text_network_at_an_address_or_a_path_is_refused(folder: Path, place: str) -> None:
+    name_text_network(folder, place)
+    with pytest.raises(BackboneError, match=re.escape(repr(place))):
+        load(folder)
 
 
 def test_a_copy_of_a_backbone_does_not_hold_the_token(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
