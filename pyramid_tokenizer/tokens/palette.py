@@ -10,6 +10,8 @@ from numpy.typing import NDArray
 
 # Chosen greedily, each as far as it gets from those before it: the least OKLab distance as seen by normal, protan and
 # deutan eyes (simulated after Machado et al. 2009), of colours that are neither near black, white nor grey.
+# CIELAB distances (1976) of any two, at least, for protan, deutan and tritan eyes: 22.8 among the first 8, 15.6 among the
+# first 10, 7.9 among all (tests/tokens/test_palette.py).
 PALETTE = (
     *("#0676a2", "#e77604", "#c62113", "#1fd9bf", "#ce79fd", "#5c03ba", "#f6d32b", "#703756"),
     *("#5b5cfa", "#f9bcfd", "#5d9e77", "#ce168f", "#29733f", "#8b85c2", "#c1b06c", "#5af88a"),
