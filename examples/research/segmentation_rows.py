@@ -170,8 +170,9 @@ def count(
         image = read_image(sample.image, size=px)
         tokens = seg.tok.encode(image)
         counts.semantics.add(tokens.ids, at_size(only(sample.labels, names.learned), tokens.image_size))
+        height, width = sample.labels.shape
         for source, cells in cell_maps(seg, image, tokens, continuous).items():
-            scores = pixel_scores(cells, words, seen=tokens.image_size, size=tuple(sample.labels.shape))
+            scores = pixel_scores(cells, words, seen=tokens.image_size, size=(height, width))
             add_image(counts, source, scores, sample.labels, names)
     return counts
 
