@@ -112,6 +112,11 @@ def bottom_up(config: QuantizerConfig, _: Sequence[int]) -> QuantizerConfig:
     return dataclasses.replace(config, composition="bottom_up")
 
 
+def without_image_tokens(config: QuantizerConfig, _: Sequence[int]) -> QuantizerConfig:
+    """An image's embedding is told by the cells alone."""
+    return dataclasses.replace(config, image_codebooks=())
+
+
 def without_dense(config: QuantizerConfig, _: Sequence[int]) -> QuantizerConfig:
     """No level reads the dense features; they stay part of the coarse levels' targets."""
     return _with_levels(config, [{"reads_dense": False}] * len(config.levels))
@@ -135,7 +140,16 @@ def _with_levels(config: QuantizerConfig, changes: Sequence[dict[str, Any]]) -> 
 
 VARIANTS: dict[str, Change] = {
     change.__name__.replace("_", "-"): change
-    for change in (recipe, last_layer, without_stem, bottom_up, without_dense, equal_entries, more_semantics)
+    for change in (
+        recipe,
+        last_layer,
+        without_stem,
+        bottom_up,
+        without_image_tokens,
+        without_dense,
+        equal_entries,
+        more_semantics,
+    )
 }
 
 
