@@ -110,12 +110,8 @@ def _parse(data: bytes, levels: int | None) -> NumpyTokens:
     _require(data[-_CHECKSUM_BYTES:] == checksum, "a wrong checksum: bytes were altered, copy it again")
     keep = num_levels if levels is None else levels
     _require(isinstance(keep, int) and 1 <= keep <= num_levels, f"{num_levels} levels where {levels} are wanted")
-    image_ids = np.empty((batch, num_image), np.int64)
-    for number, (k, length) in enumerate(zip(image_sizes, image_bytes, strict=True)):
-        image_ids[:, number] = _unpack(data[start : start + length], batch, (k - 1).bit_length())
-        highest = int(image_ids[:, number].max())
-        _require(highest < k, f"id {highest} of image token {number}, which has {k} codes")
-        start += length
+    image_ids = _image_ids(data, start, batch, image_sizes, image_bytes)
+    start += sum(image_bytes)
     ids: list[np.ndarray] = []
     for level, (k, h, w) in enumerate(rows):
         stop = start + split_bytes[level]
@@ -131,6 +127,17 @@ def _parse(data: bytes, levels: int | None) -> NumpyTokens:
     sizes = tuple(k for k, _, _ in rows[:keep])
     origin = fingerprint.hex(), PRECISIONS[precision]
     return NumpyTokens(tuple(ids[:keep]), sizes, (size[0], size[1]), *origin, image_ids, image_sizes)
+
+
+def _image_ids(data: bytes, start: int, batch: int, sizes: tuple[int, ...], lengths: list[int]) -> np.ndarray:
+    """(B, M) int64, the ids of the image tokens, which begin at `start`."""
+    ids = np.empty((batch, len(sizes)), np.int64)
+    for number, (k, length) in enumerate(zip(sizes, lengths, strict=True)):
+        ids[:, number] = _unpack(data[start : start + length], batch, (k - 1).bit_length())
+        highest = int(ids[:, number].max())
+        _require(highest < k, f"id {highest} of image token {number}, which has {k} codes")
+        start += length
+    return ids
 
 
 def _check_header(num_full: int, precision: int, batch: int, size: list[int], rows: list[tuple[int, int, int]]) -> None:

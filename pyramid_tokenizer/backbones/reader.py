@@ -64,7 +64,7 @@ class MapReader(Protocol):
         ...
 
     def chain(self) -> Chain | None:
-        """What seems to be the backbone's units, which `by_rows.check_chain` verifies; None where they are no chain."""
+        """What seems to be the backbone's units, which `by_rows.measure_reaches` verifies; None where they are no chain."""
         ...
 
 

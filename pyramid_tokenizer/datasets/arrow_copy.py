@@ -296,7 +296,7 @@ def _check_rows(plan: Plan, record: ShardRecord, group: Group | None, name: str)
         raise _foreign(name, f"{len(plan.strides)} levels", len(group.values))
     wanted = np.array(plan.image_codebook_sizes, np.int64)
     if group.image_ids.shape[1] != len(wanted):
-        raise _foreign(name, f"{len(wanted)} image tokens in every row", f"{group.image_ids.shape[1]} or other numbers")
+        raise _foreign(name, f"{len(wanted)} image tokens in every row", group.image_ids.shape[1] or "others")
     if (group.image_ids >= wanted).any():
         raise _foreign(name, f"image tokens below {wanted.tolist()}", group.image_ids.max(0).tolist())
     for level, (starts, ids) in enumerate(zip(group.starts, group.values, strict=True)):

@@ -32,6 +32,7 @@ from pyramid_tokenizer.files import replacing
 from pyramid_tokenizer.hub.directory import SELFCHECK_FILE
 from pyramid_tokenizer.images import read_image
 from pyramid_tokenizer.images.synthetic import synthetic_images
+from pyramid_tokenizer.quantizer.pyramid import PyramidQuantizer
 from pyramid_tokenizer.tokenizer import PyramidTokenizer
 
 STAGES: dict[str, tuple[float, str]] = {
@@ -195,19 +196,26 @@ def _observe(tok: PyramidTokenizer, ids: Sequence[Tensor]) -> dict[str, NDArray[
     ]
     nearest = [quantizer.level(index).assign(own) for index, own in enumerate(projected)]
     dense = [] if features.dense is None else [features.dense]
+    books = [torch.cat(quantizer.image.codebooks)] if quantizer.image.codebook_sizes else []
     decoded = tok.decode(tok.tokens([own.cpu() for own in ids], image_size=(pixels.shape[2], pixels.shape[3])))
     seen = {
         "images": [resized],
-        "backbone": [*features.maps, *dense],
-        "codebook": codes,
+        "backbone": [*features.maps, *dense, *([features.embedding] if books else [])],
+        "codebook": [*codes, *books],
         "adapter": projected,
         "linear": [quantizer.linear_reconstruction(codes)],
         "decoder": [decoded],
-        "embedding": [quantizer.embedding(list(ids))],
+        "embedding": [quantizer.embedding(list(ids), image_ids=_image_ids(quantizer, len(pixels)))],
     }
     found = {stage: np.stack([_project(tensor) for tensor in tensors]) for stage, tensors in seen.items()}
     found["nearest"] = np.concatenate([own.cpu().numpy().ravel() for own in nearest])
     return found
+
+
+def _image_ids(quantizer: PyramidQuantizer, count: int) -> Tensor:
+    """(count, M) ids of image tokens that depend on nothing, so that the embedding's stage has no other one's faults."""
+    ids = torch.arange(count, device=quantizer.level(0).codebook.device)[:, None]
+    return ids % ids.new_tensor(quantizer.image.codebook_sizes)[None]
 
 
 def _project(tensor: Tensor) -> NDArray[np.float64]:

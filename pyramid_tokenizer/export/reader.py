@@ -73,7 +73,7 @@ class OnnxTokenizer:
         self._read_words: dict[Path, tuple[list[str], NDArray[np.float32], NDArray[np.int64]]] = {}
         parts = [part for part in ("encode", "decode", "embed") if (self.directory / f"{part}.onnx").is_file()]
         if not parts:
-            raise FileNotFoundError(f"expected encode.onnx or others in {str(self.directory)!r}, got none: export it")
+            raise FileNotFoundError(f"expected e.g. encode.onnx in {str(self.directory)!r}, got none: export a model")
         self._session(parts[0])
 
     @property
@@ -244,13 +244,13 @@ class OnnxTokenizer:
         if not sizes:
             return {}
         if own is None or own.shape != (batch, len(sizes)) or not ((own >= 0) & (own < sizes)).all():
-            raise ValueError(f"expected image_ids ({batch}, {len(sizes)}) below {sizes}, got {own}: pass what it gave")
+            raise ValueError(f"expected image_ids ({batch}, {len(sizes)}) < {sizes}, got {own}: pass those of `encode`")
         return {"image_ids": np.ascontiguousarray(own, dtype=np.int64)}
 
     def _check_ids(self, ids: Sequence[Any]) -> list[NDArray[np.int64]]:
         levels = [np.ascontiguousarray(level, dtype=np.int64) for level in ids]
         if not 1 <= len(levels) <= len(self.strides) or levels[0].ndim != 3:
-            raise ValueError(f"expected ids (B, h, w) of 1 to {len(self.strides)} levels, got {len(levels)}: encode")
+            raise ValueError(f"expected (B, h, w) of 1 to {len(self.strides)} levels, got {len(levels)}: see `encode`")
         batch, height, width = levels[0].shape
         self._check_size((height * self.strides[0], width * self.strides[0]))
         for index, (level, stride, entries) in enumerate(zip(levels, self.strides, self.codebook_sizes, strict=False)):
@@ -258,7 +258,7 @@ class OnnxTokenizer:
             low, high = level.min(initial=0), level.max(initial=0)
             if level.shape != expected or low < (-1 if index else 0) or high >= entries:
                 got = f"{level.shape} in [{low}, {high}]"
-                raise ValueError(f"expected ids of level {index}, {expected} in [0, {entries}), got {got}: use its own")
+                raise ValueError(f"expected level {index} of {expected} in [0, {entries}), got {got}: see `encode`")
         return levels
 
     def _words(self, path: Path) -> tuple[list[str], NDArray[np.float32], NDArray[np.int64]]:
@@ -293,7 +293,7 @@ def read_image(image: Any, size: int | None = None) -> NDArray[np.float32]:
     known = array.dtype.kind in "bf" or array.dtype.str[1:] in ("u1", "u2")
     if array.ndim != 3 or array.shape[2] not in (1, 2, 3, 4) or not known:
         raise ValueError(
-            f"expected (H, W) or (H, W, 1 to 4) of 8 or 16 bit or float, got {array.dtype} {array.shape}: cast"
+            f"expected (H, W) or (H, W, 1 to 4) of 8 or 16 bit or float, got {array.dtype} {array.shape}: convert it"
         )
     scale = np.iinfo(array.dtype).max if array.dtype.kind == "u" else 1
     planes = np.divide(array.transpose(2, 0, 1), scale, dtype=np.float32, order="C")

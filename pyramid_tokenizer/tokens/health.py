@@ -160,7 +160,7 @@ class TokenHealth:
 def measure_health(tokens: TokenPyramid | Iterable[TokenPyramid]) -> TokenHealth:
     """Counts how the entries of every codebook are used, in memory for one counter per entry, however many tokens there are.
 
-    Absent cells of sparse levels have no token and do not count.
+    Absent cells of sparse levels have no token and do not count, and neither do image tokens, which have codebooks of their own.
 
     Args:
         tokens: One pyramid or any number of them, of any sizes and precisions, of one tokenizer and with the same levels.

@@ -172,6 +172,10 @@ def test_an_example_image_finds_its_own_row(sparse_ds, toy_tokenizer, shared_pho
         (lambda row: row["splits_0"].pop(), "splits of level 0 in row 0"),
         (lambda row: row.update(splits_0=[not row["splits_0"][0], *row["splits_0"][1:]]), "ids of level 1 in row 0"),
         (lambda row: row["tokens_2"].pop(), "ids of level 2 in row 0"),
+        (lambda row: row["image_tokens"].pop(), "2 image tokens in every row"),
+        (lambda row: row["image_tokens"].append(0), "2 image tokens in every row"),
+        (lambda row: row.update(image_tokens=[0, 3]), r"image tokens below \[5, 3\]"),
+        (lambda row: row.pop("image_tokens"), "a column image_tokens.* no such column"),
         (lambda row: row.pop("splits_1"), "a column splits_1.* no such column"),
         (
             lambda row: row.update(tokens_1=[-1, *row["tokens_1"][1:]]),

@@ -64,6 +64,12 @@ def test_a_permuted_codebook_is_named(toy_tokenizer, reference) -> None:
     assert "backbone" not in found.differs
 
 
+def test_a_permuted_codebook_of_an_image_token_is_named(toy_tokenizer, reference) -> None:
+    tok = copy.deepcopy(toy_tokenizer)
+    tok.quantizer.image.codebooks[1].copy_(tok.quantizer.image.codebooks[1].roll(1, 0))
+    assert selfcheck(tok, reference=reference).differs == ("codebook", "embedding")
+
+
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_half_precision_is_named(toy_tokenizer, reference, dtype: torch.dtype) -> None:
     found = selfcheck(copy.deepcopy(toy_tokenizer).to(dtype=dtype), reference=reference)

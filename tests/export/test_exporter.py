@@ -113,7 +113,7 @@ def test_the_files_give_what_the_tokenizer_gives_at_any_size(
 def _check_what_the_reader_refuses(exported: OnnxTokenizer, found: list[np.ndarray]) -> None:
     with pytest.raises(ValueError, match=r"level 1.*\(3, 8, 12\)"):
         exported.decode([found[0], found[1][:, :4]])
-    with pytest.raises(ValueError, match=r"level 0, .* in \[0, 8\), got .* in \[\d+, 1\d\]"):
+    with pytest.raises(ValueError, match=r"level 0 of .* in \[0, 8\), got .* in \[\d+, 1\d\]"):
         exported.decode([found[0] + 8])
     with pytest.raises(ValueError, match="from 1 to 3"):
         exported.encode(np.zeros((1, 3, 16, 16), np.float32), levels=4)
@@ -204,3 +204,14 @@ def test_a_torch_program_gives_what_the_tokenizer_gives(toy_tokenizer, smooth: S
         found = program.module()(images)
     tokens = toy_tokenizer.encode(images)
     assert all(torch.equal(a, b) for a, b in zip(found, (*tokens.ids, tokens.image_ids), strict=True))
+
+
+@pytest.mark.slow
+def test_image_tokens_are_given_by_encode_and_read_by_embed(toy_tokenizer, smooth: Smooth, tmp_path: Path) -> None:
+    export_model(toy_tokenizer, tmp_path, parts=("encode", "embed"), size=(64, 96))
+    exported, images = OnnxTokenizer(tmp_path, threads=1), smooth(3, 64, 96, seed=3)
+    tokens, found = toy_tokenizer.encode(images), exported.encode(images.numpy())
+    assert np.array_equal(found.image_ids, tokens.image_ids)
+    for levels in (1, 3):
+        expected = toy_tokenizer.embedding(tokens[:levels]).numpy()
+        np.testing.assert_allclose(exported.embedding(found[:levels]), expected, atol=1e-5)

@@ -6,6 +6,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ import torch
 from PIL import Image
 
 from pyramid_tokenizer.export import reader
+from pyramid_tokenizer.export.reader import OnnxTokenizer, TokenIds
 from pyramid_tokenizer.images import read_image
 from pyramid_tokenizer.images.synthetic import synthetic_images
 
@@ -102,3 +104,15 @@ def test_the_graphs_give_what_the_tokenizer_gives(toy_tokenizer, smooth: Callabl
         )
         embedding = EmbedGraph(toy_tokenizer)([*ids, tokens.image_ids])
         torch.testing.assert_close(embedding, toy_tokenizer.embedding(tokens[:levels]))
+
+
+@pytest.mark.parametrize(
+    "image_ids", [None, np.zeros((3, 2), int), np.array([[0, 3], [0, 0]]), np.array([[-1, 0], [0, 0]])]
+)
+def test_image_ids_that_do_not_fit_the_levels_or_their_codebooks_are_refused(image_ids: Any) -> None:
+    tok = object.__new__(OnnxTokenizer)  # without files
+    tok._facts = {"image_codebook_sizes": [5, 3]}
+    levels = TokenIds([np.zeros((2, 1, 1), np.int64)], np.array([[4, 2], [0, 0]]))
+    assert tok._image_input(levels[:1], 2)["image_ids"].tolist() == [[4, 2], [0, 0]]
+    with pytest.raises(ValueError, match=r"image_ids \(2, 2\) < \[5, 3\]"):
+        tok._image_input(TokenIds(levels, image_ids), 2)
