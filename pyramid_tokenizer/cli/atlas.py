@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import ExitStack
 from pathlib import Path
 from typing import Annotated
 
@@ -12,7 +10,7 @@ import typer
 from pyramid_tokenizer.cli.files import check_absent
 from pyramid_tokenizer.cli.group import printable
 from pyramid_tokenizer.cli.options import Device, Force
-from pyramid_tokenizer.cli.terminal import load_tokenizer, make_console, show_progress, show_share
+from pyramid_tokenizer.cli.terminal import load_tokenizer, make_console, show_share, show_stages
 from pyramid_tokenizer.cli.words import TextCache, cache_folder, read_names
 
 Model = Annotated[
@@ -68,15 +66,10 @@ def atlas(
         tok.text = TextEncoder(tok.backbone, cache_dir=cache_folder(text_cache), progress=tell)
         words = NearestWords.of(tok, listed)
     console.print(f"atlas: encoding {len(source):,} images")
-    with ExitStack() as bars:
-
-        def progress(what: str, total: int) -> Callable[[], None]:
-            bars.close()  # the bar of the stage before
-            return bars.enter_context(show_progress(console, what, total))
-
+    with show_stages(console) as stages:
         title = Path(model).name if Path(model).is_dir() else model
         kind = {"title": title, "words": words, "size": size, "patches": patches}
-        found = write_atlas(tok, source, out, progress=progress, **kind)
+        found = write_atlas(tok, source, out, progress=stages.begin, **kind)
     for level, one in enumerate(found.levels):
         health = one.health
         used = len(one.counts) - health.num_unused

@@ -21,7 +21,7 @@ from pyramid_tokenizer.cli.json_output import with_json
 from pyramid_tokenizer.cli.options import Device, Model, Size
 from pyramid_tokenizer.cli.segment import Background, Mode, ModeChoice, Threshold
 from pyramid_tokenizer.cli.terminal import load_segmenter, make_console, show_progress, warnings_as_lines
-from pyramid_tokenizer.cli.words import TextCache, cache_folder, read_background
+from pyramid_tokenizer.cli.words import TextCache, cache_folder, embed_names, read_background
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -140,6 +140,7 @@ def segmentation(
     from pyramid_tokenizer.evaluation import check_background, label_images
     from pyramid_tokenizer.evaluation.plots import check_plots
     from pyramid_tokenizer.evaluation.report_of import segmentation_report
+    from pyramid_tokenizer.evaluation.segmenting import protocol_words
     from pyramid_tokenizer.images.labelled import open_segmentation_set
 
     if out is not None:
@@ -147,13 +148,15 @@ def segmentation(
         check_plots()
     labelled = open_segmentation_set(data.expanduser(), protocol, split=split, classes=classes and classes.expanduser())
     check_background(labelled.protocol, **rule)
-    seg = load_segmenter(model, device, text_cache=cache_folder(text_cache))
+    seg = load_segmenter(model, device)
     used = mode.value if mode is not Mode.auto else "lookup" if seg.head is None else "decoder"
     if window is not None and window_stride is None:
         window_stride = max(1, window // 2)
     view: dict[str, Any] = {"short_side_px": size, "window_px": window, "window_stride_px": window_stride}
     predict = label_images(seg, labelled.protocol, **rule, mode=used, **view)
     console, indices = make_console(), spread(len(labelled), limit)
+    names, words = protocol_words(labelled.protocol, background=rule["background"])
+    embed_names(seg.tok, names, console, background=words, text_cache=cache_folder(text_cache))
     result = _measure(predict, labelled, indices, console)
     present = int((result.confusion.counts.sum(1) > 0).sum())
     console.print(f"{labelled.protocol.name}: {labelled.protocol.description}")

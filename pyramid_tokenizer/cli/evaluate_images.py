@@ -10,7 +10,7 @@ import typer
 from pyramid_tokenizer.cli.files import check_absent
 from pyramid_tokenizer.cli.group import printable
 from pyramid_tokenizer.cli.options import Device, Force, Model
-from pyramid_tokenizer.cli.terminal import load_tokenizer, make_console, make_table, show_progress, show_share
+from pyramid_tokenizer.cli.terminal import load_tokenizer, make_console, make_table, show_progress, show_stages
 from pyramid_tokenizer.cli.words import TextCache, cache_folder, read_names
 from pyramid_tokenizer.errors import DataError
 
@@ -130,13 +130,10 @@ def semantics(
     labelled = read_labels(labels.expanduser(), images.expanduser())
     names = None if names_file is None else read_names(None, names_file, option="--names")
     tok = load_tokenizer(model, device)
-    console, asked = make_console(), labelled.names if names is None else names
-    with show_share(console, "names") as tell:
-        tok.text = TextEncoder(tok.backbone, cache_dir=cache_folder(text_cache), progress=tell)
-        if len(asked) > 1:
-            tok.text.encode_names(asked)  # it remembers them
-    with show_progress(console, "evaluate", len(labelled.files)) as advance:
-        data = evaluate_semantics(tok, labelled, names=names, size=size, advance=advance)
+    console = make_console()
+    with show_stages(console) as stages:
+        tok.text = TextEncoder(tok.backbone, cache_dir=cache_folder(text_cache), progress=stages.share("texts"))
+        data = evaluate_semantics(tok, labelled, names=names, size=size, progress=stages.begin)
     facts = facts_of(model, tok.fingerprint, data=labels.name, device=device)
     table = make_table(None, "what", "from", "% (95 % interval)")
     table.columns[1].justify = "left"

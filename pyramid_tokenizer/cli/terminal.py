@@ -99,24 +99,57 @@ def show_progress(console: Console, what: str, total: int) -> Iterator[Callable[
         yield advance
 
 
-@contextmanager
-def show_share(console: Console, what: str) -> Iterator[Callable[[int, int], None]]:
-    """As `show_progress`, for work that tells by itself how many of its steps are done: the bar begins with the first call.
+class Stages:
+    """The bars of a command that does one thing after another: a new one takes the place of the one before."""
 
-    The block passes on the function that it gets, which is called as tell(3000, 10000); after the block it does nothing.
-    """
-    with ExitStack() as bars:
+    def __init__(self, console: Console):
+        self._console, self._bar, self._ended = console, ExitStack(), False
+
+    def begin(self, what: str, total: int) -> Callable[..., None]:
+        """Shows a bar as `show_progress` does, and returns the function to call after each step."""
+        self._bar.close()
+        return self._bar.enter_context(show_progress(self._console, what, total))
+
+    def share(self, what: str) -> Callable[[int, int], None]:
+        """For work that tells how many of its steps are done, as in tell(3000, 10000): it has a bar from its first call on.
+
+        After the last step the next call begins another bar.
+        """
         advance: Callable[..., None] | None = None
         before = 0
 
         def tell(done: int, total: int) -> None:
             nonlocal advance, before
-            advance = advance or bars.enter_context(show_progress(console, what, total))
+            if self._ended:
+                return
+            if advance is None:
+                advance, before = self.begin(what, total), 0
             advance(done - before)
-            before = done
+            advance, before = (None, 0) if done >= total else (advance, done)
 
-        yield tell
-        advance = _nothing
+        return tell
+
+    def end(self) -> None:
+        """Closes the last bar; from here on nothing is shown."""
+        self._ended = True
+        self._bar.close()
+
+
+@contextmanager
+def show_stages(console: Console) -> Iterator[Stages]:
+    """Yields the bars of the stages of a command, one at a time."""
+    stages = Stages(console)
+    try:
+        yield stages
+    finally:
+        stages.end()
+
+
+@contextmanager
+def show_share(console: Console, what: str) -> Iterator[Callable[[int, int], None]]:
+    """The bar of one stage that tells its share; see `Stages.share`. The block passes on the function that it gets."""
+    with show_stages(console) as stages:
+        yield stages.share(what)
 
 
 @contextmanager

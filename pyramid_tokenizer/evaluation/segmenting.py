@@ -62,11 +62,8 @@ def label_images(
     check_background(protocol, background=background, threshold=threshold)
     if window_px is None and window_stride_px is not None:
         raise ConfigError(f"expected a window with a stride of {window_stride_px} px, got none: give window_px too")
+    names, background = protocol_words(protocol, background=background)
     asked = [i for i in range(len(protocol.names)) if i != protocol.background_class]
-    names = distinct_names([protocol.names[i] for i in asked])
-    if protocol.background == "words" and protocol.background_class is not None:
-        background = split_name(protocol.names[protocol.background_class])
-    parse_names(names, background=background)  # before an image is read
     classes = torch.tensor([*asked, NO_CLASS])  # the last is what NO_CLASS, -1, picks
     if short_side_px is None and window_px is None:
 
@@ -91,6 +88,22 @@ def label_images(
         return classes[(labels if threshold is None else torch.where(best < threshold, NO_CLASS, labels)).cpu()]
 
     return averaged
+
+
+def protocol_words(
+    protocol: SegmentationProtocol, *, background: Sequence[str] | None = None
+) -> tuple[tuple[str, ...], Sequence[str] | None]:
+    """The names that images are segmented by, and the words of the background, if there are any.
+
+    Raises:
+        ConfigError: As for `parse_names`.
+        DataError: `distinct_names` refuses the names.
+    """
+    names = distinct_names([name for i, name in enumerate(protocol.names) if i != protocol.background_class])
+    if protocol.background == "words" and protocol.background_class is not None:
+        background = split_name(protocol.names[protocol.background_class])
+    parse_names(names, background=background)
+    return names, background
 
 
 def check_background(

@@ -110,7 +110,7 @@ def evaluate_semantics(
     *,
     names: Sequence[str] | None = None,
     size: int = 256,
-    advance: Callable[[], None] = lambda: None,
+    progress: Callable[[str, int], Callable[[], None]] = lambda what, total: lambda: None,
 ) -> dict[str, Any]:
     """Measures zero-shot classification, retrieval by captions, and agreement of cells, from tokens and from the backbone.
 
@@ -121,7 +121,8 @@ def evaluate_semantics(
         images: What `read_labels` gives.
         names: The names to choose from, the labels among them, synonyms as "car|automobile"; None for the labels.
         size: Short side that images are resized to.
-        advance: Called after each image.
+        progress: Called with the name of a stage and how many steps it has; what it returns is called after each step. Names
+            are read before the images, captions after them: a `TextEncoder` has a `progress` of its own.
 
     Returns:
         Plain data: "num_images", "protocol", and "rows" of "what", "from", "value", "interval" and "count".
@@ -134,7 +135,10 @@ def evaluate_semantics(
     targets = _targets(images.labels, names)
     parts: dict[str, list[Tensor]] = {"tokens": [], "backbone": []}
     agreement: list[Tensor] = []
+    if len(names) > 1:
+        tok.text.encode_names(names)  # it remembers them
     agree = _agreement(tok, names) if len(names) > 1 and tok.backbone.has_dense else None
+    advance = progress("images", len(images.files))
     for file in images.files:
         batch = to_batch(file, size=size)
         tokens = tok.encode(batch)

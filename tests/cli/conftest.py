@@ -128,7 +128,7 @@ def bars(monkeypatch: pytest.MonkeyPatch) -> dict[str, tuple[int, int]]:
 
         yield advance
 
-    for module in ("terminal", "atlas", "search"):
+    for module in ("terminal", "evaluate", "evaluate_images", "search"):
         monkeypatch.setattr(f"pyramid_tokenizer.cli.{module}.show_progress", show)
     return found
 

@@ -50,6 +50,12 @@ def test_the_table_and_the_file_hold_what_the_library_measures(run, head_model, 
     assert [path.name for path in (labelled.parent / "figures").iterdir()] == ["seg.json"]
 
 
+def test_names_and_images_have_a_bar_each(run, model, labelled, bars):
+    done = run("evaluate", "segmentation", *SMALL, "--model", model, "--mode", "lookup", "--text-cache", "none")
+    assert done.exit_code == 0, done.stderr
+    assert bars == {"words": (4, 4), "segment": (4, 4)}  # tree and bush are two words
+
+
 def test_views_splits_and_limits_are_told_and_kept(run, model, labelled):
     options = ("--split", "few", "--limit", 1, "--size", 64, "--window", 48, "--mode", "dense", "--json", "x.json")
     done = run("evaluate", "segmentation", *SMALL, "--model", model, *options)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from contextlib import contextmanager
 
 import pytest
 
@@ -22,22 +21,16 @@ def test_a_reconstruction_is_reported_for_the_images_that_can_be_read(run, model
 
 
 @pytest.mark.slow
-def test_semantics_are_reported_for_labelled_images(run, model, photos, here, monkeypatch):
-    told = []
-
-    @contextmanager
-    def bar(console, what):
-        yield lambda done, total: told.append((what, done, total))
-
-    monkeypatch.setattr("pyramid_tokenizer.cli.evaluate_images.show_share", bar, raising=False)
-    (here / "labels.csv").write_text("file,label\na.png,dog\nb.png,cat\ntrip/a.png,dog\n")
+def test_semantics_are_reported_for_labelled_images_and_each_stage_has_a_bar(run, model, photos, here, bars):
+    rows = ["a.png,dog,a dog", "b.png,cat,a cat", "trip/a.png,dog,a dog outside", "trip/a.png,dog,another dog"]
+    (here / "labels.csv").write_text("\n".join(["file,label,caption", *rows]))
     options = ["--images", photos, "--labels", "labels.csv", "--model", model, "--size", 32, "--text-cache", "none"]
     done = run("evaluate", "semantics", *options, "--out", "report")
     assert done.exit_code == 0, done.stderr
     data = json.loads((here / "report" / "report.json").read_text())
     assert data["num_images"] == 3 and data["data"] == "labels.csv"
     assert "zero-shot, top 1 of 2 names" in done.stdout
-    assert told == [("names", 2, 2)]  # read once, with a bar, before the images
+    assert bars == {"texts": (4, 4), "images": (3, 3)}  # the captions took the bar of the names
 
 
 @pytest.mark.slow

@@ -7,7 +7,7 @@ from rich.console import Console
 from rich.live import Live
 
 from pyramid_tokenizer.cli.progress import Shown, show_steps
-from pyramid_tokenizer.cli.terminal import show_share, show_waiting
+from pyramid_tokenizer.cli.terminal import show_share, show_stages, show_waiting
 
 REPORTS = [
     {"stage": "fit", "step": 1, "steps": 1, "vectors": 640, "pixels_explained": 0.5},
@@ -89,6 +89,21 @@ def test_work_that_tells_its_share_has_a_bar_from_its_first_call_to_the_end_of_t
 
 def test_a_pipe_has_no_bar():
     assert share(Console(file=io.StringIO(), width=80, force_terminal=False)) == ("", "")
+
+
+def test_each_stage_has_a_bar_of_its_own_and_work_that_begins_anew_as_well():
+    console = Console(file=io.StringIO(), width=80, force_terminal=True, color_system=None)
+    with show_stages(console) as stages:
+        tell = stages.share("texts")
+        tell(3, 3)
+        advance = stages.begin("images", 2)  # a second live display would be an error
+        advance()
+        advance()
+        tell(256, 700)
+        tell(700, 700)
+    found = console.file.getvalue()
+    places = [found.rindex(shown) for shown in ("3/3", "2/2", "700/700")]
+    assert places == sorted(places)
 
 
 def test_a_step_of_unknown_length_is_named_on_a_terminal_alone():
