@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from pyramid_tokenizer.config.models import TokenizerConfig
     from pyramid_tokenizer.tokenizer import PyramidTokenizer
 
-pytest_plugins = ["tests.counting_backbone", "tests.labelled", "tests.image_files"]
+pytest_plugins = ["tests.counting_backbone", "tests.labelled", "tests.image_files", "tests.command_line"]
 
 # Tiny tensors: a second thread only costs, and beside another busy process its barriers spin (5 to 10 times slower).
 torch.set_num_threads(1)

@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 import contextlib
-import io
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 import torch
 import torch.nn.functional as F
-import typer
 from PIL import Image
 
-from pyramid_tokenizer.cli import app
 from pyramid_tokenizer.config.models import BackboneConfig, DecoderConfig, LevelConfig, QuantizerConfig, TokenizerConfig
 from pyramid_tokenizer.images.pixels import to_pil
 from pyramid_tokenizer.segmentation import Segmenter, build_head
@@ -131,29 +127,3 @@ def bars(monkeypatch: pytest.MonkeyPatch) -> dict[str, tuple[int, int]]:
     for module in ("terminal", "evaluate", "evaluate_images", "search"):
         monkeypatch.setattr(f"pyramid_tokenizer.cli.{module}.show_progress", show)
     return found
-
-
-@dataclass(frozen=True)
-class Result:
-    """What a command line printed, and the code it ended with."""
-
-    exit_code: int
-    stdout: str
-    stderr: str
-
-
-@pytest.fixture(scope="session")
-def run() -> Callable[..., Result]:
-    """Runs a command line in this process; an error that is not told in a line fails the test."""
-    command = typer.main.get_command(app)  # once: 20 ms
-
-    def call(*arguments: object) -> Result:
-        out, errors, code = io.StringIO(), io.StringIO(), 0
-        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(errors):
-            try:
-                command.main([str(argument) for argument in arguments], prog_name="pyramid-tokenizer")
-            except SystemExit as end:
-                code = end.code
-        return Result(code, out.getvalue(), errors.getvalue())
-
-    return call
