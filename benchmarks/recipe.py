@@ -337,7 +337,7 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--images", type=Path, required=True, help="folder of images")
     parser.add_argument("--labels", type=Path, required=True, help="CSV with the columns file and label")
     parser.add_argument("--variants", type=names_of, default=list(VARIANTS), help=f"some of {','.join(VARIANTS)}")
-    parser.add_argument("--crops", type=int, default=1200, help="crops to fit on (default: %(default)s)")
+    parser.add_argument("--crops", type=int, default=4800, help="crops to fit on (default: %(default)s)")
     parser.add_argument("--px", type=int, default=160, help="side of all crops (default: %(default)s)")
     parser.add_argument("--limit", type=int, default=200, help="images to name, at most (default: %(default)s)")
     parser.add_argument("--shown", type=int, default=40, help="of these, images to reconstruct and to segment")

@@ -23,7 +23,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--pretrained", help="the weight tag of an open_clip name, or a checkpoint file")
     parser.add_argument("--images", required=True, help="a folder, a list, tar shards or Parquet files")
     parser.add_argument("--out", default="my-tok")
-    parser.add_argument("--crops", type=int, default=1200, help="how many crops are read (default: %(default)s)")
+    parser.add_argument("--crops", type=int, default=4800, help="how many crops are read (default: %(default)s)")
     parser.add_argument("--crop-px", type=int, default=160, help="side of a crop (default: %(default)s)")
     parser.add_argument("--vectors-per-code", type=int, default=16, help="samples per entry (default: %(default)s)")
     args = parser.parse_args(argv)

@@ -213,7 +213,7 @@ class PyramidTokenizer(Encoder):
         self,
         source: Any,
         *,
-        num_crops: int = 1200,
+        num_crops: int = 4800,
         crop_px: int | None = None,
         vectors_per_code: int = 64,
         seed: int = 0,
@@ -229,7 +229,8 @@ class PyramidTokenizer(Encoder):
             source: What `train` takes: a folder, a list of images or files, .tar or .parquet files, anything that
                 `open_images` knows; random crops of it are drawn. Or batches of images (B, 3, H, W) in [0, 1], which are
                 used whole: a list, `RandomCrops`, or a function that returns the same batches at each call.
-            num_crops: Crops to draw from `source`.
+            num_crops: Crops to draw from `source`. More keep more names: on a small ViT 1,200 kept 84 % of those that the
+                backbone knew, 4,800 kept 91 % (`benchmarks/recipe.py`).
             crop_px: Side of a crop in pixels; None takes 160 px, rounded up to a multiple of `multiple_px`.
             vectors_per_code: Cells sampled per codebook entry, at most.
             seed: Draws crops and cells and starts k-means.

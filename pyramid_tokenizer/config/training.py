@@ -34,7 +34,7 @@ class TrainConfig:
     in the coordinates of the present adapters, which a trained decoder still understands. "continue": stage 1 refines
     adapters and codebooks for `codebook_steps`. "frozen": every id stays the same, so that stored tokens stay valid. All but
     "fit" need a fitted tokenizer."""
-    fit_images: int = 4000
+    fit_images: int = 4800
     """Largest number of crops for the gradient-free fit. Of few images, eight crops each are drawn, or so many more that each
     code has two cells."""
     vectors_per_code: int = 64

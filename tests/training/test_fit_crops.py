@@ -30,7 +30,7 @@ def test_few_images_give_two_cells_per_code_and_it_is_told(num_images):
         assert fit_batches(TrainConfig(), num_images=num_images, **TINY) * 32 == 512
 
 
-@pytest.mark.parametrize(("num_images", "crops"), [(64, 512), (100, 800), (500, 4000), (10**6, 4000)])
+@pytest.mark.parametrize(("num_images", "crops"), [(64, 512), (100, 800), (500, 4000), (10**6, 4800)])
 def test_more_images_give_eight_crops_each_up_to_the_limit_and_nothing_is_told(num_images, crops):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
