@@ -11,6 +11,7 @@ import typer
 
 from pyramid_tokenizer.cli.progress import show_steps
 from pyramid_tokenizer.cli.terminal import load_tokenizer, make_console, show_progress, warnings_as_lines
+from pyramid_tokenizer.cli.words import embed_names
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -83,6 +84,7 @@ def train_on_masks(
         PyramidTokenizerError: As `open_segmentation_set`, `PyramidTokenizer.from_pretrained` and `train_segmentation`.
     """
     from pyramid_tokenizer.config.models import SegmentationConfig
+    from pyramid_tokenizer.images.labelled import distinct_names
     from pyramid_tokenizer.training import train_segmentation
 
     console = make_console()
@@ -91,6 +93,7 @@ def train_on_masks(
     tok = load_tokenizer(model)
     names = learned_names(labelled)
     console.print(f"finetune: {len(labelled):,} labelled images, {len(names):,} classes, {model} -> {out}")
+    embed_names(tok, distinct_names(names), console, text_cache=None)  # the training finds them remembered
     shape = dataclasses.replace(tok.config.segmentation or SegmentationConfig(), shared_decoder=not own_trunk)
     with warnings_as_lines(), show_steps(console) as log:
         train_segmentation(tok, [labelled], config=config, segmentation=shape, out=out, half=half, log=log)

@@ -35,10 +35,11 @@ def finetune(run, model, *options):
     return run("finetune", model, "--segmentation", "masks", "--out", "my head", *SHORT, *options)
 
 
-def test_a_head_is_trained_and_ids_and_pixels_stay(run, model, tok, masks, photos):
+def test_a_head_is_trained_and_ids_and_pixels_stay(run, model, tok, masks, photos, bars):
     done = finetune(run, model, "--split", "train")
     assert done.exit_code == 0, done.stderr
     assert "finetune: 3 labelled images, 2 classes" in done.stdout
+    assert bars["words"] == (3, 3)  # night, dark, snow: read before the training, with a bar
     assert "model written to my head\nids are the same: " in done.stdout
     mine = Segmenter.from_pretrained("my head")
     assert mine.head is not None
