@@ -1,14 +1,8 @@
-"""Ids of a large image whose features come row by row: the same as of the whole, without holding a map of the backbone.
-
-A level's adapter is linear, so that the rows of a map are multiplied by it as they come and only the products are kept, a few
-numbers for each cell. When all have come, the levels are computed one after the other, each in bands of rows.
-"""
+"""Ids of a large image whose features come row by row: the same as of the whole, without holding a map of the backbone."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -16,16 +10,10 @@ from torch import Tensor
 from pyramid_tokenizer.backbones.features import FeaturePyramid
 from pyramid_tokenizer.backbones.rows import Reach, RowStream
 from pyramid_tokenizer.checks.devices import exact_float32
-from pyramid_tokenizer.quantizer.level import LevelQuantizer, float32_on
+from pyramid_tokenizer.quantizer.by_products import MapAdapter, ids_of_products, map_adapters
+from pyramid_tokenizer.quantizer.level import float32_on
 from pyramid_tokenizer.quantizer.pyramid import PyramidQuantizer
-from pyramid_tokenizer.quantizer.regrid import InputPart, Part, Product, regridded_channels
-
-BAND_PIXELS = 2**20
-"""Pixels of all images together of which ids of a level are computed at a time."""
-
-_HALO = 2
-"""Rows of level 0 at either side of a band: the linear reconstruction of coarser levels depends on less, as each enlargement
-reaches one pixel of what it enlarges, and a cell of level 0 decodes to one pixel or more."""
+from pyramid_tokenizer.quantizer.regrid import Product
 
 
 class RowQuantizer:
@@ -64,16 +52,10 @@ class RowQuantizer:
         quantizer.require_fitted()
         self._quantizer, self._strides = quantizer, tuple(strides)
         self._levels = quantizer.first_levels(levels)
-        self._products = {level: list(self._products_of(level, channels)) for level in self._levels}
-
-    def _products_of(self, level: int, channels: Sequence[int]) -> Iterator[_Product]:
-        read, first = self._quantizer.reads[level], 0
-        for number in read.maps:
-            own = self._strides[number]
-            count = regridded_channels(channels[number], own, read.stride)
-            columns = slice(first, first + count)
-            yield _Product(self._quantizer.level(level), columns, index=number, own=own, wanted=read.stride)
-            first += count
+        maps = {"channels": channels, "strides": strides}
+        self._products = {
+            level: [_Product(adapter) for adapter in map_adapters(quantizer, level, **maps)] for level in self._levels
+        }
 
     @torch.no_grad()
     def read(self, index: int, rows: Tensor, last: bool) -> None:
@@ -94,7 +76,6 @@ class RowQuantizer:
                     if product.index == index:
                         product.read(rows.float(), last=last)
 
-    @torch.no_grad()
     def ids(self, outputs: FeaturePyramid) -> tuple[Tensor, ...]:
         """Ids per level, coarse to fine, when all rows have come: (B, h_l, w_l) int64 each.
 
@@ -104,69 +85,22 @@ class RowQuantizer:
         Raises:
             BackboneError, CheckpointError: Features or weights that decide ids are NaN or infinite.
         """
-        known: dict[int, Tensor] = {}
-        for index in self._levels:
-            products = [product.whole() for product in self._products.pop(index)]
-            with float32_on(products[0].product.device), exact_float32():
-                known[index] = self._level_ids(index, products, outputs, known)
-        self._quantizer.require_finite(outputs, [self._quantizer.level(index).codebook for index in known])
-        return tuple(known[index] for index in sorted(known))
 
-    def _level_ids(
-        self, index: int, products: Sequence[Product], outputs: FeaturePyramid, known: Mapping[int, Tensor]
-    ) -> Tensor:
-        """Ids (B, h, w) of a level, of the products of its maps and the ids of the levels before it."""
-        level, (count, _, height, width) = self._quantizer.level(index), products[0].product.shape
-        pixels = count * height * width * self._quantizer.strides[index] ** 2
-        heights = [height, *(ids.shape[1] for ids in known.values())]
-        heights += [outputs.dense.shape[2]] if outputs.dense is not None else []
-        steps, found = math.gcd(*heights), []  # rows of the coarsest grid
-        band = max(1, BAND_PIXELS * steps // pixels)
-        for start in range(0, steps, band):
-            stop = min(start + band, steps)
-            first, last = max(0, start - _HALO), min(steps, stop + _HALO)
+        def products_of(index: int) -> list[Product]:
+            return [product.whole() for product in self._products.pop(index)]
 
-            def cut(x: Tensor, first: int = first, last: int = last) -> Tensor:
-                rows = x.shape[-2] // steps
-                return x[..., first * rows : last * rows, :]
-
-            linear = level.linear(self._parts(index, products, outputs, known, cut))
-            rows = height // steps
-            linear = linear[:, :, (start - first) * rows : (stop - first) * rows]
-            self._quantizer.require_finite(outputs, [linear])
-            found.append(level.assign(level.constrain(linear)))
-        return torch.cat(found, 1)
-
-    def _parts(
-        self,
-        index: int,
-        products: Sequence[Product],
-        outputs: FeaturePyramid,
-        known: Mapping[int, Tensor],
-        cut: Callable[[Tensor], Tensor],
-    ) -> list[Part | Product]:
-        """What a level reads, in the rows that `cut` takes of every map."""
-        quantizer, read = self._quantizer, self._quantizer.reads[index]
-        parts: list[Part | Product] = [replace(part, product=cut(part.product)) for part in products]
-        if read.reads_dense:
-            own = outputs if outputs.dense is None else replace(outputs, dense=cut(outputs.dense))
-            parts.append(read.dense_part(own, cut(products[0].product).shape[-2:]))
-        codes = {other: quantizer.level(other).look_up(cut(ids)) for other, ids in known.items()}
-        return [*parts, *quantizer.composition.context(quantizer, index, codes)]
+        return ids_of_products(self._quantizer, self._levels, products_of, outputs)
 
 
 class _Product:
     """What the adapter of a level gives of one map, gathered from rows of it."""
 
-    def __init__(self, level: LevelQuantizer, columns: slice, *, index: int, own: int, wanted: int):
-        self.index = index
-        self._columns = columns
+    def __init__(self, adapter: MapAdapter):
+        self.index = adapter.index
+        self._channels = adapter.channels
         self._found: list[Tensor] = []
-
-        def times(rows: Tensor) -> Tensor:
-            return InputPart(rows, own, wanted).times((level.adapter.weight / level.std)[:, columns])
-
-        self._stream = RowStream(run=times, reach=Reach(ratio=max(1, wanted // own), halo=0))
+        reach = Reach(ratio=max(1, adapter.wanted // adapter.own), halo=0)
+        self._stream = RowStream(run=adapter.times, reach=reach)
 
     def read(self, rows: Tensor, *, last: bool) -> None:
         found = self._stream.push(rows, last=last)
@@ -175,4 +109,4 @@ class _Product:
     def whole(self) -> Product:
         """The product of the whole map."""
         product, self._found = torch.cat(self._found, 2), []
-        return Product(product, channels=self._columns.stop - self._columns.start)
+        return Product(product, channels=self._channels)

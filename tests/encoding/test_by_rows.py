@@ -14,7 +14,7 @@ from pyramid_tokenizer.backbones import rows
 from pyramid_tokenizer.config.budget import Budget
 from pyramid_tokenizer.encoding import by_rows
 from pyramid_tokenizer.errors import ImageValueError
-from pyramid_tokenizer.quantizer import by_rows as quantizer_by_rows
+from pyramid_tokenizer.quantizer import by_products
 
 
 @pytest.fixture
@@ -23,7 +23,7 @@ def in_bands(monkeypatch):
 
     def call(function, *args, **options):
         with monkeypatch.context() as small:
-            for module in (by_rows, quantizer_by_rows):
+            for module in (by_rows, by_products):
                 small.setattr(module, "BAND_PIXELS", 1)
             for module, name in ((by_rows, "LARGE_PIXELS"), (rows, "FLOATS_PER_RUN"), (rows, "HALOS_PER_RUN")):
                 small.setattr(module, name, 1)

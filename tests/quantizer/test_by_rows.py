@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from pyramid_tokenizer.errors import BackboneError, CheckpointError, NotFittedError
-from pyramid_tokenizer.quantizer import by_rows
+from pyramid_tokenizer.quantizer import by_products
 from pyramid_tokenizer.quantizer.by_rows import RowQuantizer
 from tests.quantizer.cases import CASES, backbone_of, build, fitted, pictures
 
@@ -36,14 +36,14 @@ def encode_by_rows(quantizer, features, *, rows=7, levels=None):
 def test_ids_are_those_of_whole_features(case, monkeypatch):
     composition, kind, layout = case
     quantizer, features = fitted(composition, kind, layout), tall_features(layout)
-    monkeypatch.setattr(by_rows, "BAND_PIXELS", 1)
+    monkeypatch.setattr(by_products, "BAND_PIXELS", 1)
     for found, expected in zip(encode_by_rows(quantizer, features), quantizer.encode(features), strict=True):
         assert torch.equal(found, expected)
         assert len(expected.unique()) > 1
 
 
 def test_a_level_without_dense_features_reads_the_embedding(monkeypatch):
-    monkeypatch.setattr(by_rows, "BAND_PIXELS", 1)
+    monkeypatch.setattr(by_products, "BAND_PIXELS", 1)
     quantizer, layout = fitted("recipe"), "halving"
     features = tall_features(layout)
     features = replace(features, dense=None)
