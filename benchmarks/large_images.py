@@ -2,11 +2,13 @@
 
     python benchmarks/large_images.py [decode encode] [--sizes 1024x1024 4096x4096 8000x6000] [--model tiny]
     python benchmarks/large_images.py ids --sizes 3333x2500
+    python benchmarks/large_images.py encode windows --window 512 --model VIT --sizes 1024x1024 2048x2048
 
 Every row is a process of its own with one thread, as the peak of a process never falls. The peak is that of the process,
 torch and model included; `start` is its size before the work begins, with its input in memory, random ids or random
 pixels. The last line of the output is JSON. `ids` counts the ids of a made-up image, of all levels, that differ between
-encoding it in bands and whole.
+encoding it in bands and whole. `windows` encodes in overlapping windows of `--window` pixels, as a model on a ViT needs it;
+`benchmarks/windows.py` measures what that changes.
 """
 
 from __future__ import annotations
@@ -30,7 +32,7 @@ PARTS = ("decode", "encode")
 SIZES = ("1024x1024", "4096x4096", "8000x6000")
 
 
-def measure_here(part: str, width: int, height: int, model: str) -> dict[str, float]:
+def measure_here(part: str, width: int, height: int, model: str, window_px: int) -> dict[str, float]:
     """CPU seconds, and the process's size in MB before and at its largest; meant for a process of its own."""
     import torch
 
@@ -52,7 +54,7 @@ def measure_here(part: str, width: int, height: int, model: str) -> dict[str, fl
         case = lambda: tok.decode(tokens)  # noqa: E731
     else:
         image = torch.rand(1, 3, height, width, generator=generator)
-        case = lambda: tok.encode(image)  # noqa: E731
+        case = lambda: tok.encode(image, window_px=window_px if part == "windows" else None)  # noqa: E731
     start, begun = _peak_mb(), time.process_time()
     case()
     return {"seconds": time.process_time() - begun, "start_mb": start, "peak_mb": _peak_mb()}
@@ -89,10 +91,10 @@ def _peak_mb() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**20
 
 
-def measure(part: str, size: str, model: str) -> dict[str, Any]:
+def measure(part: str, size: str, model: str, window_px: int) -> dict[str, Any]:
     """The same in a process of its own, with the size and the time per pixel."""
     width, height = (int(side) for side in size.split("x"))
-    command = [sys.executable, __file__, "--here", part, "--sizes", size, "--model", model]
+    command = [sys.executable, __file__, "--here", part, "--sizes", size, "--model", model, "--window", str(window_px)]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     found = json.loads(done.stdout)
     return {"part": part, "size": size, "ns_per_px": 1e9 * found["seconds"] / (width * height), **found}
@@ -110,9 +112,10 @@ def to_markdown(rows: Sequence[dict[str, Any]]) -> str:
 
 def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("parts", nargs="*", default=PARTS, help="decode and encode (the default), or ids")
+    parser.add_argument("parts", nargs="*", default=PARTS, help="decode and encode (the default), windows, or ids")
     parser.add_argument("--sizes", nargs="+", default=SIZES, help="width x height (default: %(default)s)")
     parser.add_argument("--model", default="tiny", help="bundled name or directory (default: %(default)s)")
+    parser.add_argument("--window", type=int, default=512, help="side of windows in pixels (default: %(default)s)")
     parser.add_argument("--here", action="store_true", help="measure in this process and print one line of JSON")
     return parser.parse_args(argv)
 
@@ -121,7 +124,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parse(argv)
     if args.here:
         width, height = (int(side) for side in args.sizes[0].split("x"))
-        print(json.dumps(measure_here(args.parts[0], width, height, args.model)))
+        print(json.dumps(measure_here(args.parts[0], width, height, args.model, args.window)))
         return 0
     if list(args.parts) == ["ids"]:
         for size in args.sizes:
@@ -132,7 +135,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     here, rows = machine(), []
     for part in args.parts:
         for size in args.sizes:
-            rows.append(measure(part, size, args.model))
+            rows.append(measure(part, size, args.model, args.window))
             say(f"{part} {size}")
     print(f"- machine: {here}, one used\n- model: {args.model}\n\n{to_markdown(rows)}")
     print(json.dumps({"benchmark": "large_images", "machine": here, "model": args.model, "rows": rows}))

@@ -26,6 +26,7 @@ from pyramid_tokenizer.cli.options import (
     SkipExisting,
     TargetPsnr,
     Verbose,
+    Window,
 )
 from pyramid_tokenizer.cli.terminal import (
     Failures,
@@ -73,6 +74,7 @@ def encode(
     max_tokens: MaxTokens = None,
     target_psnr: TargetPsnr = None,
     quality: Quality = None,
+    window: Window = None,
     device: Device = "cpu",
     batch_size: BatchSize = 1,
     list_passed_over: ListPassedOver = False,
@@ -86,7 +88,7 @@ def encode(
     listed at the end, and the exit code is then 1. With a limit such as --quality each image gets the tokens that are worth
     their bits, and its finer levels may be sparse.
     """
-    limits = limits_of(levels, max_tokens=max_tokens, target_psnr=target_psnr, quality=quality)
+    limits = limits_of(levels, window_px=window, max_tokens=max_tokens, target_psnr=target_psnr, quality=quality)
     sources = find_images(images)
     outputs = plan_outputs(sources, out=out, suffix=TOKEN_SUFFIX, force=force or skip_existing)
     tok = load_tokenizer(model, device)

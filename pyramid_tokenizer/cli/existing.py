@@ -3,7 +3,7 @@
 A result counts as done if its file is whole and fits what would be written: tokens must be of this model, of as many levels, of
 an image of this size and within `--max-tokens`, and sparse only where there is a limit; images must be complete. A damaged file
 is made anew. A whole file that does not fit belongs to another run and is replaced by `--force` alone. Tokens do not say which
-quality or PSNR they were made for, and images not which model, levels or words.
+quality or PSNR they were made for, or in which windows; images do not say which model, levels or words.
 """
 
 from __future__ import annotations

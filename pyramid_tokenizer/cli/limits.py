@@ -1,4 +1,4 @@
-"""`--levels`, `--max-tokens`, `--target-psnr` and `--quality`: how many tokens an image gets."""
+"""`--levels`, `--max-tokens`, `--target-psnr` and `--quality`: how many tokens an image gets; and `--window`: of what."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from pyramid_tokenizer.cli.group import printable
-from pyramid_tokenizer.cli.terminal import check_levels
+from pyramid_tokenizer.cli.terminal import check_levels, warnings_as_lines
 from pyramid_tokenizer.config import Budget
 from pyramid_tokenizer.errors import ConfigError, TokenRangeError
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from pyramid_tokenizer.tokenizer import PyramidTokenizer
     from pyramid_tokenizer.tokens.pyramid import TokenPyramid
 
-_ARGUMENTS = re.compile(r"\b(max_tokens|target_psnr|quality|size(?==))\b=?")
+_ARGUMENTS = re.compile(r"\b(max_tokens|target_psnr|quality|window(?=_px)|size(?==))(?:_px)?\b=?")
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,15 +33,19 @@ class Limits:
     """How many levels, coarse to fine; None where it was not typed."""
     budget: Budget
     """How many tokens an image gets."""
+    window_px: int | None
+    """Side of the windows in which larger images are read; None where it was not typed."""
 
     @property
     def options(self) -> dict[str, Any]:
         """The arguments of `tok.encode`."""
-        return {"levels": self.levels, **self.budget.limit}
+        return {"levels": self.levels, "window_px": self.window_px, **self.budget.limit}
 
     def check_model(self, tok: PyramidTokenizer) -> None:
-        """Raises TokenRangeError if the model has fewer levels than `--levels`."""
+        """Raises TokenRangeError if the model has fewer levels than `--levels`, and ConfigError if `--window` does not fit it."""
         check_levels(self.levels, len(tok.quantizer.strides))
+        with _named_as_options():
+            tok.check_window(self.window_px)
 
     def num_levels(self, tok: PyramidTokenizer) -> int:
         """How many levels the tokens of a model have."""
@@ -72,15 +76,16 @@ class Limits:
         """
         if self.budget.target_psnr is not None:  # a miss is told with the name of the image
             return [self.encode(tok, pixels, name=name) for pixels, name in zip(images, names, strict=True)]
-        with _named_as_options():
+        with _named_as_options(), warnings_as_lines():
             return tok.encode_many(images, batch_size=max(1, len(images)), **self.options)
 
 
-def limits_of(levels: int | None, **budget: Any) -> Limits:
+def limits_of(levels: int | None, *, window_px: int | None = None, **budget: Any) -> Limits:
     """What was typed, checked.
 
     Args:
         levels: How many levels; None for what was not typed.
+        window_px: Side of windows; None likewise.
         budget: The limits of `config.Budget`; None likewise.
 
     Raises:
@@ -89,7 +94,7 @@ def limits_of(levels: int | None, **budget: Any) -> Limits:
     if levels is not None and levels < 1:
         raise ConfigError(f"expected --levels of at least 1, got {levels}: give a larger number")
     with _named_as_options():
-        return Limits(levels, Budget(**budget))
+        return Limits(levels, Budget(**budget), window_px)
 
 
 @contextmanager

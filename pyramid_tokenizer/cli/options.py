@@ -53,6 +53,15 @@ Quality = Annotated[
         "ones get more tokens than simple ones.",
     ),
 ]
+Window = Annotated[
+    int | None,
+    typer.Option(
+        "--window",
+        metavar="PIXELS",
+        help="Read larger images in overlapping windows of this side: with a ViT less memory and time, and other tokens. "
+        "Without it: a ViT reads them whole, other models in bands with the same tokens.",
+    ),
+]
 Device = Annotated[
     str, typer.Option(metavar="DEVICE", help='The device on which the model runs, for example "cpu" or "cuda".')
 ]

@@ -27,6 +27,7 @@ from pyramid_tokenizer.cli.options import (
     SkipExisting,
     TargetPsnr,
     Verbose,
+    Window,
 )
 from pyramid_tokenizer.cli.terminal import (
     Failures,
@@ -64,6 +65,7 @@ def reconstruct(
     max_tokens: MaxTokens = None,
     target_psnr: TargetPsnr = None,
     quality: Quality = None,
+    window: Window = None,
     device: Device = "cpu",
     list_passed_over: ListPassedOver = False,
     skip_existing: SkipExisting = False,
@@ -82,7 +84,7 @@ def reconstruct(
     from pyramid_tokenizer.images.read import read_image
     from pyramid_tokenizer.visualize import overlay_tokens
 
-    limits = limits_of(levels, max_tokens=max_tokens, target_psnr=target_psnr, quality=quality)
+    limits = limits_of(levels, window_px=window, max_tokens=max_tokens, target_psnr=target_psnr, quality=quality)
     sources = find_images(images)
     outputs = plan_outputs(sources, out=out, suffix=".png", force=force or skip_existing)
     tok = load_tokenizer(model, device)

@@ -11,7 +11,7 @@ import typer
 
 from pyramid_tokenizer.cli.group import printable, tell_error
 from pyramid_tokenizer.cli.limits import limits_of
-from pyramid_tokenizer.cli.options import EncodedLevels, MaxTokens, Model, Quality, Size, TargetPsnr
+from pyramid_tokenizer.cli.options import EncodedLevels, MaxTokens, Model, Quality, Size, TargetPsnr, Window
 from pyramid_tokenizer.cli.terminal import make_console
 from pyramid_tokenizer.cli.training_options import Column, Source
 
@@ -117,6 +117,7 @@ def tokenize(
     max_tokens: MaxTokens = None,
     target_psnr: TargetPsnr = None,
     quality: Quality = None,
+    window: Window = None,
     workers: Workers = None,
     device: Devices = "cpu",
     engine: EngineChoice = Engine.local,
@@ -140,7 +141,7 @@ def tokenize(
         "columns": tuple(name.strip() for name in columns.split(",") if name.strip()),
         "column": column,
         "size": size,
-        **limits_of(levels, max_tokens=max_tokens, target_psnr=target_psnr, quality=quality).options,
+        **limits_of(levels, window_px=window, max_tokens=max_tokens, target_psnr=target_psnr, quality=quality).options,
         "workers": workers,
         "device": device,
         "engine": engine.value,

@@ -131,7 +131,7 @@ def _try(
     tok: PyramidTokenizer, images: ImageSource, keys: Keys, plan: Plan, numbers: Sequence[int]
 ) -> tuple[list[Row], float, float]:
     """The rows of the images that can be read, and the mean seconds of reading and of encoding one."""
-    recipe = plan.image_recipe
+    recipe, fixed = plan.image_recipe, {"levels": len(plan.strides), "window_px": plan.window_px}
     rows: list[Row] = []
     reading = encoding = 0.0
     for number in numbers:
@@ -144,11 +144,9 @@ def _try(
         reading += time.perf_counter() - begun
         batch = torch.stack([pixels] * plan.batch_size)
         if not rows:
-            tok.encode_within(
-                batch, plan.budget, levels=len(plan.strides)
-            )  # the first pass of a process takes longer than the others
+            tok.encode_within(batch, plan.budget, **fixed)  # the first pass of a process takes longer than the others
         begun = time.perf_counter()
-        tokens = tok.encode_within(batch, plan.budget, levels=len(plan.strides)).tokens
+        tokens = tok.encode_within(batch, plan.budget, **fixed).tokens
         parts, *_ = rows_of(tokens, plan)
         encoding += (time.perf_counter() - begun) / plan.batch_size
         rows.append(Row(keys[number], number, tokens.image_size, *parts))

@@ -29,7 +29,7 @@ from pyramid_tokenizer.files import load_json
 from pyramid_tokenizer.tokens.vocabulary import Vocabulary
 
 FORMAT = "pyramid-tokenizer token dataset"
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 """Counts changes of the columns and of the manifest that a reader of older versions cannot read."""
 MANIFEST_NAME, ERRORS_NAME = "manifest.json", "errors.jsonl"
 PROGRESS, PLAN_NAME, KEYS_NAME = "progress/", "progress/plan.json", "progress/keys.gz"
@@ -65,6 +65,8 @@ class Plan:
     """How many tokens an image got, as `config.Budget` names it, such as {"quality": 0.5}; empty where all levels are full."""
     image_codebook_sizes: tuple[int, ...] = ()
     """K of each image token; empty where there are none."""
+    window_px: int | None = None
+    """Side of the overlapping windows in which larger images were read; None: they were read whole, or with the same tokens."""
 
     @property
     def budget(self) -> Budget:
@@ -294,7 +296,8 @@ def _of_its_kinds(stored: Stored) -> Stored:
     for declared in dataclasses.fields(stored):
         value: Any = getattr(stored, declared.name)
         kind = str(declared.type)
-        numbers = value if kind == "tuple[int, ...]" else [value] if kind == "int" else []
+        numbers = value if kind == "tuple[int, ...]" else [value] if kind in ("int", "int | None") else []
+        numbers = [] if kind == "int | None" and value is None else numbers
         right = all(isinstance(number, int) and not isinstance(number, bool) and number >= 0 for number in numbers)
         right = right and (kind != "str" or isinstance(value, str))
         if kind.startswith("Mapping"):

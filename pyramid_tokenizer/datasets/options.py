@@ -34,6 +34,8 @@ class TokenizeOptions:
     """How many levels, coarse to fine. None: all but the detail levels, and with a limit all of them."""
     size: int | None = None
     """Resize short sides to this many pixels; None keeps the native size."""
+    window_px: int | None = None
+    """Read larger images in overlapping windows of this side, as `encode` explains it; tokens are then others."""
     jpeg_draft: bool = False
     """Decode large JPEG files at a fraction of their size (`images.draft`): faster, and slightly other pixels."""
     batch_size: int | None = None
@@ -63,7 +65,7 @@ class TokenizeOptions:
 
     def __post_init__(self) -> None:
         check_whole(shard_images=self.shard_images)
-        for name in ("levels", "size", "batch_size", "readers"):
+        for name in ("levels", "size", "window_px", "batch_size", "readers"):
             if getattr(self, name) is not None:
                 check_whole(**{name: getattr(self, name)})
         if self.workers is not None:

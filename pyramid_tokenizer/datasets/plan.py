@@ -31,8 +31,9 @@ def plan_dataset(
             open.
 
     Raises:
-        ConfigError: There are not that many levels.
+        ConfigError: There are not that many levels, or windows cannot have that side.
     """
+    tok.check_window(options.window_px)
     levels = count_levels(tok, options)
     batch_size = options.batch_size or (stored.batch_size if stored is not None else None)
     recipe = {"version": IMAGE_RECIPE_VERSION, "size": options.size, "jpeg_draft": options.jpeg_draft}
@@ -48,6 +49,7 @@ def plan_dataset(
         keys_sha256=digest_of(keys),
         columns=name_columns(columns, levels),
         image_codebook_sizes=tok.quantizer.image.codebook_sizes,
+        window_px=options.window_px,
         limit={name: int(n) if name == "max_tokens" else float(n) for name, n in options.budget.limit.items()},
     )
 

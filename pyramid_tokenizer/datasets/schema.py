@@ -165,6 +165,7 @@ def build_schema(plan: Plan, own: Any | None) -> Any:
         "image_codebook_sizes": plan.image_codebook_sizes,
         "image_recipe": plan.image_recipe,
         "limit": plan.limit,
+        "window_px": plan.window_px,
     }
     return pa.schema(fields, metadata={METADATA_KEY: json.dumps(facts)})
 

@@ -107,7 +107,7 @@ def embed_query(tok: PyramidTokenizer, query: str | TokenPyramid | ImageLike, *,
 
 def _encode_as(tok: PyramidTokenizer, image: ImageLike, plan: Plan) -> TokenPyramid:
     batch = to_batch(image, size=plan.image_recipe["size"])
-    return tok.encode_within(batch, plan.budget, levels=len(plan.strides)).tokens
+    return tok.encode_within(batch, plan.budget, levels=len(plan.strides), window_px=plan.window_px).tokens
 
 
 def open_embeddings(

@@ -109,7 +109,7 @@ def encode_shard(tok: PyramidTokenizer, work: Work, shard: int, *, readers: int,
         pixels = [image for _, image in group]
         batch = torch.stack(pixels + pixels[-1:] * (plan.batch_size - len(pixels)))
         try:
-            kept = tok.encode_within(batch, plan.budget, levels=len(plan.strides))
+            kept = tok.encode_within(batch, plan.budget, levels=len(plan.strides), window_px=plan.window_px)
         except PyramidTokenizerError as error:
             names = ", ".join(repr(work.keys[number]) for number in numbers)
             raise type(error)(f"{error} (while {names} was encoded)") from error

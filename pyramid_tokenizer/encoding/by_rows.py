@@ -32,32 +32,27 @@ def runs_by_rows(backbone: Backbone) -> TypeGuard[RowBackbone]:
 
 
 def encode_by_rows(
-    backbone: RowBackbone, quantizer: PyramidQuantizer, batch: Tensor, *, multiple_px: int, levels: int
+    backbone: RowBackbone, quantizer: PyramidQuantizer, image: Tensor, *, multiple_px: int, levels: int
 ) -> tuple[tuple[Tensor, ...], Tensor | None]:
-    """Ids per level of a batch, coarse to fine: (B, h_l, w_l) int64 each, on the grids of the padded batch; and image ids.
+    """Ids per level of an image, coarse to fine: (1, h_l, w_l) int64 each, on the grids of the padded image; and image ids.
 
     Args:
         backbone: One that `runs_by_rows`.
         quantizer: All levels.
-        batch: (B, 3, H, W) float in [0, 1].
+        image: (1, 3, H, W) float in [0, 1].
         multiple_px: Sides are padded to multiples of this.
         levels: How many of the coarsest levels.
 
     Returns:
-        The ids, and (B, M) int64 of the image tokens; None where there are none.
+        The ids, and (1, M) int64 of the image tokens; None where there are none.
 
     Raises:
         BackboneError, CheckpointError, ImageValueError: As for `PyramidTokenizer.encode`.
     """
-    ids, image_ids = [], []
-    for image in batch.split(1):
-        by_rows = RowQuantizer(quantizer, channels=backbone.channels, strides=backbone.strides, levels=levels)
-        bands = _bands(image, multiple_px, device=next(quantizer.buffers()).device)
-        outputs = backbone.by_rows(bands, by_rows.read, with_dense=quantizer.needs_dense)
-        ids.append(by_rows.ids(outputs))
-        own = quantizer.encode_image(outputs)
-        image_ids += [] if own is None else [own]
-    return tuple(torch.cat(level) for level in zip(*ids, strict=True)), torch.cat(image_ids) if image_ids else None
+    by_rows = RowQuantizer(quantizer, channels=backbone.channels, strides=backbone.strides, levels=levels)
+    bands = _bands(image, multiple_px, device=next(quantizer.buffers()).device)
+    outputs = backbone.by_rows(bands, by_rows.read, with_dense=quantizer.needs_dense)
+    return by_rows.ids(outputs), quantizer.encode_image(outputs)
 
 
 def _bands(image: Tensor, multiple_px: int, *, device: torch.device) -> Iterator[Tensor]:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, Unpack, overload
 
 import torch
@@ -19,6 +19,7 @@ from pyramid_tokenizer.config.budget import Budget
 from pyramid_tokenizer.encoding.by_content import Kept, keep_to_budget, warn_of_misses
 from pyramid_tokenizer.encoding.by_rows import encode_by_rows, is_large, runs_by_rows
 from pyramid_tokenizer.encoding.by_size import OnError, encode_by_size
+from pyramid_tokenizer.encoding.by_windows import check_window, encode_by_windows, usual_window
 from pyramid_tokenizer.errors import ConfigError, ImageValueError, TokenError
 from pyramid_tokenizer.hub.pretrained import PretrainedModel
 from pyramid_tokenizer.images import ImageLike, pad_to_multiple, to_batch
@@ -47,13 +48,22 @@ Images = ImageLike | Sequence[ImageLike]
 class Encoder(PretrainedModel):
     """Images -> a pyramid of discrete tokens. `PyramidTokenizer` is the one kind there is, and documents the errors."""
 
+    _warned_of_whole = False
+    """Whether it was told that this backbone reads large images whole."""
+
     @property
     def multiple_px(self) -> int:
         """Both sides of a batch are padded to multiples of this."""
         return math.lcm(self.quantizer.strides[0], self.backbone.multiple_px)
 
     def encode(
-        self, images: Images, *, size: int | None = None, levels: int | None = None, **limits: Unpack[Limits]
+        self,
+        images: Images,
+        *,
+        size: int | None = None,
+        levels: int | None = None,
+        window_px: int | None = None,
+        **limits: Unpack[Limits],
     ) -> TokenPyramid:
         """Tokens of images of one size, after resizing their short side to `size` pixels where given.
 
@@ -64,12 +74,17 @@ class Encoder(PretrainedModel):
             images: One image, or several of one size.
             size: Short side in pixels; None keeps the native size.
             levels: How many levels, coarse to fine. None: all but the detail levels, and with a limit all of them.
+            window_px: Side of the overlapping windows in which larger images are read, a multiple of `multiple_px` and at least
+                four times as much; docs/backbones.md says what it costs. Tokens are then others than those of the whole image,
+                and carry no mark of it. None reads an image whole, or in bands of rows with the ids of the whole where the
+                backbone can; one that can do so needs no windows, and reads them all the same where it is told to.
             limits: One of `max_tokens`, `target_psnr` and `quality`, as `Budget` explains them: each image then gets the
                 tokens that are worth their bits, and its finer levels may be sparse. A `target_psnr` decodes images twice, and
                 warns where an image cannot reach it.
 
         Raises:
-            ConfigError: A number of levels that there are not, several limits at once, or one that none can mean.
+            ConfigError: A number of levels that there are not, windows of no such side, several limits at once, or one that
+                none can mean.
             TokenRangeError: `max_tokens` is below the cells of level 0.
 
         Example:
@@ -79,24 +94,28 @@ class Encoder(PretrainedModel):
             True
         """
         budget = Budget(**limits)
-        kept = self.encode_within(to_batch(images, size=size), budget, levels=levels)
+        kept = self.encode_within(to_batch(images, size=size), budget, levels=levels, window_px=window_px)
         warn_of_misses(kept, budget, stacklevel=2)
         return kept.tokens
 
-    def encode_within(self, batch: Tensor, budget: Budget, *, levels: int | None = None) -> Kept:
+    def encode_within(
+        self, batch: Tensor, budget: Budget, *, levels: int | None = None, window_px: int | None = None
+    ) -> Kept:
         """What `encode` gives, and the PSNR of the images that cannot reach a target, without a warning.
 
         Args:
             batch: (B, 3, H, W) float in [0, 1].
             budget: How many tokens an image gets.
             levels: As for `encode`.
+            window_px: As for `encode`.
 
         Raises:
             ConfigError, TokenRangeError: As for `encode`.
         """
+        self.check_window(window_px)
         if budget.is_open:
-            return Kept(self._encode(batch, levels))
-        tokens = self._encode(batch, len(self.quantizer.levels) if levels is None else levels)
+            return Kept(self._encode(batch, levels, window_px))
+        tokens = self._encode(batch, len(self.quantizer.levels) if levels is None else levels, window_px)
         originals = batch.to(self.device)
 
         def squared_error(thinner: TokenPyramid) -> Tensor:
@@ -117,6 +136,7 @@ class Encoder(PretrainedModel):
         size: int | None = None,
         batch_size: int = 8,
         levels: int | None = None,
+        window_px: int | None = None,
         **limits: Unpack[Limits],
     ) -> list[TokenPyramid]: ...
 
@@ -129,6 +149,7 @@ class Encoder(PretrainedModel):
         batch_size: int = 8,
         on_error: OnError,
         levels: int | None = None,
+        window_px: int | None = None,
         **limits: Unpack[Limits],
     ) -> list[TokenPyramid | None]: ...
 
@@ -140,6 +161,7 @@ class Encoder(PretrainedModel):
         batch_size: int = 8,
         on_error: OnError = "raise",
         levels: int | None = None,
+        window_px: int | None = None,
         **limits: Any,
     ) -> Sequence[TokenPyramid | None]:
         """Tokens of images of any sizes, one pyramid each, in order.
@@ -150,12 +172,14 @@ class Encoder(PretrainedModel):
             batch_size: Images of one size that are encoded together.
             on_error: "raise", or "skip" for an image that cannot be read.
             levels: As `encode` takes it.
+            window_px: As `encode` takes it.
             limits: As `encode` takes them.
         """
         Budget(**limits)  # refused before the first image is read
+        self.check_window(window_px)
 
         def encode(batch: Tensor) -> TokenPyramid:
-            return self.encode(batch, levels=levels, **limits)
+            return self.encode(batch, levels=levels, window_px=window_px, **limits)
 
         return encode_by_size(encode, images, size=size, batch_size=batch_size, on_error=on_error)
 
@@ -251,16 +275,11 @@ class Encoder(PretrainedModel):
         padded = pad_to_multiple(batch.to(self.device), multiple=self.multiple_px)
         return self.backbone(padded, with_dense=with_dense or self.quantizer.needs_dense)
 
-    def _encode(self, batch: Tensor, levels: int | None) -> TokenPyramid:
+    def _encode(self, batch: Tensor, levels: int | None, window_px: int | None) -> TokenPyramid:
         """Full pyramids of a batch (B, 3, H, W)."""
         count = self.quantizer.base_levels if levels is None else self._checked_levels(levels)
         height, width = batch.shape[-2:]
-        if is_large(batch) and runs_by_rows(self.backbone):
-            parts = {"multiple_px": self.multiple_px, "levels": count}
-            ids, image_ids = encode_by_rows(self.backbone, self.quantizer, batch, **parts)
-        else:
-            features = self._features(batch)
-            ids, image_ids = self.quantizer.encode(features, levels=count), self.quantizer.encode_image(features)
+        ids, image_ids = self._padded_ids(batch, count, window_px)
         return trusted_pyramid(
             ids=[level.contiguous() for level in cut_to_grids(ids, (height, width), self.quantizer.strides[:count])],
             codebook_sizes=self.quantizer.codebook_sizes[:count],
@@ -271,8 +290,48 @@ class Encoder(PretrainedModel):
             image_codebook_sizes=self.quantizer.image.codebook_sizes,
         )
 
+    def _padded_ids(self, batch: Tensor, levels: int, window_px: int | None) -> tuple[Sequence[Tensor], Tensor | None]:
+        """Ids of the levels and of the image tokens of a batch, on the grids of its padded images."""
+        backbone, parts = self.backbone, {"multiple_px": self.multiple_px, "levels": levels}
+        if window_px is not None and max(batch.shape[-2:]) > window_px:
+            parts["window_px"] = window_px
+            return _one_by_one(batch, lambda one: encode_by_windows(backbone, self.quantizer, one, **parts))
+        if is_large(batch) and runs_by_rows(backbone):
+            return _one_by_one(batch, lambda one: encode_by_rows(backbone, self.quantizer, one, **parts))
+        if is_large(batch) and window_px is None:
+            self._warn_of_whole(batch)
+        features = self._features(batch)
+        return self.quantizer.encode(features, levels=levels), self.quantizer.encode_image(features)
+
+    def _warn_of_whole(self, batch: Tensor) -> None:
+        """Tells once that the backbone reads large images whole, and what else there is."""
+        if self._warned_of_whole:
+            return
+        self._warned_of_whole = True
+        height, width = batch.shape[-2:]
+        warnings.warn(
+            f"an image of {height} x {width} px is read whole, as this backbone cannot read bands of rows: that takes memory "
+            f"and time which grow faster than its pixels. window_px={usual_window(self.multiple_px)} (--window on the command "
+            "line) reads large images in overlapping windows, and gives other tokens",
+            stacklevel=6,
+        )
+
+    def check_window(self, window_px: int | None) -> None:
+        """Raises ConfigError for a side of windows that `encode` cannot take."""
+        if window_px is not None:
+            check_window(window_px, multiple_px=self.multiple_px)
+
     def _checked_levels(self, levels: int) -> int:
         most = len(self.quantizer.levels)
         if not isinstance(levels, int) or isinstance(levels, bool) or not 1 <= levels <= most:
             raise ConfigError(f"expected levels from 1 to {most}, got {levels!r}: ask for as many as there are")
         return levels
+
+
+def _one_by_one(
+    batch: Tensor, encode: Callable[[Tensor], tuple[Sequence[Tensor], Tensor | None]]
+) -> tuple[Sequence[Tensor], Tensor | None]:
+    """Ids of the levels and of the image tokens of a batch whose images (1, 3, H, W) are encoded one after the other."""
+    ids, image_ids = zip(*map(encode, batch.split(1)), strict=True)
+    found = [own for own in image_ids if own is not None]
+    return [torch.cat(level) for level in zip(*ids, strict=True)], torch.cat(found) if found else None

@@ -6,7 +6,10 @@ import os
 
 import pytest
 
+from pyramid_tokenizer.backbones import ToyBackbone
+from pyramid_tokenizer.encoding import by_rows, by_windows, encoder
 from pyramid_tokenizer.tokens.pyramid import TokenPyramid
+from tests.cli.conftest import image
 
 
 def files_below(folder) -> list[str]:
@@ -137,6 +140,7 @@ def test_a_psnr_out_of_reach_is_told_with_the_name_of_the_photo(run, model, phot
         (["--target-psnr", 70], "expected --target-psnr from 10 to 60, got 70"),
         (["--levels", 0], "expected --levels of at least 1, got 0"),
         (["--levels", 3], "expected --levels of at most 2, got 3"),
+        (["--window", 130], "expected --window of 128 or more in multiples of 32"),
     ],
 )
 @pytest.mark.parametrize("command", ["encode", "reconstruct"])
@@ -154,3 +158,32 @@ def test_a_limit_below_level_0_is_told_for_the_photos_that_it_concerns(run, mode
     assert files_below(here / "tokens") == ["a.tokens"]
     assert "b.png: expected --max-tokens of 4 or more" in done.stderr
     assert "--size:" not in done.stderr and "--size\n" in done.stderr
+
+
+@pytest.mark.parametrize("options", [(), ("--batch-size", 2), ("--target-psnr", 12)])
+def test_windows_are_those_of_the_library(run, model, tok, here, monkeypatch, options):
+    image(64, 200, seed=3).save(here / "wide.png")
+    seen = []
+
+    def encode_by_windows(*args, window_px, **rest):
+        seen.append(window_px)
+        return by_windows.encode_by_windows(*args, window_px=window_px, **rest)
+
+    monkeypatch.setattr(encoder, "encode_by_windows", encode_by_windows)
+    for command in ("encode", "reconstruct"):
+        done = run(command, "wide.png", "--model", model, "--window", 128, *(options if command == "encode" else ()))
+        assert (done.exit_code, done.stderr) == (0, "")
+    limits = {"target_psnr": 12.0} if "--target-psnr" in options else {}
+    assert TokenPyramid.load(here / "tokens" / "wide.tokens") == tok.encode(here / "wide.png", window_px=128, **limits)
+    assert seen == [128] * 3
+
+
+@pytest.mark.parametrize("options", [(), ("--target-psnr", 12)])
+def test_a_large_image_that_is_read_whole_is_told_in_one_line(run, model, here, monkeypatch, options):
+    monkeypatch.setattr(by_rows, "LARGE_PIXELS", 32 * 32)
+    monkeypatch.setattr(ToyBackbone, "runs_by_rows", False)
+    for name in ("a", "b"):
+        image(64, 64, seed=3).save(here / f"{name}.png")
+    done = run("encode", "a.png", "b.png", "--model", model, *options)
+    (told,) = done.stderr.splitlines()
+    assert told.startswith("warning: ") and "64 x 64 px" in told and "--window" in told

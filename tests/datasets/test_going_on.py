@@ -71,7 +71,7 @@ def test_another_model_is_refused(begun, write, tmp_path, other_tokenizer, toy_t
         write(begun, tmp_path / "photos", model=other_tokenizer)
 
 
-@pytest.mark.parametrize("options", [{"size": 16}, {"shard_images": 5}, {"batch_size": 2}])
+@pytest.mark.parametrize("options", [{"size": 16}, {"shard_images": 5}, {"batch_size": 2}, {"window_px": 128}])
 def test_other_options_are_refused_by_name(begun, write, tmp_path, options):
     with pytest.raises(DatasetError, match="image_recipe" if "size" in options else next(iter(options))):
         write(begun, tmp_path / "photos", **options)
@@ -108,10 +108,11 @@ def test_a_foreign_file_among_the_shards_of_a_dataset_is_refused_and_a_card_besi
 @pytest.mark.parametrize(
     ("change", "expected"),
     [
-        ({"schema_version": 4}, "version 3.*got 4 of a newer"),
-        ({"schema_version": 1}, "version 3.*got 1 of an older"),
+        ({"schema_version": 5}, "version 4.*got 5 of a newer"),
+        ({"schema_version": 1}, "version 4.*got 1 of an older"),
         ({"format": "photos"}, "photos"),
         ({"strides": None}, "damaged"),
+        ({"window_px": "wide"}, "window_px.*damaged"),
     ],
 )
 def test_plans_of_newer_versions_other_formats_and_damaged_ones_are_refused(begun, write, tmp_path, change, expected):

@@ -12,8 +12,9 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from pyramid_tokenizer.datasets import storage, writer
+from pyramid_tokenizer.datasets import TokenDataset, estimate, storage, writer
 from pyramid_tokenizer.datasets.storage import LocalStorage
+from pyramid_tokenizer.encoding import by_windows, encoder
 from pyramid_tokenizer.errors import BackboneError, ConfigError, DataError, DatasetError, ImageFileError
 from pyramid_tokenizer.images import read_image
 from tests.datasets.conftest import DAMAGED, files_of
@@ -48,7 +49,7 @@ def test_columns_are_of_the_smallest_types_and_each_file_tells_its_tokenizer(who
 
 def test_the_manifest_counts_and_signs_every_file_and_damaged_images_are_listed(whole, toy_tokenizer):
     manifest = json.loads((whole / "manifest.json").read_text())
-    assert (manifest["schema_version"], manifest["images"], manifest["rows"], manifest["errors"]) == (3, 12, 11, 1)
+    assert (manifest["schema_version"], manifest["images"], manifest["rows"], manifest["errors"]) == (4, 12, 11, 1)
     assert [shard["rows"] for shard in manifest["shards"]] == [4, 4, 3]
     for shard in manifest["shards"]:
         data = (whole / shard["file"]).read_bytes()
@@ -214,6 +215,30 @@ def test_images_are_resized_and_the_recipe_is_recorded(write, tmp_path, shared_p
     assert recipe == {"version": 1, "size": 64, "jpeg_draft": True}
 
 
+def test_images_are_read_in_windows_of_which_manifest_and_shards_tell(
+    write, tmp_path, toy_tokenizer, smooth, monkeypatch
+):
+    images, seen = smooth(1, 32, 320), []
+
+    def encode_by_windows(*args, window_px, **options):
+        seen.append(window_px)
+        return by_windows.encode_by_windows(*args, window_px=window_px, **options)
+
+    monkeypatch.setattr(encoder, "encode_by_windows", encode_by_windows)
+    write(tmp_path / "tokens", images, window_px=128)
+    (row,) = pq.read_table(tmp_path / "tokens" / "data").to_pylist()
+    assert row["tokens_2"] == toy_tokenizer.encode(images, window_px=128).ids[2].flatten().tolist()
+    assert json.loads((tmp_path / "tokens" / "manifest.json").read_text())["window_px"] == 128
+    (file,) = (tmp_path / "tokens" / "data").iterdir()
+    assert json.loads(pq.read_schema(file).metadata[b"pyramid_tokenizer"])["window_px"] == 128
+    ds = TokenDataset(tmp_path / "tokens", cache_dir=tmp_path / "cache")
+    assert ds.search(images[0], model=toy_tokenizer)[0].row == 0
+    estimate(images, model=toy_tokenizer, sample=1, workers=0, window_px=128)
+    with pytest.raises(ConfigError, match="window_px.* 32, .*130"):
+        write(tmp_path / "others", images, window_px=130)
+    assert seen == [128] * 5  # the estimate encodes its first image twice
+
+
 class Failing:
     """Images of which one cannot be read, for a given reason."""
 
@@ -239,7 +264,7 @@ def test_an_error_of_the_machine_is_not_taken_for_a_damaged_image(write, tmp_pat
 
 
 def test_an_error_while_images_are_encoded_names_them(write, tmp_path, toy_tokenizer, monkeypatch):
-    def fail(self, batch, budget, *, levels):
+    def fail(self, batch, budget, **options):
         raise BackboneError("expected finite features, got NaN: use float32")
 
     monkeypatch.setattr(type(toy_tokenizer), "encode_within", fail)
@@ -275,6 +300,7 @@ def test_sources_without_images_or_with_one_twice_are_refused(write, tmp_path, s
         {"shard_images": 0},
         {"size": 0},
         {"batch_size": 0},
+        {"window_px": 0},
         {"workers": -1},
         {"readers": 0},
         {"jpeg_draft": True},
