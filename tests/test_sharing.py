@@ -156,25 +156,3 @@ def test_new_text_embeddings_of_codes_are_noticed(seg: Segmenter, smooth: Callab
     found, fresh = (each.segment(tokens, LISTS[0], mode="lookup") for each in (own, Segmenter(own.tok)))
     assert torch.equal(found.scores, fresh.scores)
     assert not torch.equal(found.scores, before.scores)
-
-
-@pytest.mark.slow
-@pytest.mark.filterwarnings("ignore:Guards may run slower on Python 3.13.0:RuntimeWarning")
-def test_decode_compiles_to_one_graph(toy_tokenizer: PyramidTokenizer, smooth: Callable[..., Tensor]) -> None:
-    tokens = toy_tokenizer.encode(smooth(1, 40, 56))
-    decode = torch.compile(toy_tokenizer.decode, backend="eager", fullgraph=True)  # any graph break is an error
-    for part in (tokens, tokens[:1]):
-        assert torch.equal(decode(part), toy_tokenizer.decode(part))
-
-
-@pytest.mark.slow
-@pytest.mark.filterwarnings("ignore")  # of torch's compiler
-def test_compiled_encode_and_decode_give_what_the_plain_ones_give(
-    toy_tokenizer: PyramidTokenizer, smooth: Callable[..., Tensor]
-) -> None:
-    images = smooth(2, 40, 56)
-    tokens = toy_tokenizer.encode(images)
-    compiled = torch.compile(toy_tokenizer.encode, backend="aot_eager")(images)
-    assert all(torch.equal(a, b) for a, b in zip(compiled.ids, tokens.ids, strict=True))
-    decoded = torch.compile(toy_tokenizer.decode, backend="aot_eager")(tokens)
-    torch.testing.assert_close(decoded, toy_tokenizer.decode(tokens), atol=1e-5, rtol=0)

@@ -8,7 +8,6 @@ small image.
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
@@ -84,8 +83,10 @@ def with_part(module: nn.Module, kind: str, name: str, value: Any) -> Any:
 
     The original is untouched, so that threads may share it and no stored weight changes.
     """
-    view = copy.copy(module)
-    setattr(view, kind, {**getattr(module, kind), name: value})
+    view = object.__new__(type(module))
+    for key, kept in vars(module).items():  # not copy.copy, which torch's compiler does not follow
+        object.__setattr__(view, key, kept)
+    object.__setattr__(view, kind, {**getattr(module, kind), name: value})
     return view
 
 

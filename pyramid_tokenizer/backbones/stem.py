@@ -8,9 +8,9 @@ ConvNeXt, ResNet, FastViT or ViTamin before its norm. `benchmarks/recipe.py` mea
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from contextvars import ContextVar
 from typing import cast
 
 from torch import Tensor, nn
@@ -43,7 +43,13 @@ def find_stem(visual: nn.Module) -> str:
     return max(found, key=lambda pair: cast(nn.Conv2d, pair[1]).kernel_size[0])[0]
 
 
-_KEPT: ContextVar[list[Tensor] | None] = ContextVar("outputs of stems", default=None)
+class _Kept(threading.local):
+    """Where the outputs of stems go in this thread; torch's compiler can follow it, unlike a ContextVar."""
+
+    outputs: list[Tensor] | None = None
+
+
+_KEPT = _Kept()
 
 
 def watch_stem(visual: nn.Module, name: str) -> None:
@@ -69,17 +75,16 @@ def keep_stem() -> Iterator[list[Tensor]]:
         [(1, 8, 2, 2)]
     """
     kept: list[Tensor] = []
-    before = _KEPT.set(kept)
+    before, _KEPT.outputs = _KEPT.outputs, kept
     try:
         yield kept
     finally:
-        _KEPT.reset(before)
+        _KEPT.outputs = before
 
 
 def _keep(_: nn.Module, __: tuple[Tensor, ...], output: Tensor) -> None:
-    kept = _KEPT.get()
-    if kept is not None:
-        kept.append(output)
+    if _KEPT.outputs is not None:
+        _KEPT.outputs.append(output)
 
 
 def _reads_pixels(part: nn.Module) -> bool:

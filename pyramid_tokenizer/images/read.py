@@ -287,6 +287,8 @@ def _read_tensor(images: Tensor, size: int | None, max_pixels: int) -> Tensor:
     if images.dtype == torch.uint8:
         # By a tensor: a GPU divides by a Python number as by its rounded inverse, and arrays would give other pixels.
         batch = batch / batch.new_full((), 255)
+    elif torch.compiler.is_compiling():
+        batch = batch.clamp(0, 1)  # a graph cannot branch on pixel values; docs/export.md says so
     else:
         low, high = extremes(images)
         check_range(low, high, "tensor")

@@ -59,6 +59,11 @@ def whole_products() -> Iterator[None]:
         _WHOLE.reset(before)
 
 
+def _is_whole() -> bool:
+    """Whether one product has all cells; in a compiled graph it does, so that one graph holds for batches of all sizes."""
+    return torch.compiler.is_compiling() or _WHOLE.get()
+
+
 def nearest(vectors: Tensor, codebook: Tensor) -> Tensor:
     """Index of the entry with the smallest Euclidean distance; the lowest index wins a tie.
 
@@ -78,7 +83,7 @@ def nearest(vectors: Tensor, codebook: Tensor) -> Tensor:
     """
     codebook = codebook.detach().float()
     # |v - c|^2 / 2 = |v|^2 / 2 - v.c + |c|^2 / 2, and the first term is the same for every entry
-    if _WHOLE.get():
+    if _is_whole():
         return torch.addmm(codebook.square().sum(1) / 2, vectors.detach().float(), -codebook.T).argmin(1)
     weight, bias = _whole_blocks(
         -codebook, codebook.square().sum(1) / 2, math.prod(SCORES_PER_BLOCK), fill=float("inf")
@@ -109,7 +114,7 @@ def affine_cells(cells: Tensor, weight: Tensor, bias: Tensor | None = None) -> T
         >>> affine_cells(torch.tensor([[[[1.0]], [[2.0]]]]), torch.tensor([[1.0, 10.0]]), torch.tensor([0.5])).tolist()
         [[[[21.5]]]]
     """
-    if _WHOLE.get():
+    if _is_whole():
         found = torch.einsum("tc,bchw->bthw", weight, cells)
         return found if bias is None else found + bias.view(1, -1, 1, 1)
     columns = cells.transpose(0, 1).flatten(1)  # (C, B h w)

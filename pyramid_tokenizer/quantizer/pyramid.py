@@ -374,8 +374,8 @@ class PyramidQuantizer(nn.Module):
         require_finite(named, stage="the projections of the levels", advice=advice, error=BackboneError)
 
     def require_fitted(self) -> None:
-        """Raises NotFittedError where the codebooks are empty."""
-        if not self.is_fitted:
+        """Raises NotFittedError where the codebooks are empty; a compiled graph cannot look, and its tokenizer knows."""
+        if not torch.compiler.is_compiling() and not self.is_fitted:
             raise NotFittedError("expected fitted codebooks, got empty ones: call fit(images) or load a trained model")
 
     def _check_grids(self, ids: Sequence[Tensor]) -> None:

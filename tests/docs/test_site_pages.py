@@ -8,6 +8,7 @@ from pathlib import Path
 from unittest import mock
 
 import pytest
+import torch
 
 from pyramid_tokenizer import datasets, training
 from pyramid_tokenizer.export import reader
@@ -113,11 +114,14 @@ def test_the_line_on_clusters_names_options_that_exist(monkeypatch):
     assert datasets.TokenizeOptions(**asked[0].arguments["options"]).engine == "ray"
 
 
-def test_the_lines_on_exported_files_name_methods_that_exist(monkeypatch):
+def test_the_lines_on_exported_files_name_methods_that_exist(monkeypatch, tok):
     made = mock.create_autospec(reader.OnnxTokenizer)  # refuses what the class has not; tests/export/ runs real files
     made.return_value.classify.return_value = (["cat"], [0.5])
     monkeypatch.setattr(reader, "OnnxTokenizer", made)
+    compiled = mock.Mock(side_effect=lambda method, fullgraph: method)  # tests/test_compiled.py compiles
+    monkeypatch.setattr(torch, "compile", compiled)
     names = run("export.md")
+    assert [call.args[0] for call in compiled.call_args_list] == [tok.encode, tok.decode, tok.embedding]
     made.assert_called_once_with("exported")
     made.return_value.encode.assert_called_once_with("photo.jpg", size=64)
     assert names["names"] == ["cat"]
