@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import os
+import subprocess
+import sys
 import warnings
+from pathlib import Path
 
 import pytest
 import torch
@@ -116,3 +120,35 @@ def test_a_large_image_that_is_read_whole_is_told_once_with_what_would_help(tok,
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         tok.encode(image)
+
+
+RUN = """
+import pathlib, re, sys
+import torch
+from pyramid_tokenizer import PyramidTokenizer
+from pyramid_tokenizer.config import LevelConfig
+from tests.backbones.conftest import MODEL_CONFIGS, make_model, write_directory
+
+def peak():
+    return int(re.findall(r"VmHWM:\\s+(\\d+) kB", open("/proc/self/status").read())[0]) * 1024
+
+config = MODEL_CONFIGS["vit"]
+folder = write_directory(pathlib.Path(sys.argv[1]), config, make_model(config).state_dict())
+levels = [LevelConfig(stride=s, maps=(m,), codebook_size=32, dim=4, reads_dense=m == 0) for s, m in ((32, 0), (8, 1))]
+tok = PyramidTokenizer.from_backbone(f"local-dir:{folder}", levels=levels)
+tok.fit([torch.rand(16, 3, 96, 96)])
+image = torch.rand(1, 3, 1536, 1536)
+tok.encode(image[..., :384, :256], window_px=256)
+before = peak()
+tok.encode(image, window_px=256)
+print((peak() - before) / (1536 * 1536))
+"""
+
+
+@pytest.mark.slow
+def test_memory_grows_by_the_bytes_that_are_kept_of_a_pixel(tmp_path):
+    """Most of the 42 bytes a pixel are the windows of one batch. Whole, an image of 768 x 768 px takes 1,172 bytes a pixel."""
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
+    command = [sys.executable, "-c", RUN, str(tmp_path / "vit")]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    assert float(done.stdout) < 60
