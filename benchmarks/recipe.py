@@ -292,7 +292,8 @@ def row_of(name: str, base: PyramidTokenizer, images: Images, args: argparse.Nam
     if args.decoder_steps and name == "recipe":
         say(f"{name}: training a decoder")
         photos = [image for batch in images.crops for image in batch]
-        train(tok, photos, config=TrainConfig(decoder_steps=args.decoder_steps, **DECODER))
+        config = TrainConfig(decoder_steps=args.decoder_steps, log_every=100, **DECODER)
+        train(tok, photos, config=config, log=lambda figures: say(f"step {figures['step']}: {figures['loss']:.3f}"))
         row["psnr_decoder"] = reconstruct(tok, images.shown)
     return row
 
