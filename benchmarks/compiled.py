@@ -33,23 +33,17 @@ from benchmarks.precision import squares
 from benchmarks.reconstruction import say, table
 from benchmarks.speed import PHOTOS, machine, take_turns
 from pyramid_tokenizer import PyramidTokenizer, PyramidTokenizerError, TokenPyramid
-from pyramid_tokenizer.images import find_images, to_batch
+from pyramid_tokenizer.images import RandomCrops, find_images
 
 PARTS = ("encode", "decode", "embedding")
 Call = Callable[[Any], Any]
 
 
 def crops(count: int, px: int) -> Tensor:
-    """Crops (count, 3, px, px) of the photos of scikit-image, drawn with a fixed seed."""
+    """Random crops (count, 3, px, px) of the photos of scikit-image, the same at each call."""
     from skimage import data
 
-    photos = [to_batch(getattr(data, name)(), size=px + px // 2)[0] for name in PHOTOS]
-    generator, found = torch.Generator().manual_seed(0), []
-    for index in range(count):
-        photo = photos[index % len(photos)]
-        top, left = (int(torch.randint(side - px + 1, (), generator=generator)) for side in photo.shape[1:])
-        found.append(photo[:, top : top + px, left : left + px])
-    return torch.stack(found)
+    return RandomCrops([getattr(data, name)() for name in PHOTOS], batch_size=count, crop_px=px)[0]
 
 
 def compile_part(tok: PyramidTokenizer, part: str, *, backend: str = "inductor") -> Call:

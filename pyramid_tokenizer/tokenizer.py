@@ -19,7 +19,6 @@ from pyramid_tokenizer.decoder import PixelDecoder, TopDownTrunk, explain_maps, 
 from pyramid_tokenizer.decoder.bands import BAND_PIXELS, HALOS_PER_BAND, cut_rows, enlargement_halo_px, in_bands
 from pyramid_tokenizer.decoder.thumbnails import reduce_image, reduction_of
 from pyramid_tokenizer.encoding import Encoder, Images
-from pyramid_tokenizer.errors import NotFittedError
 from pyramid_tokenizer.images import to_batch
 from pyramid_tokenizer.quantizer.fit.batches import feature_samples, image_batches
 from pyramid_tokenizer.quantizer.fit.levels import LevelReport, fit_quantizer
@@ -125,8 +124,7 @@ class PyramidTokenizer(Encoder):
         """
         check_pyramid(tokens)
         check_own(tokens.fingerprint, self.fingerprint)
-        if not self._fitted:
-            raise NotFittedError("expected fitted codebooks, got empty ones: call fit(images) or load a trained model")
+        self.require_fitted()
         check_fits(tokens, **self._kind())
         return [ids.to(self.device) for ids in tokens.ids]
 

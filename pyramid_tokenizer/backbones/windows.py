@@ -82,6 +82,7 @@ class JoinedMap:
     def __init__(self, windows: Windows):
         self._windows = windows
         self._whole: Tensor | None = None
+        self._rows, self._columns = torch.empty(0), torch.empty(0)  # shares, made for the stride of the first maps
 
     @property
     def whole(self) -> Tensor:
@@ -99,18 +100,17 @@ class JoinedMap:
         """
         cells = maps.shape[2:]
         stride = self._windows.size[0] // cells[0]
-        rows, columns = (
-            _shares([first // stride for first in firsts], count, like=maps)
-            for firsts, count in zip((self._windows.tops, self._windows.lefts), cells, strict=True)
-        )
         if self._whole is None:
-            self._whole = maps.new_zeros(1, maps.shape[1], rows.shape[1], columns.shape[1])
+            self._rows, self._columns = (
+                _shares([first // stride for first in firsts], count, like=maps)
+                for firsts, count in zip((self._windows.tops, self._windows.lefts), cells, strict=True)
+            )
+            self._whole = maps.new_zeros(1, maps.shape[1], self._rows.shape[1], self._columns.shape[1])
         for (top, left), own in zip(corners, maps, strict=True):
             place = slice(top // stride, top // stride + cells[0]), slice(left // stride, left // stride + cells[1])
-            share = (
-                rows[self._windows.tops.index(top), place[0], None] * columns[self._windows.lefts.index(left), place[1]]
-            )
-            self._whole[0, :, *place] += share * own
+            down = self._rows[self._windows.tops.index(top), place[0]]
+            across = self._columns[self._windows.lefts.index(left), place[1]]
+            self._whole[0, :, *place] += down[:, None] * across * own
 
 
 def _shares(firsts: Sequence[int], cells: int, *, like: Tensor) -> Tensor:

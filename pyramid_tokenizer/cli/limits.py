@@ -1,4 +1,4 @@
-"""`--levels`, `--max-tokens`, `--target-psnr` and `--quality`: how many tokens an image gets; and `--window`: of what."""
+"""`--levels`, `--max-tokens`, `--target-psnr` and `--quality`: how many tokens an image gets; `--window`: how it is read."""
 
 from __future__ import annotations
 

@@ -9,7 +9,7 @@ from pyramid_tokenizer.datasets.keys import Keys, digest_of
 from pyramid_tokenizer.datasets.manifest import Plan
 from pyramid_tokenizer.datasets.options import TokenizeOptions
 from pyramid_tokenizer.datasets.schema import name_columns
-from pyramid_tokenizer.errors import ConfigError, DataError, NotFittedError
+from pyramid_tokenizer.errors import ConfigError, DataError
 from pyramid_tokenizer.images.read import IMAGE_RECIPE_VERSION
 from pyramid_tokenizer.images.sources import ImageSource, Source, open_images
 from pyramid_tokenizer.tokenizer import PyramidTokenizer
@@ -75,8 +75,7 @@ def count_levels(tok: PyramidTokenizer, options: TokenizeOptions) -> int:
 def load_fitted(model: str | Path | PyramidTokenizer) -> PyramidTokenizer:
     """A tokenizer, or the one of a name; NotFittedError where its codebooks are empty."""
     tok = model if isinstance(model, PyramidTokenizer) else PyramidTokenizer.from_pretrained(model)
-    if not tok.quantizer.is_fitted:
-        raise NotFittedError("expected fitted codebooks, got empty ones: call fit(images) or load a trained model")
+    tok.require_fitted()
     return tok
 
 

@@ -20,7 +20,7 @@ from pyramid_tokenizer.encoding.by_content import Kept, keep_to_budget, warn_of_
 from pyramid_tokenizer.encoding.by_rows import encode_by_rows, is_large, runs_by_rows
 from pyramid_tokenizer.encoding.by_size import OnError, encode_by_size
 from pyramid_tokenizer.encoding.by_windows import check_window, encode_by_windows, usual_window
-from pyramid_tokenizer.errors import ConfigError, ImageValueError, NotFittedError, TokenError
+from pyramid_tokenizer.errors import ConfigError, ImageValueError, TokenError
 from pyramid_tokenizer.hub.pretrained import PretrainedModel
 from pyramid_tokenizer.images import ImageLike, pad_to_multiple, to_batch
 from pyramid_tokenizer.images.checks import check_dense
@@ -277,8 +277,7 @@ class Encoder(PretrainedModel):
 
     def _encode(self, batch: Tensor, levels: int | None, window_px: int | None) -> TokenPyramid:
         """Full pyramids of a batch (B, 3, H, W)."""
-        if not self._fitted and not self.quantizer.is_fitted:
-            raise NotFittedError("expected fitted codebooks, got empty ones: call fit(images) or load a trained model")
+        self.require_fitted()
         count = self.quantizer.base_levels if levels is None else self._checked_levels(levels)
         height, width = batch.shape[-2:]
         ids, image_ids = self._padded_ids(batch, count, window_px)

@@ -34,7 +34,7 @@ from pyramid_tokenizer.hub.weights import read_weights
 from pyramid_tokenizer.images import IMAGE_RECIPE_VERSION
 from pyramid_tokenizer.quantizer.build import build_quantizer
 from pyramid_tokenizer.quantizer.identity import identity_of
-from pyramid_tokenizer.quantizer.pyramid import WEIGHTS_ADVICE, PyramidQuantizer
+from pyramid_tokenizer.quantizer.pyramid import NOT_FITTED, WEIGHTS_ADVICE, PyramidQuantizer
 from pyramid_tokenizer.tokens.pyramid import Precision
 
 OWN_PARTS = ("quantizer", "trunk", "pixel_decoder")
@@ -212,6 +212,14 @@ class PretrainedModel(CheckedDevices):
         facts["image_recipe"] = IMAGE_RECIPE_VERSION
         self._fingerprint, self._fitted = compute_fingerprint(tensors, **facts), self.quantizer.is_fitted
         return self._fingerprint
+
+    def require_fitted(self) -> None:
+        """Raises NotFittedError where the codebooks are empty.
+
+        That they are filled is known since they were loaded or fitted, so that a compiled graph need not look at them.
+        """
+        if not self._fitted and not self.quantizer.is_fitted:
+            raise NotFittedError(NOT_FITTED)
 
     def own_tensors(self) -> dict[str, Tensor]:
         """Names and tensors of model.safetensors: all parts but the frozen backbone."""

@@ -54,16 +54,26 @@ class MapAdapter:
 
 
 def map_adapters(
-    quantizer: PyramidQuantizer, index: int, *, channels: Sequence[int], strides: Sequence[int]
-) -> Iterator[MapAdapter]:
-    """The adapter of a level, map by map, in the order in which it reads them.
+    quantizer: PyramidQuantizer, *, channels: Sequence[int], strides: Sequence[int], levels: int | None
+) -> dict[int, list[MapAdapter]]:
+    """The adapters of levels, in the order in which their ids are computed: each map by map, in the order it reads them.
 
     Args:
         quantizer: All levels.
-        index: The level.
         channels: Channels of each of the backbone's maps, coarse to fine.
         strides: Input pixels per cell of each.
+        levels: How many of the coarsest levels; None for all but the detail levels.
+
+    Raises:
+        NotFittedError: The codebooks are empty.
     """
+    quantizer.require_fitted()
+    return {index: list(_adapters_of(quantizer, index, channels, strides)) for index in quantizer.first_levels(levels)}
+
+
+def _adapters_of(
+    quantizer: PyramidQuantizer, index: int, channels: Sequence[int], strides: Sequence[int]
+) -> Iterator[MapAdapter]:
     read, first = quantizer.reads[index], 0
     for number in read.maps:
         own = strides[number]
@@ -83,8 +93,8 @@ def ids_of_products(
 
     Args:
         quantizer: All levels.
-        levels: Those to compute, in their order.
-        products_of: Gives the products of whole maps that a level reads, in the order of `map_adapters`; called once for each.
+        levels: Those to compute, in the order of `map_adapters`.
+        products_of: Gives the products of whole maps that a level reads, in the order of its adapters; called once for each.
         outputs: Embedding and dense features of the batch, where a level reads them. Its maps are not read.
 
     Raises:

@@ -49,13 +49,9 @@ class RowQuantizer:
         strides: Sequence[int],
         levels: int | None = None,
     ):
-        quantizer.require_fitted()
         self._quantizer, self._strides = quantizer, tuple(strides)
-        self._levels = quantizer.first_levels(levels)
-        maps = {"channels": channels, "strides": strides}
-        self._products = {
-            level: [_Product(adapter) for adapter in map_adapters(quantizer, level, **maps)] for level in self._levels
-        }
+        adapters = map_adapters(quantizer, channels=channels, strides=strides, levels=levels)
+        self._products = {level: list(map(_Product, own)) for level, own in adapters.items()}
 
     @torch.no_grad()
     def read(self, index: int, rows: Tensor, last: bool) -> None:
@@ -89,7 +85,7 @@ class RowQuantizer:
         def products_of(index: int) -> list[Product]:
             return [product.whole() for product in self._products.pop(index)]
 
-        return ids_of_products(self._quantizer, self._levels, products_of, outputs)
+        return ids_of_products(self._quantizer, list(self._products), products_of, outputs)
 
 
 class _Product:

@@ -54,14 +54,9 @@ class WindowQuantizer:
         strides: Sequence[int],
         levels: int | None = None,
     ):
-        quantizer.require_fitted()
         self._quantizer = quantizer
-        self._levels = quantizer.first_levels(levels)
-        maps = {"channels": channels, "strides": strides}
-        self._joined = {
-            level: [(adapter, JoinedMap(windows)) for adapter in map_adapters(quantizer, level, **maps)]
-            for level in self._levels
-        }
+        adapters = map_adapters(quantizer, channels=channels, strides=strides, levels=levels)
+        self._joined = {level: [(one, JoinedMap(windows)) for one in own] for level, own in adapters.items()}
 
     @torch.no_grad()
     def read(self, corners: Sequence[tuple[int, int]], features: FeaturePyramid) -> None:
@@ -93,4 +88,4 @@ class WindowQuantizer:
         def products_of(index: int) -> list[Product]:
             return [Product(joined.whole, channels=adapter.channels) for adapter, joined in self._joined.pop(index)]
 
-        return ids_of_products(self._quantizer, self._levels, products_of, outputs)
+        return ids_of_products(self._quantizer, list(self._joined), products_of, outputs)

@@ -59,9 +59,8 @@ class ImageQuantizer(nn.Module):
 
     def codes(self, ids: Tensor) -> Tensor:
         """What ids say of the image embeddings, the sum of their entries: (B, M) int64 -> (B, D) float32."""
-        total = torch.zeros(
-            ids.shape[0], self.embedding_dim, device=ids.device
-        )  # len() would fix a recorded graph's batch
+        # len(ids) would fix the batch of a recorded graph
+        total = torch.zeros(ids.shape[0], self.embedding_dim, device=ids.device)
         for number, codebook in enumerate(self.codebooks):
             total = total + codebook[ids[:, number]]
         return total

@@ -30,6 +30,7 @@ from pyramid_tokenizer.tokens.splits import Presence
 
 WEIGHTS_ADVICE = "weights were altered or trained to no result; load the model again, or fit it again"
 """What helps against NaN or infinite weights: the end of error messages."""
+NOT_FITTED = "expected fitted codebooks, got empty ones: call fit(images) or load a trained model"
 
 
 class PyramidQuantizer(nn.Module):
@@ -374,9 +375,9 @@ class PyramidQuantizer(nn.Module):
         require_finite(named, stage="the projections of the levels", advice=advice, error=BackboneError)
 
     def require_fitted(self) -> None:
-        """Raises NotFittedError where the codebooks are empty; a compiled graph cannot look, and its tokenizer knows."""
+        """Raises NotFittedError where the codebooks are empty; a compiled graph cannot look, and its tokenizer has done so."""
         if not torch.compiler.is_compiling() and not self.is_fitted:
-            raise NotFittedError("expected fitted codebooks, got empty ones: call fit(images) or load a trained model")
+            raise NotFittedError(NOT_FITTED)
 
     def _check_grids(self, ids: Sequence[Tensor]) -> None:
         if not 1 <= len(ids) <= len(self.levels):
