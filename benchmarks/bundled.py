@@ -1,4 +1,4 @@
-"""Measures all that the card of the bundled model says, on test images alone, beside another model.
+"""Measures the figures that bundled models are compared by, on test images alone, beside another model.
 
     python benchmarks/bundled.py --data DATA [--model tiny] [--json FILE] [--beside FILE] [--parts words masks]
 
@@ -45,12 +45,11 @@ from pyramid_tokenizer.tokens.thinning import Gains
 MOST_BITS = 0.25
 HALVINGS = 10
 VOC = "voc-20"
-SETS = ("camvid", "msrc", "coco80", "ccp")
 SHORT_SIDE_PX = 256
 SOURCES = {
-    segmentation_rows.DECODER: "head, from tokens",
-    segmentation_rows.LOOKUP: "look-up, from tokens",
-    segmentation_rows.DENSE: "dense features, no tokens",
+    segmentation_rows.DECODER: segmentation.MODES["decoder"],
+    segmentation_rows.LOOKUP: segmentation.MODES["lookup"],
+    segmentation_rows.DENSE: segmentation.MODES["dense"],
     segmentation_rows.DECODER_ON_FEATURES: "head, from features before quantisation",
     segmentation_rows.TRAINED_ON_FEATURES: "head trained on features, from features",
 }
@@ -66,15 +65,14 @@ def pixel_figures(seg: Segmenter, args: Namespace) -> Iterator[Figure]:
     tok = seg.tok
     images = load_images(args.data / "recon" / "heldout", side=pixels.SIDE_PX, limit=args.limit)
     title = f"reconstruction of {len(images)} images"
-    full = pixels.encode(tok, images, pixels.DECODE_BATCH, detail=True)
+    photos = Photos(tok, images.float() / 255)
+    full = TokenPyramid.cat(photos.full)
     for row in pixels.tokenizer_rows(tok, images, full):
         yield title, row.what, in_words(row)
-    photos = Photos(tok, images.float() / 255)
     for levels in sorted({tok.quantizer.base_levels, len(full)}):
         pyramids, quality = within_bits(photos, photos.of_levels(levels))
-        rates = [one.bits_per_pixel for tokens in pyramids for one in tokens.unbind()]
         coded = torch.cat([to_uint8(tok.decode(tokens)) for tokens in pyramids])
-        row = pixels.score(f"sparse pyramids of {levels} levels", images, coded, sum(rates) / len(rates))
+        row = pixels.score(f"sparse pyramids of {levels} levels", images, coded, mean_bits(pyramids))
         yield title, f"{row.what}, quality {quality:.3f}", in_words(row)
 
 
@@ -92,9 +90,14 @@ def within_bits(photos: Photos, parts: Sequence[tuple[TokenPyramid, Gains]]) -> 
     low, high = 0.0, 1.0
     for _ in range(HALVINGS):
         middle = (low + high) / 2
-        rates = [one.bits_per_pixel for tokens in thin(middle) for one in tokens.unbind()]
-        low, high = (middle, high) if sum(rates) / len(rates) <= MOST_BITS else (low, middle)
+        low, high = (middle, high) if mean_bits(thin(middle)) <= MOST_BITS else (low, middle)
     return thin(low), low
+
+
+def mean_bits(pyramids: Sequence[TokenPyramid]) -> float:
+    """Bits per pixel, the mean over the images of all batches."""
+    rates = [one.bits_per_pixel for tokens in pyramids for one in tokens.unbind()]
+    return sum(rates) / len(rates)
 
 
 def word_figures(seg: Segmenter, args: Namespace) -> Iterator[Figure]:
@@ -116,7 +119,7 @@ def mask_figures(seg: Segmenter, args: Namespace) -> Iterator[Figure]:
         title = f"masks: {VOC}, {len(tokens)} images"
         yield title, segmentation.MODES[mode], f"{segmentation.percent(row['miou_present'])} %"
     continuous = None if args.continuous_head is None else Segmenter.from_pretrained(args.continuous_head)
-    for name in SETS:
+    for name in sets.SETS:
         test = open_segmentation_set(args.data / "seg" / name, split="test")
         names = segmentation_rows.Names.of(test.names)
         tell = partial(sets.say_of, name)
@@ -158,18 +161,18 @@ def measure(args: Namespace) -> dict[str, Any]:
 
 def to_markdown(found: dict[str, Any], other: dict[str, Any] | None) -> str:
     """The table, with a column of the other model's figures where they are given."""
-    before = {} if other is None else {sort_of(*row[:2]): row[2] for row in other["rows"]}
+    before = {} if other is None else {key_of(*row[:2]): row[2] for row in other["rows"]}
     head = ["what", "from", *(["before"] if other else []), "now" if other else "figure"]
     rows, last = [], ""
     for what, source, figure in found["rows"]:
         cells = [what if what != last else "", source]
-        rows.append([*cells, *([before.get(sort_of(what, source), "-")] if other else []), figure])
+        rows.append([*cells, *([before.get(key_of(what, source), "-")] if other else []), figure])
         last = what
     facts = [f"- {key}: {found[key]}" for key in ("model", "fingerprint", "machine", "date")]
     return "\n".join(facts) + "\n\n" + table(head, rows) + "\n"
 
 
-def sort_of(what: str, source: str) -> tuple[str, str]:
+def key_of(what: str, source: str) -> tuple[str, str]:
     """The same for two models: without the quality of sparse pyramids, which differs."""
     return what, source.split(", quality", maxsplit=1)[0]
 
@@ -197,7 +200,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     other = None if args.beside is None else json.loads(args.beside.read_text(encoding="utf-8"))
     found = measure(args)
     if args.json:
-        args.json.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
+        sets.write_whole(args.json, json.dumps(found, indent=2) + "\n")
     print(to_markdown(found, other))
 
 
