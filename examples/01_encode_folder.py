@@ -5,7 +5,7 @@
 Without --images it takes four sample photos of scikit-image. It writes one file `ids/00000.npz` per image with an array per
 level (level 0 is the coarsest) and prints a line per image, such as
 
-    ids/00000.npz  256x256 px  level 0 (8, 8), level 1 (16, 16), level 2 (32, 32)  0.246 bits per pixel
+    ids/00000.npz  256x256 px  level 0 (8, 8), level 1 (16, 16), level 2 (32, 32)  0.248 bits per pixel
 """
 
 from __future__ import annotations

@@ -6,7 +6,7 @@
 Without --tokens it encodes four sample photos of scikit-image first. The images of a batch must have one size, so this script
 keeps the files that have the size of the first one. It prints the batches and the shapes of their integer sequences:
 
-    TokenPyramid(2 images of 256x256 px, 3 levels: 8x8 of 4096, ...)  sequences (2, 1359)
+    TokenPyramid(2 images of 256x256 px, 3 levels: 8x8 of 4096, ...)  sequences (2, 1371)
 """
 
 from __future__ import annotations

@@ -122,11 +122,12 @@ def cells_of_features(seg: Segmenter, image: Tensor, tokens: TokenPyramid) -> Ce
     tok, head = seg.tok, seg.head
     assert head is not None
     batch = pad_to_multiple(image[None].to(tok.device), multiple=tok.multiple_px)
-    codes, lookup, _ = cell_inputs(tok, batch, continuous=True)
-    codes = [level[..., :h, :w] for level, (h, w) in zip(codes, tokens.grids, strict=True)]
+    read = cell_inputs(tok, batch, continuous=True)
+    codes = [level[..., :h, :w] for level, (h, w) in zip(read.codes, tokens.grids, strict=True)]
     height, width = tokens.grids[-1]
     trunk = tok.trunk if head.trunk is None else head.trunk
-    refined = head(lookup[..., :height, :width], trunk([level.to(tok.dtype) for level in codes]))
+    fused = trunk([level.to(tok.dtype) for level in codes])
+    refined = head(read.lookup[..., :height, :width], fused, read.image)
     return CellMap(cells=refined, stride=tok.trunk.strides[-1])
 
 

@@ -41,7 +41,7 @@ class ToTokens(nn.Module):
         >>> transform = ToTokens("tiny", size=64, levels=2)  # alone, or the last one in a `v2.Compose`
         >>> tokens, label = transform(photo, 3)
         >>> tokens.image_size, tokens.num_tokens, label
-        ((64, 80), 30, 3)
+        ((64, 80), 42, 3)
     """
 
     def __init__(

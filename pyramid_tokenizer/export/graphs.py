@@ -20,7 +20,7 @@ class EncodeGraph(nn.Module):
         >>> graph = EncodeGraph(PyramidTokenizer.from_pretrained("tiny"))
         >>> with torch.no_grad():
         ...     [tuple(ids.shape) for ids in graph(torch.rand(1, 3, 64, 96))]
-        [(1, 2, 3), (1, 4, 6), (1, 8, 12), (1, 16, 24)]
+        [(1, 2, 3), (1, 4, 6), (1, 8, 12), (1, 16, 24), (1, 12)]
     """
 
     def __init__(self, tok: PyramidTokenizer):
@@ -77,7 +77,7 @@ class EmbedGraph(nn.Module):
         >>> import torch
         >>> tok = PyramidTokenizer.from_pretrained("tiny")
         >>> tokens = tok.encode(torch.rand(1, 3, 64, 96))
-        >>> torch.allclose(EmbedGraph(tok)(tokens.ids), tok.embedding(tokens), atol=1e-5)
+        >>> torch.allclose(EmbedGraph(tok)((*tokens.ids, tokens.image_ids)), tok.embedding(tokens), atol=1e-5)
         True
     """
 

@@ -1,8 +1,9 @@
-"""The segmentation head: look-up embeddings + fused maps -> refined embeddings per cell.
+"""The segmentation head: look-up embeddings + fused maps + image embedding -> refined embeddings per cell.
 
 The look-up embedding of a cell is the weighted sum over levels of the text embeddings of its codes, e = sum_l w_l u_l[id_l].
 It is not normalised, so scores e . t are linear in it: N words make one table of K_l x N scores per level, and segmenting an
-image is indexing these tables. The head corrects e by what the trunk knows about the surroundings of the cell.
+image is indexing these tables. The head corrects e by what the trunk knows about the surroundings of the cell, and by what the
+image embedding of the tokens says of the image as a whole.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ START_BIAS = -4.0
 
 
 class SegmentationHead(nn.Module):
-    """Look-up embeddings + fused maps -> refined embeddings; the correction's last layer starts at zero.
+    """Look-up embeddings + fused maps + image embedding -> refined embeddings; the correction's last layer starts at zero.
 
     So training starts exactly at the look-up result. Scores are those of the refined embeddings with words; a scale and a
     bias, the same for all words, turn them into logits of one sigmoid per class.
@@ -42,7 +43,7 @@ class SegmentationHead(nn.Module):
     Example:
         >>> head = SegmentationHead(embedding_dim=16, fused_channels=(8, 8), ratios=(2, 1), width=8, depth=1)
         >>> lookup, fused = torch.rand(1, 16, 4, 4), [torch.rand(1, 8, 2, 2), torch.rand(1, 8, 4, 4)]
-        >>> bool((head(lookup, fused) == lookup).all())
+        >>> bool((head(lookup, fused, torch.rand(1, 16)) == lookup).all())
         True
         >>> head.logits(lookup, torch.rand(5, 16)).shape
         torch.Size([1, 5, 4, 4])
@@ -63,6 +64,7 @@ class SegmentationHead(nn.Module):
         self.ratios = tuple(ratios)
         self.trunk = trunk
         self.see = nn.Conv2d(embedding_dim, width, 1)
+        self.see_image = nn.Linear(embedding_dim, width)
         self.embed = nn.ModuleList(nn.Conv2d(channels, width, 1) for channels in fused_channels)
         self.refine = nn.Sequential(*(ResidualBlock(width) for _ in range(depth)))
         self.to_embedding = nn.Conv2d(width, embedding_dim, 1)
@@ -71,17 +73,19 @@ class SegmentationHead(nn.Module):
         self.log_scale = nn.Parameter(torch.tensor(math.log(START_SCALE)))
         self.bias = nn.Parameter(torch.tensor(START_BIAS))
 
-    def forward(self, lookup: Tensor, fused: Sequence[Tensor]) -> Tensor:
+    def forward(self, lookup: Tensor, fused: Sequence[Tensor], image: Tensor) -> Tensor:
         """Refined embeddings.
 
         Args:
             lookup: (B, D, h, w) float, the look-up embeddings on the finest grid.
             fused: (B, C_l, h_l, w_l) float per level, the trunk's maps.
+            image: (B, D) float, the image embeddings of the same tokens, rows of unit norm.
 
         Returns:
             (B, D, h, w), not normalised, in the more precise of the two dtypes: a bfloat16 head rounds only the correction.
         """
-        x = self.see(lookup.to(self.see.weight.dtype))
+        dtype = self.see.weight.dtype
+        x = self.see(lookup.to(dtype)) + self.see_image(image.to(dtype))[:, :, None, None]
         for embed, level, ratio in zip(self.embed, fused, self.ratios, strict=True):
             x = x + enlarge(embed(level), ratio)
         return lookup + self.to_embedding(F.gelu(self.refine(x)))

@@ -162,6 +162,7 @@ class Segmenter(CheckedDevices):
             BackboneError, CheckpointError: Features, or weights of codebooks, trunk or head, are NaN or infinite.
             CapabilityError: "dense" of tokens, or of a backbone without dense features.
             TokenMismatchError: Another tokenizer made the tokens.
+            TokenError: Tokens without the image tokens of their tokenizer, which the head reads.
             ImageError: As `PyramidTokenizer.encode`.
         """
         mode = self._resolve(mode, resolution)
@@ -322,7 +323,9 @@ class Segmenter(CheckedDevices):
         codes = self.tok.codes(tokens)
         trunk = self.head.trunk if self.head.trunk is not None else self.tok.trunk
         refined = self.head(
-            self._lookup(tokens), trunk([level.to(self.tok.dtype) for level in codes], self.tok.present(tokens))
+            self._lookup(tokens),
+            trunk([level.to(self.tok.dtype) for level in codes], self.tok.present(tokens)),
+            self.tok.embedding(tokens),
         )
         # with scale and bias, so that scores are finite too
         if not all_finite([refined, self.head.log_scale, self.head.bias]):

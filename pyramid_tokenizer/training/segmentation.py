@@ -77,10 +77,10 @@ class SegmentationStage(nn.Module):
             read, full = training_inputs(tok, batch.images, continuous=self.continuous, thinning=self.config.thinning)
             goal = None
             if full is not None and self.config.consistency:
-                goal = self.head(full.lookup, self._fused(full)).float()
+                goal = self.head(full.lookup, self._fused(full), full.image).float()
         with torch.set_grad_enabled(self.head.trunk is not None or self.joint is not None):
             fused = self._fused(read)
-        cells = self.head(read.lookup, fused)  # (B, D, h, w)
+        cells = self.head(read.lookup, fused, read.image)  # (B, D, h, w)
         with torch.autocast(cells.device.type, enabled=False):  # a sum over many classes needs float32
             loss, figures = self._mask_loss(cells.float(), batch, goal)
         if self.joint is not None:

@@ -189,38 +189,52 @@ def test_ablations_print_their_rows_and_keep_them(options, data, model, tmp_path
     assert capsys.readouterr().out == shown
 
 
-def made_up_teachers(data: Path, folder: Path) -> None:
-    """Writes random outputs of the teachers of train_text.py and train_image.py."""
-    image_teachers, images, text_teachers = map(importlib.import_module, ("image_teachers", "images", "text_teachers"))
+def made_up_texts(folder: Path) -> None:
+    """Writes random targets of train_text.py."""
+    text_teachers = importlib.import_module("text_teachers")
     width = importlib.import_module("common").MODEL_CONFIG["embed_dim"]
     folder.mkdir()
     rng = np.random.default_rng(0)
     names = ["tench", "goldfish", "cup", "zebra", *{name for classes in SETS.values() for name in classes}]
-    captions = ["A cat sleeps.", "train a", "train b"]
-    texts = {"name": names, "word": ["cat", "dog"], "caption": captions, "group": ["a cat, a dog"]}
+    texts = {"name": names, "word": ["cat", "dog"], "caption": ["A cat sleeps."], "group": ["a cat, a dog"]}
     (folder / "texts.json").write_text(json.dumps(texts))
     rows = {kind: text_teachers.unit(rng.normal(size=(len(found), width))) for kind, found in texts.items()}
     np.savez(folder / text_teachers.TARGETS, **{kind: values.astype(np.float16) for kind, values in rows.items()})
     np.savez(folder / "sentences.npz", name=rng.normal(size=(len(names), 384)))
-    count = len(images.training_images(data))
-    for name, shape in image_teachers.SHAPES.items():
-        np.save(folder / f"mobilenet_{name}.npy", rng.normal(size=(count, images.CROPS, *shape)).astype(np.float16))
-    shares = rng.dirichlet(np.ones(len(image_teachers.VOC_NAMES)), (count, 24, 24)).transpose(0, 3, 1, 2)
-    np.save(folder / "voc.npy", shares.astype(np.float16))
+
+
+class RandomTeacher(torch.nn.Module):
+    """Maps and logits of the shapes of both graphs, from chance."""
+
+    def forward(self, images: torch.Tensor, stop_at: int, keep: tuple[int, ...]) -> dict[int, torch.Tensor]:
+        teachers, side = importlib.import_module("image_teachers"), images.shape[-1] // 32
+        shapes = {
+            teachers.LOGITS_NODE: (1001,),
+            teachers.LAST_NODE: (1280, side, side),
+            teachers.VOC_NODE: (len(teachers.VOC_NAMES), side, side),
+        }
+        return {node: torch.randn(len(images), *shapes[node]) for node in keep}
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["train_text", "train_image"])
-def test_the_trainings_of_the_bundled_clip_write_a_checkpoint(name, data, tmp_path, monkeypatch) -> None:
-    made_up_teachers(data, tmp_path / "cache")
-    module = importlib.import_module(name)
-    monkeypatch.setattr(module, "make_text_targets", lambda *_: None)
-    monkeypatch.setattr(module, "make_image_targets", lambda *_: tmp_path / "cache", raising=False)
-    monkeypatch.setattr(module, "classification_top1", lambda *_: 0.0, raising=False)
-    where = ["--data", str(data), "--cache", str(tmp_path / "cache"), "--out", str(tmp_path / "out")]
-    monkeypatch.setattr(sys, "argv", [name, *where, "--steps", "2", "--batch", "8", "--save-every", "1"])
-    module.main()
-    assert torch.load(tmp_path / "out" / "checkpoint.pt", weights_only=True)["step"] == 2
+def test_the_trainings_of_the_bundled_clip_write_a_clip(data, tmp_path, monkeypatch) -> None:
+    made_up_texts(tmp_path / "cache")
+    for name, module in ((name, importlib.import_module(name)) for name in ("train_text", "train_image")):
+        out = tmp_path / name
+        if name == "train_text":
+            monkeypatch.setattr(module, "make_text_targets", lambda *_: None)
+            where = ["--cache", str(tmp_path / "cache")]
+        else:
+            teachers = importlib.import_module("image_teachers")
+            monkeypatch.setattr(teachers, "load_graph", lambda *_: RandomTeacher())
+            where = ["--clip", str(tmp_path / "train_text" / "clip")]
+        for steps in ("1", "2"):  # the second goes on
+            options = ["--data", str(data), "--out", str(out), "--steps", steps, "--batch", "8", "--save-every", "1"]
+            monkeypatch.setattr(sys, "argv", [name, *where, *options])
+            module.main()
+        assert torch.load(out / "checkpoint.pt", weights_only=True)["step"] == 2
+    backbone = load_backbone(BackboneConfig(stem=True), directory=tmp_path / "train_image" / "clip")
+    assert backbone.strides == (32, 16, 8, 4, 4)
 
 
 @pytest.mark.slow

@@ -99,7 +99,7 @@ def head_of(**changes):
 def inputs(batch=2, side=8):
     lookup = torch.randn(batch, DIM, side, side)
     fused = [torch.randn(batch, c, side // r, side // r) for c, r in zip((5, 4, 3), (4, 2, 1), strict=True)]
-    return lookup, fused
+    return lookup, fused, torch.randn(batch, DIM)
 
 
 def trained(head):
@@ -112,47 +112,48 @@ def trained(head):
 
 @pytest.mark.parametrize("depth", [0, 1, 3])
 def test_a_fresh_head_gives_the_look_up_bit_for_bit(depth):
-    lookup, fused = inputs()
+    lookup, fused, image = inputs()
     head = head_of(depth=depth)
-    assert torch.equal(head(lookup, fused), lookup)
-    assert not torch.equal(trained(head)(lookup, fused), lookup)
+    assert torch.equal(head(lookup, fused, image), lookup)
+    assert not torch.equal(trained(head)(lookup, fused, image), lookup)
 
 
 def test_a_fresh_head_learns_at_once():
-    lookup, fused = inputs()
+    lookup, fused, image = inputs()
     head = head_of()
-    head.logits(head(lookup, fused), torch.randn(3, DIM)).square().sum().backward()
+    head.logits(head(lookup, fused, image), torch.randn(3, DIM)).square().sum().backward()
     for parameter in (head.to_embedding.weight, head.to_embedding.bias, head.log_scale, head.bias):
         assert parameter.grad.abs().max() > 0
 
 
 def test_every_input_counts():
-    lookup, fused = inputs()
+    lookup, fused, image = inputs()
     head = trained(head_of())
-    before = head(lookup, fused) - lookup
-    assert not torch.allclose(head(lookup + 1, fused) - (lookup + 1), before)
+    before = head(lookup, fused, image) - lookup
+    assert not torch.allclose(head(lookup + 1, fused, image) - (lookup + 1), before)
+    assert not torch.allclose(head(lookup, fused, image + 1) - lookup, before)
     for index in range(3):
         changed = [level + (i == index) for i, level in enumerate(fused)]
-        assert not torch.allclose(head(lookup, changed) - lookup, before)
+        assert not torch.allclose(head(lookup, changed, image) - lookup, before)
 
 
 def test_fused_maps_are_seen_where_they_lie():
-    lookup, fused = inputs()
+    lookup, fused, image = inputs()
     head = trained(head_of(depth=0))  # no block: a cell sees its own fused cells, and the coarser ones' neighbours
-    before = head(lookup, fused)
+    before = head(lookup, fused, image)
     for index, ratio in enumerate((4, 2, 1)):
         moved = [level.clone() for level in fused]
         moved[index][:, :, 0, 0] += 1
-        changed = (head(lookup, moved) != before).any(1)  # (B, h, w)
+        changed = (head(lookup, moved, image) != before).any(1)  # (B, h, w)
         reach = ratio + ratio // 2  # bilinear: half a cell beyond its own
         assert changed[:, :ratio, :ratio].all()
         assert not changed[:, reach:].any() and not changed[:, :, reach:].any()
 
 
 def test_a_number_of_levels_that_differs_is_an_error():
-    lookup, fused = inputs()
+    lookup, fused, image = inputs()
     with pytest.raises(ValueError, match="shorter"):
-        head_of()(lookup, fused[:2])
+        head_of()(lookup, fused[:2], image)
 
 
 def test_logits_keep_the_order_of_scores_and_start_at_mostly_absent():
@@ -169,17 +170,17 @@ def test_logits_keep_the_order_of_scores_and_start_at_mostly_absent():
 
 
 def test_a_bfloat16_head_corrects_a_float32_look_up():
-    lookup, fused = inputs()
+    lookup, fused, image = inputs()
     exact = trained(head_of())
     with torch.no_grad():
-        wanted = exact(lookup, fused)
+        wanted = exact(lookup, fused, image)
     coarse = exact.to(torch.bfloat16)
     with torch.no_grad():
-        found = coarse(lookup, [level.bfloat16() for level in fused])
+        found = coarse(lookup, [level.bfloat16() for level in fused], image)
     assert found.dtype == torch.float32
     torch.testing.assert_close(found, wanted, rtol=0, atol=0.02 * float((wanted - lookup).abs().max()))
     assert coarse.logits(found, torch.randn(3, DIM)).dtype == torch.float32
     with torch.no_grad():
         coarse.to_embedding.weight.zero_()
         coarse.to_embedding.bias.zero_()
-    assert torch.equal(coarse(lookup, [level.bfloat16() for level in fused]), lookup)
+    assert torch.equal(coarse(lookup, [level.bfloat16() for level in fused], image), lookup)

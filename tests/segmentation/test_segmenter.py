@@ -8,6 +8,7 @@ import torch.nn.functional as F
 
 from pyramid_tokenizer import PyramidTokenizer, Segmenter
 from pyramid_tokenizer.config.plain import to_dict
+from pyramid_tokenizer.errors import TokenError
 from pyramid_tokenizer.segmentation import scoring, segmenter
 from pyramid_tokenizer.segmentation.head import build_head
 from pyramid_tokenizer.segmentation.scoring import best_classes
@@ -172,12 +173,20 @@ class TestDecoder:
         tokens = headed.tok.encode(images)
         trunk = headed.head.trunk or headed.tok.trunk
         with torch.no_grad():
-            cells = headed.head(embeddings_of(headed.tok, tokens), trunk(headed.tok.codes(tokens)))
+            fused = trunk(headed.tok.codes(tokens))
+            cells = headed.head(embeddings_of(headed.tok, tokens), fused, headed.tok.embedding(tokens))
         found = headed.segment(tokens, NAMES)
         scores = pixels_of(class_scores_of(cells, NAMES), 8, SIZE)
         probabilities = torch.sigmoid(headed.head.log_scale.exp() * scores + headed.head.bias)
         assert_best(found, probabilities)
         assert not torch.equal(found.labels, headed.segment(tokens, NAMES, mode="lookup").labels)
+
+    def test_it_needs_the_image_tokens(self, headed, images):
+        tokens = headed.tok.encode(images)
+        without = headed.tok.tokens(tokens.ids, image_size=tokens.image_size)
+        with pytest.raises(TokenError, match="image tokens"):
+            headed.segment(without, NAMES)
+        assert headed.segment(without, NAMES, mode="lookup").labels.shape == (len(images), *SIZE)
 
     def test_a_fresh_head_gives_the_labels_of_the_look_up(self, headed, images):
         fresh = Segmenter(

@@ -11,6 +11,7 @@ def assert_reads(inputs, tok, tokens):
     assert all(torch.equal(a, b) for a, b in zip(inputs.codes, tok.codes(tokens), strict=True))
     rows = gather_rows(tok.quantizer.weighted_text_embeddings(), tokens.ids, tokens.present)
     assert torch.equal(inputs.lookup, rows)
+    assert torch.equal(inputs.image, tok.embedding(tokens))
 
 
 def test_inputs_of_cells_are_codes_and_their_text_embeddings(toy_tokenizer, smooth):
@@ -27,7 +28,7 @@ def test_a_share_of_the_steps_is_sparse_in_codes_and_text_embeddings(toy_tokeniz
     ids = [
         own if mask is None else torch.where(mask, own, -1) for own, mask in zip(full.ids, thin.present, strict=True)
     ]
-    assert_reads(thin, toy_tokenizer, toy_tokenizer.tokens(ids, image_size=(64, 64)))
+    assert_reads(thin, toy_tokenizer, toy_tokenizer.tokens(ids, image_size=(64, 64), image_ids=full.image_ids))
     assert_reads(whole, toy_tokenizer, full)
     read, none = training_inputs(toy_tokenizer, images)
     assert none is None
@@ -44,3 +45,4 @@ def test_continuous_inputs_of_cells_are_what_the_codes_stand_for(toy_tokenizer, 
     assert inputs.lookup.shape == quantised.lookup.shape
     assert not torch.equal(inputs.codes[1], quantised.codes[1])
     assert F.cosine_similarity(inputs.lookup, quantised.lookup, dim=1).mean() > 0.8
+    assert F.cosine_similarity(inputs.image, quantised.image, dim=1).mean() > 0.8

@@ -145,7 +145,9 @@ class TestStage:
         read, full = training_inputs(tok, batch.images, thinning=0.99)
         thin, goal = (
             F.interpolate(
-                seg.head.logits(seg.head(inputs.lookup, tok.trunk(inputs.codes, inputs.present)), words[0]),
+                seg.head.logits(
+                    seg.head(inputs.lookup, tok.trunk(inputs.codes, inputs.present), inputs.image), words[0]
+                ),
                 scale_factor=2,
                 mode="bilinear",
                 align_corners=False,
@@ -201,7 +203,7 @@ class TestWhatLearns:
         assert seg.tok.encode(images) == tokens
         for n in (1, 2):
             assert torch.equal(seg.tok.decode(tokens[:n]), tok.decode(tokens[:n]))
-        parts = {"see", "embed", "refine", "to_embedding", "log_scale", "bias"}
+        parts = {"see", "see_image", "embed", "refine", "to_embedding", "log_scale", "bias"}
         assert changed(fresh, head_of(seg)) == parts | ({"trunk"} if shape is OWN_TRUNK else set())
         assert not any(parameter.requires_grad for parameter in seg.parameters())
         assert not seg.training

@@ -1,45 +1,26 @@
-"""The losses of the backbone: names, the features of the teachers, dense classes, captions, and pixels."""
+"""The losses of the backbone: names, the features of the teachers, dense classes and captions."""
 
 from __future__ import annotations
 
-import json
 import math
-from pathlib import Path
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from common import PREPROCESS_CONFIG
-from decoder import CODE_CHANNELS, CapacityPyramid, decoding_loss
 from image_batches import Batch, Vocabulary
 from image_teachers import COMPONENTS
 from open_clip.model import CLIP
-from text_teachers import TARGETS
 from torch import Tensor, nn
+from train_text import encode
 
-# Chosen by the norms of their gradients at the trunk's stages: at strides 16 and 32 names, kinds and the teacher's features
-# have gradients of about the same norm; at strides 4 and 8 the pixels have the largest. In the first 1,000 steps of the bundled
-# model the features had a tenth of the weight that they have here.
-WEIGHTS = {
-    "decoding": 1.0,
-    "capacity": 0.05,
-    "label": 0.15,
-    "kind": 0.3,
-    "kin": 1.5,
-    "pooled": 6.0,
-    "cells": 4.0,
-    "middle": 0.6,
-    "dense": 0.4,
-    "caption": 0.03,
-}
-DECODED = 0.5  # share of a step's crops that are decoded: decoding costs most and learns from few
+WEIGHTS = {"label": 0.3, "kind": 0.3, "kin": 1.5, "pooled": 6.0, "cells": 4.0, "dense": 1.2, "caption": 0.06}
 FEATURE_SCALE = 1 / 16  # the teachers' components are small numbers read from 1,280 channels: small steps towards them
 KIN_CLASSES = 5
 OTHER_CAPTIONS = 255
 
 
 class Names(nn.Module):
-    """Unit rows of the shared space for every name and caption that images are matched to; fixed."""
+    """Unit rows of the text encoder for every name and caption that images are matched to; fixed."""
 
     labels: Tensor
     kinds: Tensor
@@ -47,39 +28,40 @@ class Names(nn.Module):
     dense: Tensor
     captions: Tensor
 
-    def __init__(self, vocabulary: Vocabulary, cache: Path):
+    def __init__(self, vocabulary: Vocabulary, clip: CLIP):
         super().__init__()
-        texts = json.loads((cache / "texts.json").read_text())
-        stored = np.load(cache / TARGETS)
-        rows = {name: i for i, name in enumerate(texts["name"])}
         for key in ("labels", "kinds", "dense"):
-            # Row 0 of the kinds, the background, is no name and is masked wherever kinds are compared.
-            found = stored["name"][[rows.get(name, 0) for name in getattr(vocabulary, key)]]
-            self.register_buffer(key, torch.from_numpy(found.astype(np.float32)), persistent=False)
+            self.register_buffer(key, torch.from_numpy(encode(clip, getattr(vocabulary, key))), persistent=False)
+        captions = torch.from_numpy(encode(clip, vocabulary.captions, templates=("{}",)))
+        self.register_buffer("captions", captions, persistent=False)
         self.register_buffer("kind_known", vocabulary.kind_known, persistent=False)
-        self.register_buffer("captions", torch.from_numpy(stored["caption"].astype(np.float32)), persistent=False)
 
 
 class Student(nn.Module):
-    """The backbone with helpers for the training only: a decoder, linear maps to the teachers' features, a temperature."""
+    """The backbone with helpers for the training only: linear maps to the teacher's features, and a temperature.
+
+    Its stem, which tokenizers read pixels from, stays as it is.
+    """
 
     def __init__(self, clip: CLIP):
         super().__init__()
         self.visual = clip.visual
-        channels = [info["num_chs"] for info in self.visual.trunk.feature_info]
-        self.decoder = CapacityPyramid(channels)
+        self.visual.trunk.patch_embed.requires_grad_(False)
         hidden = self.visual.trunk.conv_head.out_channels
         self.to_pooled = nn.Linear(hidden, COMPONENTS)
         self.to_cells = nn.Conv2d(hidden, COMPONENTS, 1)
-        self.to_middle = nn.Conv2d(channels[2], 96, 1)
-        width = self.visual.trunk.classifier.out_features
-        self.to_words = nn.ModuleList(nn.Conv2d(channels, width, 1) for channels in CODE_CHANNELS)
-        for head in (self.to_pooled, self.to_cells, self.to_middle):
-            nn.init.zeros_(head.weight)  # starts from the teachers' mean, so that no early step shakes the backbone
+        for head in (self.to_pooled, self.to_cells):
+            nn.init.zeros_(head.weight)  # starts from the teacher's mean, so that no early step shakes the backbone
         self.log_scale = nn.Parameter(torch.tensor(math.log(20.0)))
         for key in ("mean", "std"):
             values = torch.tensor(PREPROCESS_CONFIG[key]).view(1, 3, 1, 1)
             self.register_buffer(key, values, persistent=False)
+
+    def train(self, mode: bool = True) -> Student:
+        """As torch's, without the stem's statistics."""
+        super().train(mode)
+        self.visual.trunk.patch_embed.eval()
+        return self
 
     def maps(self, images: Tensor) -> list[Tensor]:
         """The trunk's maps, strides 4 to 32, of (B, 3, S, S) images in [0, 1]."""
@@ -99,41 +81,32 @@ class Student(nn.Module):
 
 def student_losses(student: Student, batch: Batch, names: Names) -> tuple[dict[str, Tensor], dict[str, float]]:
     """Every loss unweighted, and figures to watch."""
-    maps = student.maps(batch.images)
-    pixels_of = round(DECODED * len(batch.images))
-    decoded, codes, capacity = student.decoder([m[:pixels_of] for m in maps])
-    whole = student.hidden(maps[-1].mean((2, 3), keepdim=True))
-    cells = student.hidden(maps[-1])
+    last = student.maps(batch.images)[-1]
+    whole = student.hidden(last.mean((2, 3), keepdim=True))
+    cells = student.hidden(last)
     dense = student.project(cells).float()
-    # An image's embedding all ways it is made: by the backbone's own pooled head, as the mean of the dense map's cells, and
-    # from the noisy codes, as a tokenizer will read it from tokens: so the backbone puts names where small codebooks keep them.
-    embeddings = [
-        F.normalize(student.project(whole).flatten(1).float(), dim=1),
-        mean_direction(dense),
-        F.normalize(
-            sum(mean_direction(u(code).float()) for u, code in zip(student.to_words, codes, strict=True)), dim=1
-        ),
-    ]
+    # An image's embedding both ways it is made: by the backbone's own pooled head, and as the mean of the dense map's cells.
+    embeddings = [F.normalize(student.project(whole).flatten(1).float(), dim=1), mean_direction(dense)]
     scale = student.log_scale.exp().clamp(max=100)
+    taught = len(batch.kinds)
     losses = {
-        "decoding": decoding_loss(decoded, batch.images[:pixels_of]),
-        "capacity": capacity.float(),
-        "pooled": (FEATURE_SCALE * student.to_pooled(whole.flatten(1)).float() - batch.pooled).square().sum(1).mean(),
-        "cells": (FEATURE_SCALE * student.to_cells(cells).float() - batch.cells).square().sum(1).mean(),
-        "middle": F.mse_loss(student.to_middle(maps[2]).float(), batch.middle),
+        "pooled": feature_loss(student.to_pooled(whole[:taught].flatten(1)), batch.pooled),
+        "cells": feature_loss(student.to_cells(cells[:taught]), batch.cells),
         "dense": dense_loss(dense, batch, names, scale),
     }
-    for weight, embedding in zip((0.6, 0.4, 0.5), embeddings, strict=True):
-        for name, value in embedding_losses(embedding, batch.first(len(embedding)), names, scale).items():
+    for weight, embedding in zip((1.0, 0.5), embeddings, strict=True):
+        for name, value in embedding_losses(embedding, batch, names, scale).items():
             losses[name] = losses.get(name, 0.0) + weight * value
     known = batch.labels >= 0
-    right = [(e @ names.labels.T).argmax(1) == batch.labels[: len(e)] for e in embeddings]
-    psnr = -10 * math.log10(float(F.mse_loss(decoded[-1].detach().float(), batch.images[:pixels_of])))
-    figures = {
-        name: float(hits[known[: len(hits)]].float().mean())
-        for name, hits in (("top1", right[0]), ("top1_codes", right[2]))
+    right = [(e @ names.labels.T).argmax(1) == batch.labels for e in embeddings]
+    return losses, {
+        name: float(hits[known].float().mean()) for name, hits in zip(("top1", "top1_dense"), right, strict=True)
     }
-    return losses, {"psnr": psnr, **figures}
+
+
+def feature_loss(found: Tensor, wanted: Tensor) -> Tensor:
+    """Squared distance to the teacher's components, (T, 256) or (T, 256, C, C) each."""
+    return (FEATURE_SCALE * found.float() - wanted).square().sum(1).mean()
 
 
 def mean_direction(cells: Tensor) -> Tensor:
@@ -149,16 +122,18 @@ def embedding_losses(embedding: Tensor, batch: Batch, names: Names, scale: Tenso
     if known.any():
         logits = scale * embedding[known] @ names.labels.T
         label = F.cross_entropy(logits, batch.labels[known], label_smoothing=0.05) * known.float().mean() * 2
+    taught = embedding[: len(batch.kinds)]
     sure = batch.kinds.sum(1)  # small where MobileNet saw a kept-out name: such a crop teaches no kind
-    logits = scale * embedding @ names.kinds.T
+    logits = scale * taught @ names.kinds.T
     logits = logits.masked_fill(~names.kind_known, -1e4)
     wanted = batch.kinds / sure.clamp(min=1e-3)[:, None]
     usable = (sure > 0.7).float()
     kind = (F.kl_div(logits.log_softmax(1), wanted, reduction="none").sum(1) * usable).mean()
     top, rows = wanted.topk(KIN_CLASSES, dim=1)
-    target = F.normalize((top[:, :, None] * names.kinds[rows]).sum(1) + scene(batch, names), dim=1)
-    target[known] = names.labels[batch.labels[known]]
-    kin = ((1 - (embedding * target).sum(1)) * torch.maximum(usable, known.float())).mean()
+    target = F.normalize((top[:, :, None] * names.kinds[rows]).sum(1) + scene(batch, names)[: len(taught)], dim=1)
+    labels = batch.labels[: len(taught)]
+    target[labels >= 0] = names.labels[labels[labels >= 0]]
+    kin = ((1 - (taught * target).sum(1)) * torch.maximum(usable, (labels >= 0).float())).mean()
     return {"label": label, "kind": kind, "kin": kin, "caption": caption_loss(embedding, batch, names, scale)}
 
 

@@ -1,24 +1,37 @@
-"""The images that the bundled CLIP may see, what is known about each, and the fixed crops that teachers and student share."""
+"""The images that the bundled CLIP may see, what is known about each, and the random crops of them."""
 
 from __future__ import annotations
 
-import hashlib
-import json
 import math
+from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
 from PIL import Image
-from texts import is_kept_out, is_test_row, read_captions, read_rows, seg_names, training_captions
+from texts import (
+    clean_name,
+    is_kept_out,
+    is_test_row,
+    read_captions,
+    read_rows,
+    read_wide,
+    seg_names,
+    training_captions,
+    wide_captions,
+    wide_kept_out_names,
+)
 from torch import Tensor
 
-CROPS = 8
 IGNORE = 255
 # Frames of one drive, and fashion photographs: less of each than of the rest.
 SAMPLING = {"camvid": 0.3, "ccp": 0.6, "cocoviic": 0.7}
 CAPTIONED = 3.0
+MASKED = 1.5
+SMALL = 0.6
+"""How often images are drawn whose short side is below 96 px."""
 
 
 @dataclass(frozen=True)
@@ -30,50 +43,70 @@ class TrainingImage:
     label: str = ""
     dense: Path | None = None
     captions: tuple[str, ...] = ()
-
-    @property
-    def weight(self) -> float:
-        """How often it is drawn, beside 1 for the others."""
-        return CAPTIONED if self.captions else SAMPLING.get(self.source, 1.0)
+    small: bool = False
 
 
 def training_images(data: Path) -> list[TrainingImage]:
-    """recon/train without test rows and kept-out labels, and the train splits of seg/*, in a fixed order."""
+    """recon/train without test rows, the train photos of wide/, and the train splits of seg/*, in a fixed order.
+
+    Images with a kept-out label are left out. Of a photo with several labels, the first is its name, except in
+    voc2012, where the order says nothing: such a photo has its mask alone.
+    """
+    rows, wide = read_rows(data), read_wide(data)
+    kept_out = wide_kept_out_names(data)
+    left_out = data / "wide" / "recon_train_rows_with_kept_out_names.txt"
+    left_out_files = set(left_out.read_text().split("\n")) if left_out.exists() else set()
     pictures = []
-    for row in read_rows(data):
-        if row["label"] and (is_test_row(row["file"]) or is_kept_out(row["label"])):
+    for row in rows:
+        label = row["label"]
+        hidden = label in kept_out or is_kept_out(label) or row["file"] in left_out_files
+        if label and (is_test_row(row["file"]) or hidden):
             continue
-        pictures.append(TrainingImage(data / "recon" / row["file"], row["source"], row["label"]))
+        pictures.append(TrainingImage(data / "recon" / row["file"], row["source"], label))
+    captions = wide_captions(data)
+    for row in wide:
+        if not row["file"].startswith("seg/") and not any(map(is_kept_out, row["labels"].split(";"))):
+            label = clean_name(row["labels"].split(";")[0])
+            texts = captions.get(row["file"], ())
+            small = min(int(row["width"]), int(row["height"])) < 96
+            pictures.append(TrainingImage(data / row["file"], row["source"], label, captions=texts, small=small))
+    return pictures + list(_masked_images(data, {row["file"]: row["labels"] for row in wide}))
+
+
+def _masked_images(data: Path, labels: dict[str, str]) -> Iterator[TrainingImage]:
+    """The train splits of seg/*, with the labels that wide/ knows of them."""
     allowed = set(training_captions(data))
     captions = {Path(row["image"]).stem: row["captions"] for row in read_captions(data) if row["split"] == "train"}
+    more = wide_captions(data)
     for folder in sorted((data / "seg").iterdir()):
         images = {path.stem: path for path in (folder / "images").iterdir()}
         for name in (folder / "splits" / "train.txt").read_text().split():
             stem = Path(name).stem
-            texts = tuple(text for text in captions.get(stem, ()) if text in allowed)
-            dense = folder / "labels" / f"{stem}.png"
-            pictures.append(TrainingImage(images[stem], folder.name, dense=dense, captions=texts))
-    return pictures
+            key = images[stem].relative_to(data).as_posix()
+            texts = tuple(text for text in captions.get(stem, ()) if text in allowed) or more.get(key, ())
+            own = labels.get(key, "")
+            label = "" if ";" in own or is_kept_out(own) else clean_name(own)
+            yield TrainingImage(images[stem], folder.name, label, folder / "labels" / f"{stem}.png", texts)
 
 
-def list_fingerprint(pictures: list[TrainingImage], data: Path) -> str:
-    """Changes with the list, so that cached outputs of teachers are never read for other images."""
-    names = json.dumps([str(p.file.relative_to(data)) for p in pictures])
-    return hashlib.sha1(f"{CROPS} {names}".encode()).hexdigest()[:12]
+def sampling_weights(pictures: list[TrainingImage]) -> np.ndarray:
+    """How often each image is drawn; they sum to 1. A name is drawn by the root of the number of its images."""
+    counts = Counter(p.label for p in pictures if p.label)
+    weights = np.ones(len(pictures))
+    for index, picture in enumerate(pictures):
+        if picture.label:
+            weights[index] = 3 / math.sqrt(counts[picture.label])
+        weights[index] *= SAMPLING.get(picture.source, 1.0) * (SMALL if picture.small else 1.0)
+        if picture.captions:
+            weights[index] = max(weights[index], CAPTIONED)
+        elif picture.dense and picture.source not in SAMPLING:
+            weights[index] = max(weights[index], MASKED)
+    return weights / weights.sum()
 
 
-def crop_box(size: tuple[int, int], key: str, crop: int) -> tuple[float, float, float, float]:
-    """The box (left, top, right, bottom) of crop number `crop` of the image named `key`, by these alone.
-
-    Crop 0 is the central square; the others cover 35-100 % of the area at aspect ratios of 3:4 to 4:3.
-    """
+def crop_box(size: tuple[int, int], rng: np.random.Generator) -> tuple[float, float, float, float]:
+    """A random box (left, top, right, bottom) of 35-100 % of the area at aspect ratios of 3:4 to 4:3."""
     width, height = size
-    if crop == 0:
-        side = min(width, height)
-        left, top = (width - side) / 2, (height - side) / 2
-        return left, top, left + side, top + side
-    seed = int(hashlib.sha1(f"{key} {crop}".encode()).hexdigest()[:12], 16)
-    rng = np.random.default_rng(seed)
     area = width * height * rng.uniform(0.35, 1.0)
     ratio = math.exp(rng.uniform(math.log(3 / 4), math.log(4 / 3)))
     w, h = min(width, math.sqrt(area * ratio)), min(height, math.sqrt(area / ratio))

@@ -119,6 +119,33 @@ def read_rows(data: Path) -> list[dict[str, str]]:
         return [{**row, "label": clean_name(row["label"])} for row in csv.DictReader(file)]
 
 
+def read_wide(data: Path) -> list[dict[str, str]]:
+    """The rows of wide/photos.csv that may be trained on; none where the pack is absent."""
+    path = data / "wide" / "photos.csv"
+    if not path.exists():
+        return []
+    with open(path, encoding="utf-8", newline="") as file:
+        return [row for row in csv.DictReader(file) if row["split"] == "train" and not int(row["kept_out"])]
+
+
+def wide_kept_out_names(data: Path) -> frozenset[str]:
+    """The names of wide/ that no training sees as labels."""
+    path = data / "wide" / "kept_out_names.txt"
+    return frozenset(map(clean_name, path.read_text().splitlines())) if path.exists() else frozenset()
+
+
+def wide_captions(data: Path) -> dict[str, tuple[str, ...]]:
+    """By image file: the captions of the images of `read_wide` that speak of no kept-out name."""
+    path = data / "wide" / "captions.jsonl"
+    rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.exists() else []
+    allowed = {row["file"] for row in read_wide(data)}
+    return {
+        row["image"]: tuple(text for text in row["captions"] if not is_kept_out(text))
+        for row in rows
+        if row["image"] in allowed
+    }
+
+
 def all_names(data: Path) -> list[str]:
     """Every class name of the research data once: CLIP's lists, ImageNet's synonyms, labels of images, classes of seg/*."""
     names: dict[str, None] = {}

@@ -19,7 +19,7 @@ from pyramid_tokenizer.images.labelled import SegmentationSet, open_segmentation
 from pyramid_tokenizer.segmentation.segmenter import Segmenter
 from pyramid_tokenizer.training import TrainConfig, train_segmentation
 
-SETS = ("camvid", "ccp", "coco80", "msrc")
+SETS = ("camvid", "ccp", "coco80", "msrc", "voc2012")
 
 
 def training_sets(data: Path) -> list[SegmentationSet]:

@@ -1,10 +1,10 @@
-"""Trains the backbone of the bundled CLIP: maps that keep meaning and pixels, embeddings in the text encoder's space.
+"""Trains the backbone of the bundled CLIP: dense features and embeddings in the text encoder's space.
 
-    python examples/research/train_tiny/train_image.py --data DATA --cache build/parts/cache --out build/parts/image
+    python examples/research/train_tiny/train_image.py --data DATA --clip CLIP --out build/parts/image
 
-Teachers (image_teachers.py, text_teachers.py) are run first and kept in --cache. Stop it at any time; the same command
-resumes to the same weights. `--start` takes the trunk of an earlier model. Without a GPU two hours on one CPU core, while the
-next step's crops are cut on another; with one (`--device cuda`) minutes.
+`--clip` is the CLIP to start from, of train_text.py or an earlier one: its text encoder stays and gives the targets. The new
+CLIP is written to `clip` in --out. The teachers (image_teachers.py) read the next step's crops on another core while
+a step runs. Stop it at any time; the same command resumes to the same weights.
 """
 
 from __future__ import annotations
@@ -18,39 +18,34 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import numpy as np
 import torch
 import torch.nn.functional as F
-from common import build_clip, load_checkpoint, save_checkpoint, trapezoid, update_average
+from common import build_clip, export_clip, load_checkpoint, save_checkpoint, trapezoid, update_average
 from image_batches import Batch, ImageBatches, Vocabulary
 from image_losses import WEIGHTS, Names, Student, student_losses
-from image_teachers import make_image_targets
-from images import read_crop, training_images
+from image_teachers import ImageTeachers, to_batch
+from images import TrainingImage, crop_box, read_crop, sampling_weights, training_images
+from open_clip.model import CLIP
 from PIL import Image
 from safetensors.torch import load_file
-from text_teachers import make_text_targets
 from texts import is_test_row, read_rows
-from torch import nn
+from torch import Tensor, nn
 
-DECAY = 0.3
+DECAY = 0.6
+RECALIBRATED = ((160, 12), (256, 18))
+"""Sides of the crops, and how many batches of 16 of them, that give the statistics of the norms of the averaged weights."""
+LAST = 0.25
+"""Share of the steps, at the end, that see larger crops."""
 HEAD_RATE = 0.2
 
 
-def start_from(student: Student, source: Path) -> None:
-    """Copies the trunk (and the helper decoder) of an earlier checkpoint, or of a model in open_clip's directory layout.
-
-    The head is not copied, because it belongs to another text space.
-    """
-    if source.is_dir():
-        found = load_file(source / "open_clip_model.safetensors")
-    else:
-        found = torch.load(source, map_location="cpu", weights_only=True)["average"]
-    renamed = {name.removeprefix("clip."): value.float() for name, value in found.items()}
-    own = student.state_dict()
-    fitting = {
-        name: value for name, value in renamed.items() if name in own and not re.search(r"conv_head|classifier", name)
-    }
-    student.load_state_dict(fitting, strict=False)
-    print(f"started from {len(fitting)} of {len(own)} tensors of {source.name}", flush=True)
+def load_clip(source: Path) -> CLIP:
+    """A CLIP in open_clip's directory layout, as float32."""
+    clip = build_clip()
+    found = {name: value.float() for name, value in load_file(source / "open_clip_model.safetensors").items()}
+    clip.load_state_dict(found)
+    return clip.eval()
 
 
 def read_ahead(batches: ImageBatches, first: int, steps: int) -> Iterator[tuple[int, Batch]]:
@@ -64,6 +59,41 @@ def read_ahead(batches: ImageBatches, first: int, steps: int) -> Iterator[tuple[
             yield step, batch
 
 
+def averaged_student(average: dict[str, Tensor], device: torch.device) -> Student:
+    """The student with the moving average of its weights."""
+    averaged = Student(build_clip()).to(device, memory_format=torch.channels_last)
+    averaged.load_state_dict(average)
+    return averaged.eval()
+
+
+def blended(trained: dict[str, Tensor], start: dict[str, Tensor], share: float) -> dict[str, Tensor]:
+    """The trained weights with a share of those that the training started from, which keeps more of what these knew."""
+    return {
+        name: value.lerp(start[name].to(value), share) if name in start and value.is_floating_point() else value
+        for name, value in trained.items()
+    }
+
+
+@torch.no_grad()
+def recalibrate(student: Student, pictures: list[TrainingImage]) -> None:
+    """Measures the statistics of the norms anew, on large crops: weights that are averages need statistics of their own."""
+    stem = set(student.visual.trunk.patch_embed.modules())
+    for module in student.visual.trunk.modules():
+        if isinstance(module, nn.modules.batchnorm._BatchNorm) and module not in stem:
+            module.reset_running_stats()
+            module.momentum = None  # the plain mean over all batches
+            module.train()
+    weights, rng = sampling_weights(pictures), np.random.default_rng(3)
+    for px, count in RECALIBRATED:
+        for _ in range(count):
+            crops = []
+            for index in rng.choice(len(pictures), 16, p=weights):
+                image = Image.open(pictures[index].file).convert("RGB")
+                crops.append(read_crop(image, crop_box(image.size, rng), px))
+            student.hidden(student.maps(to_batch(crops).to(student.mean.device))[-1])
+    student.eval()
+
+
 def make_optimizer(student: nn.Module) -> torch.optim.Optimizer:
     """AdamW whose groups carry their share of the learning rate: 1,280 channels of the head add up, so it steps less.
 
@@ -71,6 +101,8 @@ def make_optimizer(student: nn.Module) -> torch.optim.Optimizer:
     """
     groups: dict[tuple[float, float], list[nn.Parameter]] = {}
     for name, parameter in student.named_parameters():
+        if not parameter.requires_grad:
+            continue
         share = HEAD_RATE if re.search(r"conv_head|classifier|to_pooled|to_cells", name) else 1.0
         groups.setdefault((share, 0.05 if parameter.ndim > 1 else 0.0), []).append(parameter)
     described = [{"params": ps, "share": share, "weight_decay": decay} for (share, decay), ps in groups.items()]
@@ -95,7 +127,7 @@ def classification_top1(student: Student, names: Names, vocabulary: Vocabulary, 
         whole = student.hidden(student.maps(images)[-1].mean((2, 3), keepdim=True))
         found = (F.normalize(student.project(whole).flatten(1), dim=1) @ names.labels.T).argmax(1).tolist()
         right += sum(i == label_row[row["label"]] for i, row in zip(found, part, strict=True))
-    return right / len(rows)
+    return right / max(1, len(rows))
 
 
 def parse() -> argparse.Namespace:
@@ -103,16 +135,15 @@ def parse() -> argparse.Namespace:
     parser.add_argument(
         "--data", type=Path, required=True, help="the research data with recon/, seg/, captions/, weights/"
     )
-    parser.add_argument("--cache", type=Path, required=True, help="where teachers' outputs are kept")
+    parser.add_argument("--clip", type=Path, required=True, help="directory of the CLIP to start from")
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument(
-        "--start", type=Path, help="take the trunk from here: a checkpoint.pt or an open_clip directory"
-    )
-    parser.add_argument("--steps", type=int, default=12_000)
+    parser.add_argument("--keep-start", type=float, default=0.0, help="share of --clip's own weights in the result")
+    parser.add_argument("--steps", type=int, default=4000)
     parser.add_argument("--batch", type=int, default=40, help="crops of 128 px a step; more where they are smaller")
     parser.add_argument("--lr", type=float, default=1.5e-3)
     parser.add_argument("--save-every", type=int, default=500)
     parser.add_argument("--device", default="cpu")
+    parser.add_argument("--bf16", action="store_true", help="train in bfloat16: faster where the machine has it")
     parser.add_argument("--threads", type=int, default=1)
     return parser.parse_args()
 
@@ -122,16 +153,15 @@ def main() -> None:
     torch.set_num_threads(args.threads)
     torch.manual_seed(0)
     device = torch.device(args.device)
-    make_text_targets(args.data, args.cache)
-    targets = make_image_targets(args.data, args.cache)
     pictures = training_images(args.data)
     vocabulary = Vocabulary(args.data, pictures)
-    batches = ImageBatches(args.data, targets, pictures, vocabulary, batch=args.batch)
-    names = Names(vocabulary, args.cache).to(device)
-    student = Student(build_clip()).to(device, memory_format=torch.channels_last)
+    teachers = ImageTeachers(args.data, pictures, args.out / "components.npz")
+    batches = ImageBatches(teachers, pictures, vocabulary, batch=args.batch, last_from=round((1 - LAST) * args.steps))
+    clip = load_clip(args.clip)
+    names = Names(vocabulary, clip).to(device)
+    start = {f"visual.{name}": value.clone() for name, value in clip.visual.state_dict().items()}
+    student = Student(clip).to(device, memory_format=torch.channels_last)
     print(f"{len(pictures)} images, {len(vocabulary.labels)} labels, {len(vocabulary.dense)} dense classes", flush=True)
-    if args.start:
-        start_from(student, args.start)
     optimizer = make_optimizer(student)
     average = {name: value.detach().clone() for name, value in student.state_dict().items()}
     first = 0
@@ -150,7 +180,7 @@ def main() -> None:
             group["lr"] = group["share"] * trapezoid(step, peak=args.lr, steps=args.steps, decay=DECAY)
         batch = made.to(device)
         student.train()
-        with torch.autocast(device.type, torch.bfloat16):
+        with torch.autocast(device.type, torch.bfloat16, enabled=args.bf16):
             losses, figures = student_losses(student, batch, names)
         total = torch.stack([WEIGHTS[name] * value.float() for name, value in losses.items()]).sum()
         optimizer.zero_grad(set_to_none=True)
@@ -174,10 +204,15 @@ def main() -> None:
                 step + 1 <= (1 - DECAY) * args.steps
             ):  # from here a longer training can go on: same command, more --steps
                 shutil.copyfile(checkpoint, args.out / "before_decay.pt")
-        if (step + 1) % 1000 == 0 or step + 1 == args.steps:
-            averaged = Student(build_clip()).to(device, memory_format=torch.channels_last).eval()
-            averaged.load_state_dict(average)
+        if (step + 1) % 1000 == 0:
+            averaged = averaged_student(average, device)
             print(f"test rows: top-1 {classification_top1(averaged, names, vocabulary, args.data):.1%}", flush=True)
+    averaged = averaged_student(blended(average, start, args.keep_start), device)
+    recalibrate(averaged, pictures)
+    print(f"at the end: top-1 {classification_top1(averaged, names, vocabulary, args.data):.1%}", flush=True)
+    clip.visual = averaged.visual
+    clip.logit_scale = averaged.log_scale
+    export_clip(clip, args.out / "clip")
 
 
 if __name__ == "__main__":

@@ -2,7 +2,8 @@
 
     python examples/research/train_tiny/train_text.py --data DATA --cache build/parts/cache --out build/parts/text
 
-Stop it at any time; the same command resumes to the same weights. About 20 minutes on one CPU core.
+The CLIP is written to `clip` in --out; its backbone is still random, and train_image.py trains it. Stop it at any time; the same
+command resumes to the same weights. About 20 minutes on one CPU core.
 """
 
 from __future__ import annotations
@@ -10,13 +11,14 @@ from __future__ import annotations
 import argparse
 import json
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import open_clip
 import torch
 import torch.nn.functional as F
-from common import MODEL_CONFIG, build_clip, learning_rate, load_checkpoint, save_checkpoint
+from common import MODEL_CONFIG, build_clip, export_clip, learning_rate, load_checkpoint, save_checkpoint
 from open_clip.model import CLIP
 from text_teachers import KINDS, TARGETS, make_text_targets, unit
 from texts import PROMPTS, is_held_out
@@ -107,11 +109,11 @@ def neighbour_ranks(teacher: np.ndarray, student: np.ndarray, held_out: np.ndarr
 
 
 @torch.no_grad()
-def encode(model: CLIP, texts: list[str]) -> np.ndarray:
-    """(N, D) unit rows, each name by its averaged prompts."""
+def encode(model: CLIP, texts: list[str], *, templates: Sequence[str] = PROMPTS) -> np.ndarray:
+    """(N, D) unit rows, each text by the average of its prompts."""
     tokenizer = open_clip.SimpleTokenizer(context_length=MODEL_CONFIG["text_cfg"]["context_length"])
     total = torch.zeros(len(texts), MODEL_CONFIG["embed_dim"])
-    for template in PROMPTS:
+    for template in templates:
         tokens = tokenizer([template.format(text) for text in texts]).to(model.text_projection.device)
         total += torch.cat([F.normalize(encode_tokens(model, part), dim=-1).cpu() for part in tokens.split(512)])
     return F.normalize(total, dim=-1).numpy()
@@ -177,6 +179,7 @@ def main() -> None:
             text = {name: p.detach() for name, p in parameters.items()}
             save_checkpoint({"text": text, "optimizer": optimizer.state_dict(), "step": step + 1}, checkpoint)
             print(report(model, args.cache), flush=True)
+    export_clip(model, args.out / "clip")
 
 
 if __name__ == "__main__":

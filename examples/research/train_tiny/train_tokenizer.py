@@ -1,56 +1,72 @@
-"""Trains the bundled `tiny` tokenizer on the small CLIP of join_networks.py: gradient-free codebooks, then the decoder.
+"""Trains the bundled `tiny` tokenizer on the small CLIP of train_image.py: gradient-free codebooks, then the decoder.
 
-    python examples/research/train_tiny/train_tokenizer.py --data DATA --clip build/parts/clip --out build/tiny --bf16
+    python examples/research/train_tiny/train_tokenizer.py --data DATA --clip CLIP --out build/tiny --decoder tiny
 
-Stop it at any time; the same command resumes.
+CLIP is what train_image.py wrote. Stop it at any time; the same command resumes. The codebooks take minutes, the decoder an hour
+on one CPU core.
 """
 
 from __future__ import annotations
 
 import argparse
-import csv
+import dataclasses
 from collections.abc import Iterator
 from pathlib import Path
 
 import torch
-from texts import is_kept_out, is_test_row
+from image_teachers import to_batch
+from images import read_crop, training_images
+from PIL import Image
 from torch import Tensor
 
 from pyramid_tokenizer import PyramidTokenizer
 from pyramid_tokenizer.backbones import load_backbone
-from pyramid_tokenizer.config.models import BackboneConfig
+from pyramid_tokenizer.backbones.features import FeaturePyramid
+from pyramid_tokenizer.config.models import BackboneConfig, LevelConfig, QuantizerConfig
 from pyramid_tokenizer.images import RandomCrops
 from pyramid_tokenizer.quantizer import preset_config
-from pyramid_tokenizer.training import TrainConfig, finetune, train
+from pyramid_tokenizer.quantizer.fit.image_codes import fit_embedding
+from pyramid_tokenizer.quantizer.fit.levels import ITERATIONS
+from pyramid_tokenizer.training import TrainConfig, finetune
 
 BACKBONE = BackboneConfig(kind="open_clip", blocks=(0, 1, 2, 3), stem=True)
+STEM = 4
+LEVELS = tuple(
+    LevelConfig(
+        stride=stride, maps=(STEM,), codebook_size=size, dim=dim, semantic_weight=weight, reads_dense=weight > 0
+    )
+    for stride, size, dim, weight in ((32, 4096, 64, 0.6), (16, 4096, 32, 0.2), (8, 4096, 16, 0.0), (4, 1024, 8, 0.0))
+)
+"""The last one is a detail level. Image tokens hold the names, so the semantic weights are below the recipe's, which leaves more
+of the coarse levels for pixels."""
+IMAGE_CODEBOOKS = (256,) * 12
+"""More than the recipe's eight, because the levels hold fewer of the names."""
 FIT_BATCH = 16
-FIT_CROPS = (("all", 128, 0.45), ("all", 192, 0.25), ("large", 256, 0.3))
-"""Images, side of the crops and share of the batches that the codebooks are fitted on. Images of recon/train have a short
-side of 160 px: enlarged to 256 they would teach the finest level to expect blur, so those crops come from seg/* alone."""
+FIT_CROPS = (("all", 128, 0.45), ("all", 160, 0.25), ("large", 256, 0.3))
+"""Images, side of the crops and share of the batches that the codebooks are fitted on. Most images have a short side of 160 px:
+enlarged to 256 they would teach the finest level to expect blur, so those crops come from the larger images alone."""
+WHOLE_IMAGES = 3
+"""Every third training image gives the image tokens."""
+LARGE = ("camvid", "ccp", "coco80", "msrc")
 
 
 def training_files(data: Path) -> list[Path]:
-    """recon/train without the rows that texts.py keeps out."""
-    with open(data / "recon" / "train.csv") as file:
-        rows = list(csv.DictReader(file))
-    kept = [r for r in rows if not (r["label"] and (is_test_row(r["file"]) or is_kept_out(r["label"])))]
-    return [data / "recon" / row["file"] for row in kept]
+    """The training images with a short side of 128 px or more that may be cut into crops of 128 px."""
+    return [p.file for p in training_images(data) if p.source not in LOW_RESOLUTION]
+
+
+LOW_RESOLUTION = ("miniimagenet", "tinyimagenet")
 
 
 def large_files(data: Path) -> list[Path]:
-    """The train splits of seg/*, whose images are larger."""
-    files = []
-    for folder in sorted((data / "seg").iterdir()):
-        images = {path.stem: path for path in (folder / "images").iterdir()}
-        files += [images[Path(name).stem] for name in (folder / "splits" / "train.txt").read_text().split()]
-    return files
+    """Those of the sets whose images are larger."""
+    return [p.file for p in training_images(data) if p.dense is not None and p.source in LARGE]
 
 
 def fit_batches(data: Path, crops: int) -> Iterator[Tensor]:
     """The same batches at each call."""
     large = large_files(data)
-    files = {"large": large, "all": training_files(data) + large}
+    files = {"large": large, "all": training_files(data)}
     for name, px, share in FIT_CROPS:
         source = RandomCrops(files[name], batch_size=FIT_BATCH, crop_px=px, zoom=1.25, seed=5)
         for index in range(round(crops * share / FIT_BATCH)):
@@ -58,28 +74,62 @@ def fit_batches(data: Path, crops: int) -> Iterator[Tensor]:
 
 
 def fitted(args: argparse.Namespace) -> PyramidTokenizer:
-    """With codebooks; fitted once and kept beside `--out`."""
-    kept = args.out.with_name(f"{args.out.name}-base-fitted")
-    if (kept / "config.json").exists():
-        return PyramidTokenizer.from_pretrained(kept)
-    backbone = load_backbone(BACKBONE, directory=args.clip)
-    config = preset_config(BACKBONE, strides=backbone.strides)
-    tok = PyramidTokenizer.from_config(config, backbone=backbone)
-    for report in tok.fit(lambda: fit_batches(args.data, args.fit_crops)):
-        print(report, flush=True)
-    tok.save_pretrained(kept)
+    """With codebooks and the decoder to start from; fitted once and kept beside `--out`."""
+    kept = args.out.with_name(f"{args.out.name}-fitted")
+    if not (kept / "config.json").exists():
+        backbone = load_backbone(BACKBONE, directory=args.clip)
+        quantizer = QuantizerConfig(levels=LEVELS, detail_levels=1, image_codebooks=IMAGE_CODEBOOKS)
+        config = preset_config(BACKBONE, strides=backbone.strides, levels=LEVELS[: quantizer.base_levels])
+        tok = PyramidTokenizer.from_config(dataclasses.replace(config, quantizer=quantizer), backbone=backbone)
+        for report in tok.fit(lambda: fit_batches(args.data, args.fit_crops)):
+            print(report, flush=True)
+        fit_image_tokens(tok, args.data)
+        if args.decoder:
+            start_decoder(tok, PyramidTokenizer.from_pretrained(args.decoder))
+        tok.save_pretrained(kept)
     return PyramidTokenizer.from_pretrained(kept)
+
+
+def fit_image_tokens(tok: PyramidTokenizer, data: Path) -> None:
+    """Fits image tokens, and what the cells add to them, on whole images: the crops of the levels are fewer and show parts."""
+    files = [picture.file for picture in training_images(data)[::WHOLE_IMAGES]]
+
+    def samples() -> Iterator[tuple[FeaturePyramid, None]]:
+        for start in range(0, len(files), FIT_BATCH):
+            batch = torch.cat([centre_square(file) for file in files[start : start + FIT_BATCH]])
+            yield tok.features(batch), None
+
+    fit_embedding(tok.quantizer, samples, ITERATIONS, torch.Generator().manual_seed(0))
+    tok.update_fingerprint()
+
+
+def centre_square(file: Path) -> Tensor:
+    """(1, 3, 256, 256) in [0, 1]."""
+    image = Image.open(file).convert("RGB")
+    side = min(image.size)
+    left, top = ((length - side) / 2 for length in image.size)
+    return to_batch([read_crop(image, (left, top, left + side, top + side), 256)])
+
+
+def start_decoder(tok: PyramidTokenizer, earlier: PyramidTokenizer) -> None:
+    """Takes over an earlier model's trunk and pixel decoder, without the layers that read its codes."""
+    for part in ("trunk", "pixel_decoder"):
+        own, found = getattr(tok, part), getattr(earlier, part).state_dict()
+        kept = {name: value for name, value in found.items() if not name.startswith("embed.")}
+        own.load_state_dict({**own.state_dict(), **kept})
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, required=True, help="the research data with recon/train.csv and seg/")
-    parser.add_argument("--clip", type=Path, required=True, help="directory that join_networks.py wrote")
+    parser.add_argument("--data", type=Path, required=True, help="the research data of examples/research/README.md")
+    parser.add_argument("--clip", type=Path, required=True, help="`clip` of what train_image.py wrote")
     parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--decoder", help="start from this model's decoder; from a fresh one without it")
     parser.add_argument("--fit-crops", type=int, default=4800)
-    parser.add_argument("--decoder-steps", type=int, default=4500)
-    parser.add_argument("--prefix-steps", type=int, default=1600, help="of these, most decode the coarse levels alone")
+    parser.add_argument("--steps", type=int, default=3000, help="of the decoder, on crops of 128 px")
+    parser.add_argument("--large-steps", type=int, default=600, help="after them, on crops of 256 px of larger images")
     parser.add_argument("--batch", type=int, default=32)
+    parser.add_argument("--lr", type=float, default=7e-4)
     parser.add_argument(
         "--bf16", action="store_true", help="train the decoder in bfloat16: twice as fast where the CPU has it"
     )
@@ -88,14 +138,24 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     torch.manual_seed(0)
-    files = training_files(args.data) + large_files(args.data)
-    common = {"mixed_precision": "bf16" if args.bf16 else "no", "workers": args.workers, "save_every": 250}
-    config = TrainConfig(codebooks="frozen", decoder_steps=args.decoder_steps, batch_size=args.batch, **common)
+    common = TrainConfig(
+        batch_size=args.batch,
+        decoder_lr=args.lr,
+        level_dropout=0.3,
+        thinning=0.35,
+        ema_decay=0.997,
+        mixed_precision="bf16" if args.bf16 else "no",
+        workers=args.workers,
+        save_every=100,
+    )
     base = args.out.with_name(f"{args.out.name}-base")
-    tok = train(fitted(args), files, out=base, config=config)
-    # level 0 alone showed a faint plaid: larger crops hold more of its cells, and most steps are of a prefix
-    prefixes = TrainConfig(batch_size=max(1, args.batch // 2), crop_px=192, level_dropout=0.65, **common)
-    finetune(tok, files, steps=args.prefix_steps, codebooks="frozen", config=prefixes, out=args.out, half=True)
+    files = training_files(args.data)
+    tok = finetune(fitted(args), files, steps=args.steps, codebooks="frozen", config=common, out=base)
+    large = dataclasses.replace(
+        common, crop_px=256, batch_size=max(1, args.batch // 4), decoder_lr=args.lr / 3, warmup_steps=50
+    )
+    files = large_files(args.data)
+    finetune(tok, files, steps=args.large_steps, codebooks="frozen", config=large, out=args.out, half=True)
 
 
 if __name__ == "__main__":
