@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import io
 import math
 from collections.abc import Iterator
@@ -15,7 +14,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from examples.research.train_tiny.texts import clean_name, is_kept_out, is_test_row, read_rows
+from examples.research.train_tiny.texts import clean_name, is_kept_out, is_test_row, read_rows, read_wide
 
 # Side of the crops of a step, and how often each comes. Sizes that differ keep a ViT from depending on one grid of positions.
 SIZES = ((96, 0.5), (128, 0.3), (160, 0.2))
@@ -78,14 +77,8 @@ def recon_rows(data: Path) -> list[tuple[Path, str]]:
 
 def wide_rows(data: Path) -> list[tuple[Path, str]]:
     """File and first name of the training photos of wide/ with a short side of 128 px or more, without kept-out names."""
-    with open(data / "wide/photos.csv", encoding="utf-8", newline="") as file:
-        rows = [row for row in csv.DictReader(file) if row["split"] == "train" and row["kept_out"] == "0"]
-    found = []
-    for row in rows:
-        if min(int(row["width"]), int(row["height"])) < 128 or is_kept_out(row["labels"]):
-            continue
-        found.append((data / row["file"], row["labels"].split(";")[0]))
-    return found
+    rows = (row for row in read_wide(data) if min(int(row["width"]), int(row["height"])) >= 128)
+    return [(data / row["file"], row["labels"].split(";")[0]) for row in rows]
 
 
 def random_crop(content: bytes, size: int, rng: np.random.Generator) -> np.ndarray:

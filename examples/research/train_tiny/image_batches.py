@@ -46,10 +46,10 @@ class Batch:
 class Vocabulary:
     """The names and captions that images are matched to."""
 
-    def __init__(self, data: Path, pictures: Sequence[TrainingImage]):
-        own = [text for picture in pictures for text in picture.captions]
+    def __init__(self, data: Path, photos: Sequence[TrainingImage]):
+        own = [text for photo in photos for text in photo.captions]
         self.captions = list(dict.fromkeys([*own, *training_captions(data)]))
-        self.labels = sorted({p.label for p in pictures if p.label})
+        self.labels = sorted({p.label for p in photos if p.label})
         hidden = wide_kept_out_names(data)
         kinds = imagenet_names(data)
         self.kinds = [row[0] for row in kinds]
@@ -69,15 +69,15 @@ class ImageBatches:
     def __init__(
         self,
         teachers: ImageTeachers,
-        pictures: Sequence[TrainingImage],
+        photos: Sequence[TrainingImage],
         vocabulary: Vocabulary,
         *,
         batch: int,
         last_from: int,
     ):
         self.teachers, self.last_from = teachers, last_from
-        self.pictures, self.vocabulary, self.batch = pictures, vocabulary, batch
-        self.probabilities = sampling_weights(list(pictures))
+        self.photos, self.vocabulary, self.batch = photos, vocabulary, batch
+        self.probabilities = sampling_weights(list(photos))
         self.label_row = {name: i for i, name in enumerate(vocabulary.labels)}
         self.caption_row = {text: i for i, text in enumerate(vocabulary.captions)}
         self.dense_row = {name: i for i, name in enumerate(vocabulary.dense)}
@@ -87,29 +87,31 @@ class ImageBatches:
         sizes = SIZES if step < self.last_from else LAST_SIZES
         size = int(rng.choice([s for s, _ in sizes], p=[share for _, share in sizes]))
         count = max(8, round(self.batch * (128 / size) ** 2))
-        chosen = [self.pictures[i] for i in rng.choice(len(self.pictures), count, p=self.probabilities)]
+        chosen = [self.photos[i] for i in rng.choice(len(self.photos), count, p=self.probabilities)]
+        taught = round(TAUGHT * count)
         crops, seen, shares, allowed = [], [], [], []
-        for picture in chosen:
-            image = Image.open(picture.file).convert("RGB")
+        for photo in chosen:
+            image = Image.open(photo.file).convert("RGB")
             box = crop_box(image.size, rng)
             crops.append(read_crop(image, box, size))
-            seen.append(read_crop(image, box, TEACHER_PX))
-            found, known = self._masks(picture, box, size // 32)
+            if len(seen) < taught:
+                seen.append(read_crop(image, box, TEACHER_PX))
+            found, known = self._masks(photo, box, size // 32)
             shares.append(found)
             allowed.append(known)
         images, dense, teacher_images = to_batch(crops), torch.from_numpy(np.stack(shares)), to_batch(seen)
         told = torch.from_numpy(np.stack(allowed))
         self._add_voc(chosen, teacher_images, dense, told)
-        logits, pooled, cells = self.teachers.kinds(teacher_images[: round(TAUGHT * count)], size // 32)
+        logits, pooled, cells = self.teachers.kinds(teacher_images, size // 32)
         mirror = torch.from_numpy(rng.random(count) < 0.5)
         for grid in (images, dense, cells):
             flipped = mirror[: len(grid)]
             grid[flipped] = grid[flipped].flip(-1)
-        captioned = [row for row, picture in enumerate(chosen) if picture.captions]
+        captioned = [row for row, photo in enumerate(chosen) if photo.captions]
         captions = [str(rng.choice(chosen[row].captions)) for row in captioned]
         return Batch(
             images=jitter(images, rng),
-            labels=torch.tensor([self.label_row.get(picture.label, -1) for picture in chosen]),
+            labels=torch.tensor([self.label_row.get(photo.label, -1) for photo in chosen]),
             kinds=logits.softmax(1) * self.vocabulary.kind_known,
             pooled=pooled,
             cells=cells,
@@ -119,21 +121,21 @@ class ImageBatches:
             caption_ids=torch.tensor([self.caption_row[text] for text in captions], dtype=torch.long),
         )
 
-    def _masks(self, picture: TrainingImage, box: tuple[float, ...], cells: int) -> tuple[np.ndarray, np.ndarray]:
+    def _masks(self, photo: TrainingImage, box: tuple[float, ...], cells: int) -> tuple[np.ndarray, np.ndarray]:
         """(names, C, C) shares and (names,) the classes told apart by the image's own mask; zeros without one."""
         names = self.vocabulary.dense
         shares, allowed = np.zeros((len(names), cells, cells), np.float32), np.zeros(len(names), bool)
-        if picture.dense is not None:
-            table = self.vocabulary.tables[picture.dense.parent.parent.name]
+        if photo.dense is not None:
+            table = self.vocabulary.tables[photo.dense.parent.parent.name]
             known = np.flatnonzero(table >= 0)
-            found = dense_cells(Image.open(picture.dense), box, cells, int(known.max()) + 1)
+            found = dense_cells(Image.open(photo.dense), box, cells, int(known.max()) + 1)
             shares[table[known]] = found[:, :, known].transpose(2, 0, 1)
             allowed[table[known]] = True
         return shares, allowed
 
     def _add_voc(self, chosen: list[TrainingImage], images: Tensor, dense: Tensor, allowed: Tensor) -> None:
         """Fills in DeepLab's probabilities, in place, for the first crops without a mask."""
-        rows = [row for row, picture in enumerate(chosen) if picture.dense is None]
+        rows = [row for row, photo in enumerate(chosen[: len(images)]) if photo.dense is None]
         rows = rows[: max(1, round(DEEPLAB_SHARE * len(chosen)))]
         if rows:
             found = self.teachers.voc(images[rows], dense.shape[-1])

@@ -55,17 +55,17 @@ class ImageTeachers:
 
     Args:
         data: The research data with weights/.
-        pictures: The training images; some of them give the components.
+        photos: The training images; some of them give the components.
         kept: File of the components; written at the first call, read later.
     """
 
-    def __init__(self, data: Path, pictures: list[TrainingImage], kept: Path):
+    def __init__(self, data: Path, photos: list[TrainingImage], kept: Path):
         self._mobilenet = load_graph(data, "mobilenet_v2_1.0_224_quant")
         self._deeplab = load_graph(data, "deeplabv3_mnv2_pascal_quant")
         if not kept.exists():
             kept.parent.mkdir(parents=True, exist_ok=True)
             with open(kept.with_suffix(".part"), "wb") as file:
-                np.savez(file, **self._fit_components(pictures))
+                np.savez(file, **self._fit_components(photos))
             os.replace(kept.with_suffix(".part"), kept)
         stored = np.load(kept)
         self._mean = torch.from_numpy(stored["mean"]).view(1, -1, 1, 1)
@@ -91,14 +91,14 @@ class ImageTeachers:
         return F.avg_pool2d(fine.softmax(1), 4)
 
     @torch.no_grad()
-    def _fit_components(self, pictures: list[TrainingImage]) -> dict[str, np.ndarray]:
+    def _fit_components(self, photos: list[TrainingImage]) -> dict[str, np.ndarray]:
         """Mean and leading principal components (1280, C) of the last map's cells, scaled to a total variance of 1."""
         rows = []
-        chosen = pictures[:: max(1, len(pictures) // FITTED_IMAGES)]
+        chosen = photos[:: max(1, len(photos) // FITTED_IMAGES)]
         for start in range(0, len(chosen), 32):
             crops = []
-            for picture in chosen[start : start + 32]:
-                image = Image.open(picture.file).convert("RGB")
+            for photo in chosen[start : start + 32]:
+                image = Image.open(photo.file).convert("RGB")
                 crops.append(read_crop(image, (0.0, 0.0, *map(float, image.size)), TEACHER_PX))
             last = self._mobilenet(to_batch(crops), stop_at=LAST_NODE, keep=(LAST_NODE,))[LAST_NODE]
             rows.append(last.flatten(2).transpose(1, 2).reshape(-1, last.shape[1]).numpy())

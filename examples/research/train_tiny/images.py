@@ -25,7 +25,6 @@ from texts import (
 )
 from torch import Tensor
 
-IGNORE = 255
 # Frames of one drive, and fashion photographs: less of each than of the rest.
 SAMPLING = {"camvid": 0.3, "ccp": 0.6, "cocoviic": 0.7}
 CAPTIONED = 3.0
@@ -56,21 +55,21 @@ def training_images(data: Path) -> list[TrainingImage]:
     kept_out = wide_kept_out_names(data)
     left_out = data / "wide" / "recon_train_rows_with_kept_out_names.txt"
     left_out_files = set(left_out.read_text().split("\n")) if left_out.exists() else set()
-    pictures = []
+    photos = []
     for row in rows:
         label = row["label"]
         hidden = label in kept_out or is_kept_out(label) or row["file"] in left_out_files
         if label and (is_test_row(row["file"]) or hidden):
             continue
-        pictures.append(TrainingImage(data / "recon" / row["file"], row["source"], label))
+        photos.append(TrainingImage(data / "recon" / row["file"], row["source"], label))
     captions = wide_captions(data)
     for row in wide:
-        if not row["file"].startswith("seg/") and not any(map(is_kept_out, row["labels"].split(";"))):
+        if not row["file"].startswith("seg/"):
             label = clean_name(row["labels"].split(";")[0])
             texts = captions.get(row["file"], ())
             small = min(int(row["width"]), int(row["height"])) < 96
-            pictures.append(TrainingImage(data / row["file"], row["source"], label, captions=texts, small=small))
-    return pictures + list(_masked_images(data, {row["file"]: row["labels"] for row in wide}))
+            photos.append(TrainingImage(data / row["file"], row["source"], label, captions=texts, small=small))
+    return photos + list(_masked_images(data, {row["file"]: row["labels"] for row in wide}))
 
 
 def _masked_images(data: Path, labels: dict[str, str]) -> Iterator[TrainingImage]:
@@ -85,21 +84,21 @@ def _masked_images(data: Path, labels: dict[str, str]) -> Iterator[TrainingImage
             key = images[stem].relative_to(data).as_posix()
             texts = tuple(text for text in captions.get(stem, ()) if text in allowed) or more.get(key, ())
             own = labels.get(key, "")
-            label = "" if ";" in own or is_kept_out(own) else clean_name(own)
+            label = "" if ";" in own else clean_name(own)
             yield TrainingImage(images[stem], folder.name, label, folder / "labels" / f"{stem}.png", texts)
 
 
-def sampling_weights(pictures: list[TrainingImage]) -> np.ndarray:
+def sampling_weights(photos: list[TrainingImage]) -> np.ndarray:
     """How often each image is drawn; they sum to 1. A name is drawn by the root of the number of its images."""
-    counts = Counter(p.label for p in pictures if p.label)
-    weights = np.ones(len(pictures))
-    for index, picture in enumerate(pictures):
-        if picture.label:
-            weights[index] = 3 / math.sqrt(counts[picture.label])
-        weights[index] *= SAMPLING.get(picture.source, 1.0) * (SMALL if picture.small else 1.0)
-        if picture.captions:
+    counts = Counter(p.label for p in photos if p.label)
+    weights = np.ones(len(photos))
+    for index, photo in enumerate(photos):
+        if photo.label:
+            weights[index] = 3 / math.sqrt(counts[photo.label])
+        weights[index] *= SAMPLING.get(photo.source, 1.0) * (SMALL if photo.small else 1.0)
+        if photo.captions:
             weights[index] = max(weights[index], CAPTIONED)
-        elif picture.dense and picture.source not in SAMPLING:
+        elif photo.dense and photo.source not in SAMPLING:
             weights[index] = max(weights[index], MASKED)
     return weights / weights.sum()
 

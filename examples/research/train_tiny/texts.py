@@ -120,12 +120,13 @@ def read_rows(data: Path) -> list[dict[str, str]]:
 
 
 def read_wide(data: Path) -> list[dict[str, str]]:
-    """The rows of wide/photos.csv that may be trained on; none where the pack is absent."""
+    """The rows of wide/photos.csv that may be trained on, without those that name a kept-out name; none without the pack."""
     path = data / "wide" / "photos.csv"
     if not path.exists():
         return []
     with open(path, encoding="utf-8", newline="") as file:
-        return [row for row in csv.DictReader(file) if row["split"] == "train" and not int(row["kept_out"])]
+        rows = [row for row in csv.DictReader(file) if row["split"] == "train" and not int(row["kept_out"])]
+    return [row for row in rows if not is_kept_out(row["labels"])]
 
 
 def wide_kept_out_names(data: Path) -> frozenset[str]:

@@ -75,7 +75,7 @@ def blended(trained: dict[str, Tensor], start: dict[str, Tensor], share: float) 
 
 
 @torch.no_grad()
-def recalibrate(student: Student, pictures: list[TrainingImage]) -> None:
+def recalibrate(student: Student, photos: list[TrainingImage]) -> None:
     """Measures the statistics of the norms anew, on large crops: weights that are averages need statistics of their own."""
     stem = set(student.visual.trunk.patch_embed.modules())
     for module in student.visual.trunk.modules():
@@ -83,12 +83,12 @@ def recalibrate(student: Student, pictures: list[TrainingImage]) -> None:
             module.reset_running_stats()
             module.momentum = None  # the plain mean over all batches
             module.train()
-    weights, rng = sampling_weights(pictures), np.random.default_rng(3)
+    weights, rng = sampling_weights(photos), np.random.default_rng(3)
     for px, count in RECALIBRATED:
         for _ in range(count):
             crops = []
-            for index in rng.choice(len(pictures), 16, p=weights):
-                image = Image.open(pictures[index].file).convert("RGB")
+            for index in rng.choice(len(photos), 16, p=weights):
+                image = Image.open(photos[index].file).convert("RGB")
                 crops.append(read_crop(image, crop_box(image.size, rng), px))
             student.hidden(student.maps(to_batch(crops).to(student.mean.device))[-1])
     student.eval()
@@ -140,7 +140,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--keep-start", type=float, default=0.0, help="share of --clip's own weights in the result")
     parser.add_argument("--steps", type=int, default=4000)
     parser.add_argument("--batch", type=int, default=40, help="crops of 128 px a step; more where they are smaller")
-    parser.add_argument("--lr", type=float, default=1.5e-3)
+    parser.add_argument("--lr", type=float, default=1e-3)
     parser.add_argument("--save-every", type=int, default=500)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--bf16", action="store_true", help="train in bfloat16: faster where the machine has it")
@@ -153,15 +153,15 @@ def main() -> None:
     torch.set_num_threads(args.threads)
     torch.manual_seed(0)
     device = torch.device(args.device)
-    pictures = training_images(args.data)
-    vocabulary = Vocabulary(args.data, pictures)
-    teachers = ImageTeachers(args.data, pictures, args.out / "components.npz")
-    batches = ImageBatches(teachers, pictures, vocabulary, batch=args.batch, last_from=round((1 - LAST) * args.steps))
+    photos = training_images(args.data)
+    vocabulary = Vocabulary(args.data, photos)
+    teachers = ImageTeachers(args.data, photos, args.out / "components.npz")
+    batches = ImageBatches(teachers, photos, vocabulary, batch=args.batch, last_from=round((1 - LAST) * args.steps))
     clip = load_clip(args.clip)
     names = Names(vocabulary, clip).to(device)
     start = {f"visual.{name}": value.clone() for name, value in clip.visual.state_dict().items()}
     student = Student(clip).to(device, memory_format=torch.channels_last)
-    print(f"{len(pictures)} images, {len(vocabulary.labels)} labels, {len(vocabulary.dense)} dense classes", flush=True)
+    print(f"{len(photos)} images, {len(vocabulary.labels)} labels, {len(vocabulary.dense)} dense classes", flush=True)
     optimizer = make_optimizer(student)
     average = {name: value.detach().clone() for name, value in student.state_dict().items()}
     first = 0
@@ -208,7 +208,7 @@ def main() -> None:
             averaged = averaged_student(average, device)
             print(f"test rows: top-1 {classification_top1(averaged, names, vocabulary, args.data):.1%}", flush=True)
     averaged = averaged_student(blended(average, start, args.keep_start), device)
-    recalibrate(averaged, pictures)
+    recalibrate(averaged, photos)
     print(f"at the end: top-1 {classification_top1(averaged, names, vocabulary, args.data):.1%}", flush=True)
     clip.visual = averaged.visual
     clip.logit_scale = averaged.log_scale

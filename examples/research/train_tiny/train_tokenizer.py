@@ -51,11 +51,8 @@ LARGE = ("camvid", "ccp", "coco80", "msrc")
 
 
 def training_files(data: Path) -> list[Path]:
-    """The training images with a short side of 128 px or more that may be cut into crops of 128 px."""
-    return [p.file for p in training_images(data) if p.source not in LOW_RESOLUTION]
-
-
-LOW_RESOLUTION = ("miniimagenet", "tinyimagenet")
+    """The training images with a short side of 96 px or more."""
+    return [p.file for p in training_images(data) if not p.small]
 
 
 def large_files(data: Path) -> list[Path]:
@@ -92,7 +89,7 @@ def fitted(args: argparse.Namespace) -> PyramidTokenizer:
 
 def fit_image_tokens(tok: PyramidTokenizer, data: Path) -> None:
     """Fits image tokens, and what the cells add to them, on whole images: the crops of the levels are fewer and show parts."""
-    files = [picture.file for picture in training_images(data)[::WHOLE_IMAGES]]
+    files = [photo.file for photo in training_images(data)[::WHOLE_IMAGES]]
 
     def samples() -> Iterator[tuple[FeaturePyramid, None]]:
         for start in range(0, len(files), FIT_BATCH):
