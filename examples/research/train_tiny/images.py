@@ -118,6 +118,14 @@ def read_crop(image: Image.Image, box: tuple[float, float, float, float], px: in
     return np.asarray(image.resize((px, px), Image.Resampling.BICUBIC, box=box, reducing_gap=2.0))
 
 
+def centre_square(file: Path, px: int) -> np.ndarray:
+    """The largest square in the middle of an image file, (px, px, 3) uint8."""
+    image = Image.open(file).convert("RGB")
+    side = min(image.size)
+    left, top = ((length - side) / 2 for length in image.size)
+    return read_crop(image, (left, top, left + side, top + side), px)
+
+
 def dense_cells(labels: Image.Image, box: tuple[float, float, float, float], cells: int, classes: int) -> np.ndarray:
     """Each cell's share of every class inside the crop, (cells, cells, classes); ignored pixels add to none."""
     fine = np.asarray(labels.resize((8 * cells, 8 * cells), Image.Resampling.NEAREST, box=box)).astype(np.int64)

@@ -25,7 +25,7 @@ from common import build_clip, export_clip, load_checkpoint, save_checkpoint, tr
 from image_batches import Batch, ImageBatches, Vocabulary
 from image_losses import WEIGHTS, Names, Student, student_losses
 from image_teachers import ImageTeachers, to_batch
-from images import TrainingImage, crop_box, read_crop, sampling_weights, training_images
+from images import TrainingImage, centre_square, crop_box, read_crop, sampling_weights, training_images
 from open_clip.model import CLIP
 from PIL import Image
 from safetensors.torch import load_file
@@ -117,13 +117,7 @@ def classification_top1(student: Student, names: Names, vocabulary: Vocabulary, 
     right = 0
     for start in range(0, len(rows), 32):
         part = rows[start : start + 32]
-        crops = []
-        for row in part:
-            image = Image.open(data / "recon" / row["file"]).convert("RGB")
-            left, top = ((side - min(image.size)) / 2 for side in image.size)
-            box = (left, top, left + min(image.size), top + min(image.size))
-            crops.append(torch.from_numpy(read_crop(image, box, px).copy()).permute(2, 0, 1).float() / 255)
-        images = torch.stack(crops).to(names.labels.device)
+        images = to_batch([centre_square(data / "recon" / row["file"], px) for row in part]).to(names.labels.device)
         whole = student.hidden(student.maps(images)[-1].mean((2, 3), keepdim=True))
         found = (F.normalize(student.project(whole).flatten(1), dim=1) @ names.labels.T).argmax(1).tolist()
         right += sum(i == label_row[row["label"]] for i, row in zip(found, part, strict=True))

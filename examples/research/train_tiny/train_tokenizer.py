@@ -2,21 +2,20 @@
 
     python examples/research/train_tiny/train_tokenizer.py --data DATA --clip CLIP --out build/tiny --decoder tiny
 
-CLIP is what train_image.py wrote. Stop it at any time; the same command resumes. The codebooks take minutes, the decoder an hour
-on one CPU core.
+CLIP is what train_image.py wrote; `--model MODEL` in its place goes on with the decoder of a model whose codebooks are fitted.
+Stop it at any time; the same command resumes. The codebooks take minutes, the decoder an hour on one CPU core.
 """
 
 from __future__ import annotations
 
 import argparse
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import torch
 from image_teachers import to_batch
-from images import read_crop, training_images
-from PIL import Image
+from images import TrainingImage, centre_square, training_images
 from torch import Tensor
 
 from pyramid_tokenizer import PyramidTokenizer
@@ -50,27 +49,26 @@ WHOLE_IMAGES = 3
 LARGE = ("camvid", "ccp", "coco80", "msrc")
 
 
-def training_files(data: Path) -> list[Path]:
+def training_files(photos: Sequence[TrainingImage]) -> list[Path]:
     """The training images with a short side of 96 px or more."""
-    return [p.file for p in training_images(data) if not p.small]
+    return [photo.file for photo in photos if not photo.small]
 
 
-def large_files(data: Path) -> list[Path]:
+def large_files(photos: Sequence[TrainingImage]) -> list[Path]:
     """Those of the sets whose images are larger."""
-    return [p.file for p in training_images(data) if p.dense is not None and p.source in LARGE]
+    return [photo.file for photo in photos if photo.dense is not None and photo.source in LARGE]
 
 
-def fit_batches(data: Path, crops: int) -> Iterator[Tensor]:
+def fit_batches(photos: Sequence[TrainingImage], crops: int) -> Iterator[Tensor]:
     """The same batches at each call."""
-    large = large_files(data)
-    files = {"large": large, "all": training_files(data)}
+    files = {"large": large_files(photos), "all": training_files(photos)}
     for name, px, share in FIT_CROPS:
         source = RandomCrops(files[name], batch_size=FIT_BATCH, crop_px=px, zoom=1.25, seed=5)
         for index in range(round(crops * share / FIT_BATCH)):
             yield source[index]
 
 
-def fitted(args: argparse.Namespace) -> PyramidTokenizer:
+def fitted(args: argparse.Namespace, photos: Sequence[TrainingImage]) -> PyramidTokenizer:
     """With codebooks and the decoder to start from; fitted once and kept beside `--out`."""
     kept = args.out.with_name(f"{args.out.name}-fitted")
     if not (kept / "config.json").exists():
@@ -78,34 +76,26 @@ def fitted(args: argparse.Namespace) -> PyramidTokenizer:
         quantizer = QuantizerConfig(levels=LEVELS, detail_levels=1, image_codebooks=IMAGE_CODEBOOKS)
         config = preset_config(BACKBONE, strides=backbone.strides, levels=LEVELS[: quantizer.base_levels])
         tok = PyramidTokenizer.from_config(dataclasses.replace(config, quantizer=quantizer), backbone=backbone)
-        for report in tok.fit(lambda: fit_batches(args.data, args.fit_crops)):
+        for report in tok.fit(lambda: fit_batches(photos, args.fit_crops)):
             print(report, flush=True)
-        fit_image_tokens(tok, args.data)
+        fit_image_tokens(tok, photos)
         if args.decoder:
             start_decoder(tok, PyramidTokenizer.from_pretrained(args.decoder))
         tok.save_pretrained(kept)
     return PyramidTokenizer.from_pretrained(kept)
 
 
-def fit_image_tokens(tok: PyramidTokenizer, data: Path) -> None:
+def fit_image_tokens(tok: PyramidTokenizer, photos: Sequence[TrainingImage]) -> None:
     """Fits image tokens, and what the cells add to them, on whole images: the crops of the levels are fewer and show parts."""
-    files = [photo.file for photo in training_images(data)[::WHOLE_IMAGES]]
+    files = [photo.file for photo in photos[::WHOLE_IMAGES]]
 
     def samples() -> Iterator[tuple[FeaturePyramid, None]]:
         for start in range(0, len(files), FIT_BATCH):
-            batch = torch.cat([centre_square(file) for file in files[start : start + FIT_BATCH]])
+            batch = to_batch([centre_square(file, 256) for file in files[start : start + FIT_BATCH]])
             yield tok.features(batch), None
 
     fit_embedding(tok.quantizer, samples, ITERATIONS, torch.Generator().manual_seed(0))
     tok.update_fingerprint()
-
-
-def centre_square(file: Path) -> Tensor:
-    """(1, 3, 256, 256) in [0, 1]."""
-    image = Image.open(file).convert("RGB")
-    side = min(image.size)
-    left, top = ((length - side) / 2 for length in image.size)
-    return to_batch([read_crop(image, (left, top, left + side, top + side), 256)])
 
 
 def start_decoder(tok: PyramidTokenizer, earlier: PyramidTokenizer) -> None:
@@ -119,9 +109,11 @@ def start_decoder(tok: PyramidTokenizer, earlier: PyramidTokenizer) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True, help="the research data of examples/research/README.md")
-    parser.add_argument("--clip", type=Path, required=True, help="`clip` of what train_image.py wrote")
+    source = parser.add_mutually_exclusive_group(required=True)
+    source.add_argument("--clip", type=Path, help="`clip` of what train_image.py wrote: fit codebooks on it")
+    source.add_argument("--model", help="a tokenizer whose codebooks stay and whose decoder is trained on")
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--decoder", help="start from this model's decoder; from a fresh one without it")
+    parser.add_argument("--decoder", help="with --clip: start from this model's decoder; from a fresh one without it")
     parser.add_argument("--fit-crops", type=int, default=4800)
     parser.add_argument("--steps", type=int, default=3000, help="of the decoder, on crops of 128 px")
     parser.add_argument("--large-steps", type=int, default=600, help="after them, on crops of 256 px of larger images")
@@ -133,6 +125,8 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=0, help="processes that load images")
     parser.add_argument("--threads", type=int, default=1)
     args = parser.parse_args()
+    if args.model and args.decoder:
+        parser.error("expected --model alone, got --decoder too: --model trains the decoder that it has")
     torch.set_num_threads(args.threads)
     torch.manual_seed(0)
     common = TrainConfig(
@@ -146,12 +140,14 @@ def main() -> None:
         save_every=100,
     )
     base = args.out.with_name(f"{args.out.name}-base")
-    files = training_files(args.data)
-    tok = finetune(fitted(args), files, steps=args.steps, codebooks="frozen", config=common, out=base)
+    photos = training_images(args.data)
+    tok = PyramidTokenizer.from_pretrained(args.model) if args.model else fitted(args, photos)
+    files = training_files(photos)
+    tok = finetune(tok, files, steps=args.steps, codebooks="frozen", config=common, out=base)
     large = dataclasses.replace(
         common, crop_px=256, batch_size=max(1, args.batch // 4), decoder_lr=args.lr / 3, warmup_steps=50
     )
-    files = large_files(args.data)
+    files = large_files(photos)
     finetune(tok, files, steps=args.large_steps, codebooks="frozen", config=large, out=args.out, half=True)
 
 
