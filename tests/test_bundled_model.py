@@ -47,7 +47,7 @@ def test_a_photo_costs_a_quarter_bit_per_pixel_at_most(tok: PyramidTokenizer) ->
 
 def test_tokens_lose_little_to_the_features_before_quantisation(tok: PyramidTokenizer) -> None:
     image = photo("astronaut")
-    assert float(psnr(tok.reconstruct_continuous(image), image) - psnr(tok.reconstruct(image), image)) < 4.5
+    assert float(psnr(tok.reconstruct_continuous(image), image) - psnr(tok.reconstruct(image), image)) < 3.6
 
 
 def test_ids_do_not_depend_on_the_batch(tok: PyramidTokenizer) -> None:

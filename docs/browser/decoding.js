@@ -23,11 +23,13 @@ export async function showLevels() {
   const decoded = await decode(count);
   if (!unchanged(then)) return;
   drawImage($("decoded"), decoded);
-  const shown = shownLevels();
-  const tokens = shown.reduce((sum, { ids }) => sum + ids.length, 0);
-  const bits = shown.reduce((sum, { ids }, level) => sum + ids.length * Math.log2(facts.codebook_sizes[level]), 0);
+  // Image tokens count as they do in Python, though the pixels are made of the levels alone.
+  const grids = shownLevels().map(({ ids }, level) => [ids.length, facts.codebook_sizes[level]]);
+  const tokens = [...grids, ...facts.image_codebook_sizes.map((codes) => [1, codes])];
+  const total = tokens.reduce((sum, [count]) => sum + count, 0);
+  const bits = tokens.reduce((sum, [count, codes]) => sum + count * Math.log2(codes), 0);
   const rate = (bits / (image.width * image.height)).toFixed(3);
-  $("decoded-told").textContent = `Decoded from ${whole(tokens)} tokens: ${rate} bits per pixel, ${psnr(image, decoded).toFixed(1)} dB`;
+  $("decoded-told").textContent = `Decoded from ${whole(total)} tokens: ${rate} bits per pixel, ${psnr(image, decoded).toFixed(1)} dB`;
 }
 
 /** Decodes every number of levels, so that the slider moves at once. */

@@ -1,6 +1,6 @@
-"""The bundled model as the files that the browser loads: smaller ONNX files, and what words need beside them.
+"""The bundled model as the files that the browser loads: ONNX files of fewer bytes, and what words need beside them.
 
-encode.onnx, decode.onnx   the exported ones, with weights that float16 holds exactly stored as such
+encode.onnx, decode.onnx   the exported ones, with each weight stored once, and as float16 where that holds it exactly
 semantics.bin              float32 numbers: codes, their text read-outs, the map to image embeddings, embeddings of words
 model.json                 facts of the model, the words, and where each array of semantics.bin begins
 """
@@ -26,8 +26,8 @@ from pyramid_tokenizer.visualize import common_words
 NUM_WORDS = 1000
 MOST_DIFFERENCE = 1e-5
 """How far the embedding of semantics.bin may be from the model's own."""
-SMALLEST_HALVED = 256
-"""Numbers of a weight that is worth a conversion in the graph."""
+SMALLEST_SHRUNK = 256
+"""Numbers of a weight that is worth another node in the graph."""
 
 
 def choose_words(count: int = NUM_WORDS) -> list[str]:
@@ -49,10 +49,11 @@ def choose_words(count: int = NUM_WORDS) -> list[str]:
     return sorted(list(words.values())[:count], key=str.casefold)
 
 
-def halve_weights(source: Path, target: Path) -> None:
-    """Writes an ONNX file whose float32 weights are stored as float16 where that holds them exactly.
+def shrink_weights(source: Path, target: Path) -> None:
+    """Writes an ONNX file whose float32 weights are stored once, and as float16 where that holds them exactly.
 
-    The graph converts them back before it uses them, so that it computes with the same numbers.
+    A weight with the numbers of an earlier one, in another shape, or transposed and negated, is made of that one. The graph
+    computes with the same numbers.
 
     Args:
         source: The file.
@@ -62,17 +63,29 @@ def halve_weights(source: Path, target: Path) -> None:
     from onnx import TensorProto, helper, numpy_helper
 
     model = onnx.load(source)
-    graph, kept, conversions = model.graph, [], []
+    graph, kept, nodes = model.graph, [], []
+    stored: dict[bytes, tuple[str, tuple[int, ...]]] = {}
     for tensor in graph.initializer:
         values = numpy_helper.to_array(tensor)
-        if values.dtype == np.float32 and values.size >= SMALLEST_HALVED and is_half(values):
-            name = f"{tensor.name}_half"
-            kept.append(numpy_helper.from_array(values.astype(np.float16), name))
-            conversions.append(helper.make_node("Cast", [name], [tensor.name], to=TensorProto.FLOAT))
-        else:
+        if values.dtype != np.float32 or values.size < SMALLEST_SHRUNK:
             kept.append(tensor)
-    nodes = [*conversions, *graph.node]
-    for field, items in ((graph.initializer, kept), (graph.node, nodes)):
+        elif (twin := stored.get(values.tobytes())) is not None:
+            shape = numpy_helper.from_array(np.array(values.shape, np.int64), f"{tensor.name}_shape")
+            kept.append(shape)
+            nodes.append(helper.make_node("Reshape", [twin[0], shape.name], [tensor.name]))
+        elif (twin := stored.get((-values.T).tobytes())) is not None and twin[1] == values.T.shape:
+            # Distances to the entries of a codebook are computed with the entries turned and negated.
+            nodes.append(helper.make_node("Transpose", [twin[0]], [f"{tensor.name}_turned"]))
+            nodes.append(helper.make_node("Neg", [f"{tensor.name}_turned"], [tensor.name]))
+        else:
+            stored[values.tobytes()] = (tensor.name, values.shape)
+            if is_half(values):
+                name = f"{tensor.name}_half"
+                kept.append(numpy_helper.from_array(values.astype(np.float16), name))
+                nodes.append(helper.make_node("Cast", [name], [tensor.name], to=TensorProto.FLOAT))
+            else:
+                kept.append(tensor)
+    for field, items in ((graph.initializer, kept), (graph.node, [*nodes, *graph.node])):
         copies = [type(item).FromString(item.SerializeToString()) for item in items]
         del field[:]
         field.extend(copies)
@@ -163,7 +176,7 @@ def write_model(tok: PyramidTokenizer, exported: Path, target: Path, facts: dict
     folder = target / "model"
     folder.mkdir()
     for part in ("encode", "decode"):
-        halve_weights(exported / f"{part}.onnx", folder / f"{part}.onnx")
+        shrink_weights(exported / f"{part}.onnx", folder / f"{part}.onnx")
     words = choose_words()
     places = write_semantics(folder / "semantics.bin", semantic_arrays(tok, words))
     loaded = [*sorted(folder.iterdir()), *sorted(target.glob("ort/*.wasm"))]

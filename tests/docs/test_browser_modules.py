@@ -73,30 +73,30 @@ def test_embeddings_that_the_page_would_compute_otherwise_than_the_model_are_ref
 
 
 @pytest.mark.slow
-def test_weights_that_float16_holds_are_stored_so_and_compute_the_same(tmp_path: Path) -> None:
+def test_weights_are_stored_once_and_in_float16_where_it_holds_them_and_compute_the_same(tmp_path: Path) -> None:
     import onnx
     import onnxruntime
-    from model_files import halve_weights
+    from model_files import shrink_weights
     from onnx import TensorProto, helper, numpy_helper
 
     rng = np.random.default_rng(0)
     exact = rng.integers(-8, 8, (32, 32)).astype(np.float32) / 4
-    weights = {"exact": exact, "fine": rng.normal(size=(32, 32)).astype(np.float32), "large": exact * 1e6}
-    names = list(weights)
-    nodes = [
-        helper.make_node("MatMul", [x, w], [y]) for x, w, y in zip(["x", "a", "b"], names, ["a", "b", "y"], strict=True)
-    ]
+    fine = rng.normal(size=(32, 32)).astype(np.float32)
+    weights = {"exact": exact, "fine": fine, "large": exact * 1e6, "again": exact, "turned": -fine.T}
+    names, steps = list(weights), ["x", "a", "b", "c", "d", "y"]
+    nodes = [helper.make_node("MatMul", [x, w], [y]) for x, w, y in zip(steps[:-1], names, steps[1:], strict=True)]
     ends = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [None, 32]) for name in "xy"]
     stored = [numpy_helper.from_array(value, name) for name, value in weights.items()]
     graph = helper.make_graph(nodes, "graph", ends[:1], ends[1:], stored)
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
     onnx.save(model, tmp_path / "whole.onnx")
-    halve_weights(tmp_path / "whole.onnx", tmp_path / "halved.onnx")
-    kinds = {t.name: t.data_type for t in onnx.load(tmp_path / "halved.onnx").graph.initializer}
+    shrink_weights(tmp_path / "whole.onnx", tmp_path / "shrunk.onnx")
+    kinds = {t.name: t.data_type for t in onnx.load(tmp_path / "shrunk.onnx").graph.initializer}
+    assert kinds.pop("again_shape") == TensorProto.INT64
     assert kinds == {"exact_half": TensorProto.FLOAT16, "fine": TensorProto.FLOAT, "large": TensorProto.FLOAT}
     x = rng.normal(size=(4, 32)).astype(np.float32)
     runs = [
-        onnxruntime.InferenceSession(tmp_path / f"{name}.onnx").run(None, {"x": x})[0] for name in ("whole", "halved")
+        onnxruntime.InferenceSession(tmp_path / f"{name}.onnx").run(None, {"x": x})[0] for name in ("whole", "shrunk")
     ]
     np.testing.assert_array_equal(*runs)
 
