@@ -47,7 +47,7 @@ def test_a_photo_costs_a_quarter_bit_per_pixel_at_most(tok: PyramidTokenizer) ->
 
 def test_tokens_lose_little_to_the_features_before_quantisation(tok: PyramidTokenizer) -> None:
     image = photo("astronaut")
-    assert float(psnr(tok.reconstruct_continuous(image), image) - psnr(tok.reconstruct(image), image)) < 3.6
+    assert float(psnr(tok.reconstruct_continuous(image), image) - psnr(tok.reconstruct(image), image)) < 3.5
 
 
 def test_ids_do_not_depend_on_the_batch(tok: PyramidTokenizer) -> None:
@@ -93,8 +93,8 @@ def test_the_head_leaves_ids_and_pixels_alone(tok: PyramidTokenizer, seg: Segmen
 def test_it_is_small_and_says_what_it_saw() -> None:
     folder = bundled_models()["tiny"]
     assert (
-        sum(file.stat().st_size for file in folder.rglob("*") if file.is_file()) <= 30e6
-    )  # 28.5 MB, and the segmentation head
+        sum(file.stat().st_size for file in folder.rglob("*") if file.is_file()) <= 29.5e6
+    )  # 28.1 MB, and the segmentation head
     card = (resources.files("pyramid_tokenizer") / "assets" / folder.name / "README.md").read_text(encoding="utf-8")
     assert "research" in card
     assert "recon/train" in card

@@ -26,8 +26,8 @@ export async function showLevels() {
   // Image tokens count as they do in Python, though the pixels are made of the levels alone.
   const grids = shownLevels().map(({ ids }, level) => [ids.length, facts.codebook_sizes[level]]);
   const tokens = [...grids, ...facts.image_codebook_sizes.map((codes) => [1, codes])];
-  const total = tokens.reduce((sum, [count]) => sum + count, 0);
-  const bits = tokens.reduce((sum, [count, codes]) => sum + count * Math.log2(codes), 0);
+  const total = tokens.reduce((sum, [number]) => sum + number, 0);
+  const bits = tokens.reduce((sum, [number, codes]) => sum + number * Math.log2(codes), 0);
   const rate = (bits / (image.width * image.height)).toFixed(3);
   $("decoded-told").textContent = `Decoded from ${whole(total)} tokens: ${rate} bits per pixel, ${psnr(image, decoded).toFixed(1)} dB`;
 }
