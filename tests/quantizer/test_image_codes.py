@@ -67,6 +67,22 @@ def test_fewer_images_than_entries_are_entries_themselves_and_the_others_are_nev
     assert int(image.encode(embeddings(99, seed=3))[:, 0].max()) < 5
 
 
+def test_entries_of_many_dimensions_keep_to_the_leading_directions_and_suit_other_images_better(monkeypatch):
+    rows = F.normalize(embeddings(800, dim=96) / torch.arange(1, 97).sqrt(), dim=1)
+    seen, new = rows[:400], rows[400:]
+
+    def fitted_in(directions):
+        monkeypatch.setattr(f"{fit_image_codes.__module__}.DIRECTIONS", directions)
+        image = ImageQuantizer((64, 64, 64), embedding_dim=96)
+        fit_image_codes(image, seen, 8, torch.Generator().manual_seed(0))
+        left = (new - image.codes(image.encode(new))).square().sum()
+        return [int(torch.linalg.matrix_rank(codebook)) for codebook in image.codebooks], float(left)
+
+    few, all_of_them = fitted_in(32), fitted_in(96)
+    assert few[0] == [32] * 3 and min(all_of_them[0]) > 50
+    assert few[1] < 0.97 * all_of_them[1]
+
+
 def test_what_cells_add_is_fitted_on_images_that_the_codebooks_have_not_seen():
     """An image token with an entry for each image leaves nothing of it, and the cells would be asked for nothing."""
     quantizer, backbone = copy.deepcopy(fitted()), backbone_of("halving")
