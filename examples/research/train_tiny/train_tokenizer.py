@@ -34,18 +34,18 @@ LEVELS = tuple(
     LevelConfig(
         stride=stride, maps=(STEM,), codebook_size=size, dim=dim, semantic_weight=weight, reads_dense=weight > 0
     )
-    for stride, size, dim, weight in ((32, 4096, 64, 0.6), (16, 4096, 32, 0.2), (8, 4096, 16, 0.0), (4, 1024, 8, 0.0))
+    for stride, size, dim, weight in ((32, 4096, 64, 0.5), (16, 4096, 32, 0.0), (8, 4096, 16, 0.0), (4, 1024, 8, 0.0))
 )
-"""The last one is a detail level. Image tokens hold the names, so the semantic weights are below the recipe's, which leaves more
-of the coarse levels for pixels."""
+"""The last one is a detail level. Image tokens hold the names, so only the coarsest level has a semantic weight, and a lower
+one than the recipe's: this leaves more of the tokens for pixels. Measured on 40 validation photos of 256 px, 2,400 crops, no
+decoder: weights of .6 and .2 give 17.18 and 21.06 dB by one and two levels, .5 and 0 give 17.53 and 21.17; with 8,192 entries
+at level 1, 21.29."""
 IMAGE_CODEBOOKS = (256,) * 12
 """More than the recipe's eight, because the levels hold fewer of the names."""
 FIT_BATCH = 16
 FIT_CROPS = (("all", 128, 0.45), ("all", 160, 0.25), ("large", 256, 0.3))
 """Images, side of the crops and share of the batches that the codebooks are fitted on. Most images have a short side of 160 px:
 enlarged to 256 they would teach the finest level to expect blur, so those crops come from the larger images alone."""
-WHOLE_IMAGES = 3
-"""Every third training image gives the image tokens."""
 LARGE = ("camvid", "ccp", "coco80", "msrc")
 
 
@@ -86,8 +86,12 @@ def fitted(args: argparse.Namespace, photos: Sequence[TrainingImage]) -> Pyramid
 
 
 def fit_image_tokens(tok: PyramidTokenizer, photos: Sequence[TrainingImage]) -> None:
-    """Fits image tokens, and what the cells add to them, on whole images: the crops of the levels are fewer and show parts."""
-    files = [photo.file for photo in photos[::WHOLE_IMAGES]]
+    """Fits image tokens, and what the cells add to them, on all images, whole: the crops of the levels are fewer and show parts.
+
+    Few images give entries that fit these alone: on 1,500 others, codes of 6,286 and of 17,357 images have a cosine of .867 and
+    .879 with the image embedding.
+    """
+    files = [photo.file for photo in photos]
 
     def samples() -> Iterator[tuple[FeaturePyramid, None]]:
         for start in range(0, len(files), FIT_BATCH):

@@ -20,10 +20,11 @@ EMBEDDING_RIDGE = 1e-3
 bundled model (zero-shot accuracy from tokens, 98 names, 160 px): 35.2, 35.6, 33.7 and 32.2 % at 1e-4, 1e-3, 1e-2 and 1e-1,
 34.1 % without the map."""
 DIRECTIONS = 32
-"""k-means finds the entries of an image token in the space of so many directions, in which what is left of the embeddings varies
-most: entries of all directions fit the few images near them alone. Cosine of the codes with embeddings that were not fitted on, all
-directions and 32: .867 and .880 for twelve tokens of 6,286 images and .879 and .888 of 17,357, in the bundled model's 128
-dimensions; .536 and .590 for eight tokens of 4,800 images, in the 1,280 of MobileNetV2's pooled map (16: .589, 64: .588)."""
+"""k-means finds the entries of an image token in the space of so many directions, in which what is left of the embeddings
+varies most: entries of all directions fit the few images near them alone. Cosine of the codes with embeddings that were not
+fitted on, all directions and 32: .867 and .880 for twelve tokens of 6,286 images and .879 and .888 of 17,357, in the bundled
+model's 128 dimensions; .536 and .590 for eight tokens of 4,800 images, in the 1,280 of MobileNetV2's pooled map (16: .589,
+64: .588)."""
 
 
 @torch.no_grad()
