@@ -108,8 +108,8 @@ def curve_of(photos: Photos, parts: Sequence[tuple[TokenPyramid, Gains]], what: 
         pyramids = [photos.tok.thin(tokens, gains, quality=quality) for tokens, gains in parts]
         rate, dB = photos.point(pyramids)
         counts = torch.cat([tokens.token_counts for tokens in pyramids]).double()
-        finer = parts[0][0].num_tokens - parts[0][0].ids[0][0].numel()
-        share = float((counts.mean() - parts[0][0].ids[0][0].numel()) / finer)
+        coarsest = parts[0][0][:1].num_tokens
+        share = float((counts.mean() - coarsest) / (parts[0][0].num_tokens - coarsest))
         say(f"{what}, quality {quality}: {rate:.3f} bits per pixel, {dB:.2f} dB")
         rows.append(
             {
