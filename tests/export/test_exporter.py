@@ -215,3 +215,11 @@ def test_image_tokens_are_given_by_encode_and_read_by_embed(toy_tokenizer, smoot
     for levels in (1, 3):
         expected = toy_tokenizer.embedding(tokens[:levels]).numpy()
         np.testing.assert_allclose(exported.embedding(found[:levels]), expected, atol=1e-5)
+
+
+@pytest.mark.slow
+def test_the_bundled_model_is_exported_for_a_fixed_size_and_any_batch(tmp_path):
+    """Its head reads cells in parts, as many as a batch needs; a graph has one number of them."""
+    tok = PyramidTokenizer.from_pretrained("tiny")
+    report = export_model(tok, tmp_path / "exported", size=256, parts=("encode",))
+    assert report.differences[0].compared > 10_000
