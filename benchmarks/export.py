@@ -32,6 +32,7 @@ from benchmarks.reconstruction import say, table
 from benchmarks.speed import machine, take_turns
 from pyramid_tokenizer import PyramidTokenizer, PyramidTokenizerError
 from pyramid_tokenizer.export import OnnxTokenizer, export_model
+from pyramid_tokenizer.export.reader import TokenIds
 from pyramid_tokenizer.images import find_images, read_image
 
 NAMES = ["person", "dog", "bird", "flower", "mountain", "boat", "car", "house"]
@@ -65,7 +66,11 @@ def compare(
         ids, tokens = exported.encode(own, levels=levels), tok.encode(librarys, levels=levels)
         differ += sum(int((a != b.numpy()).sum()) for a, b in zip(ids, tokens.ids, strict=True))
         compared += sum(level.size for level in ids)
-        same = [level.numpy() for level in tokens.ids]  # of the same ids, whatever the encoders gave
+        whole = tokens.image_ids.numpy() if tok.quantizer.image.codebook_sizes else None
+        if whole is not None:
+            differ += int((ids.image_ids != whole).sum())
+            compared += whole.size
+        same = TokenIds([level.numpy() for level in tokens.ids], whole)  # of the same ids, whatever the encoders gave
         for count in range(1, levels + 1):
             pixels = max(
                 pixels, float(np.abs(exported.decode(same[:count]) - tok.decode(tokens[:count]).numpy()).max())
