@@ -133,7 +133,7 @@ class TimmReader:
         batch, channels, height, width = features.shape
         cells = features.permute(0, 2, 3, 1).reshape(-1, channels, 1, 1)  # (B * h * w, C, 1, 1)
         visual = _for_single_cells(self._visual)
-        # a graph holds for all batch sizes, so it has no number of parts
+        # The number of parts depends on the batch, and a graph holds for all batches.
         parts = (cells,) if torch.compiler.is_compiling() else cells.split(_CELLS_PER_HEAD)
         found = torch.cat([_head(visual, part) for part in parts])
         return found.reshape(batch, height, width, -1).permute(0, 3, 1, 2)  # (B, D, h, w)

@@ -88,8 +88,8 @@ def fitted(args: argparse.Namespace, photos: Sequence[TrainingImage]) -> Pyramid
 def fit_image_tokens(tok: PyramidTokenizer, photos: Sequence[TrainingImage]) -> None:
     """Fits image tokens, and what the cells add to them, on all images, whole: the crops of the levels are fewer and show parts.
 
-    Few images give entries that fit these alone: on 1,500 others, codes of 6,286 and of 17,357 images have a cosine of .867 and
-    .879 with the image embedding.
+    Few images give entries that fit these alone: on 1,500 others, codes of 6,286 and of 17,357 images have a cosine of .880 and
+    .888 with the image embedding.
     """
     files = [photo.file for photo in photos]
 

@@ -68,7 +68,8 @@ def fit_image_codes(
 ) -> None:
     """Fits the codebooks of all image tokens: k-means of image embeddings, then of what is left of them, and so on.
 
-    Of fewer images than entries, each is an entry; the other entries repeat the first one and are never chosen.
+    Entries lie in the space of the `DIRECTIONS` leading directions. Of fewer images than entries, each is an entry; the other
+    entries repeat the first one and are never chosen.
 
     Args:
         image: Changed in place.
